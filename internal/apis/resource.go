@@ -1,0 +1,329 @@
+// Package apis defines what a declaration of an API resource is. Everything
+// that Skiff knows about a resource stands in one declaration, a value of
+// type Of made in one file of a folder below (core, apps, batch …); the API
+// server is generic over them, and a CustomResourceDefinition becomes the same
+// kind of value at run time.
+//
+// A declaration holds pure functions over the hub type, which is upstream's
+// external type in its storage version. Functions may change the object they
+// are told to change and nothing else; they see no storage and no clock of
+// their own.
+package apis
+
+import (
+	"context"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Object is an API object: metadata plus a runtime type.
+type Object interface {
+	metav1.Object
+	runtime.Object
+}
+
+// Resource is the untyped form of a declaration, which the generic API server
+// reads. It is made by Of.Resource (or by hand for custom resources) and never
+// changed afterwards. Function fields that are nil mean the default that is
+// said at the field.
+type Resource struct {
+	Names
+	// Hub is the version that validation and storage work in.
+	Hub Version
+	// Other are further served versions, converted at the edge.
+	Other []Version
+	// Prefix is the storage key's first part, upstream's, e.g. /registry/pods.
+	// A key is <Prefix>/<namespace>/<name>, or <Prefix>/<name>.
+	Prefix string
+	// Verbs are the served verbs; nil means all of StandardVerbs. An empty,
+	// non-nil list means that nothing is stored (e.g. reviews: create only).
+	Verbs []string
+
+	Default       func(obj Object)
+	PrepareCreate func(ctx context.Context, obj Object)
+	// PrepareUpdate runs after the generic rules (status taken from old,
+	// metadata system fields kept, generation counted).
+	PrepareUpdate  func(ctx context.Context, obj, old Object)
+	Validate       func(ctx context.Context, obj Object) field.ErrorList
+	ValidateUpdate func(ctx context.Context, obj, old Object) field.ErrorList
+	// ValidateName checks metadata.name (prefix=true: generateName). Nil means
+	// DNS subdomain.
+	ValidateName func(name string, prefix bool) []string
+	// Warnings are sent as HTTP warning headers with a successful write; old
+	// is nil on create.
+	Warnings func(ctx context.Context, obj, old Object) []string
+
+	// HasStatus serves .../status and separates it from the rest: an ordinary
+	// write keeps the old status (on create: clears it), a write to /status
+	// keeps everything but metadata's user fields and the status.
+	HasStatus            bool
+	PrepareStatusUpdate  func(ctx context.Context, obj, old Object)
+	ValidateStatusUpdate func(ctx context.Context, obj, old Object) field.ErrorList
+	// KeepStatusOnCreate stores the status that a create brings.
+	KeepStatusOnCreate bool
+	// Generation counts metadata.generation: 1 on create, +1 with each change
+	// outside metadata and status.
+	Generation bool
+	// AllowCreateOnUpdate lets PUT make an object that does not exist.
+	AllowCreateOnUpdate bool
+	// RequireResourceVersion refuses updates without metadata.resourceVersion.
+	RequireResourceVersion bool
+	// GracePeriod returns the grace period in seconds for a delete with the
+	// given wish (nil: none said). A positive result makes the deletion
+	// graceful: the object stays with deletionTimestamp until it is deleted
+	// again with 0. Nil: deletion is immediate.
+	GracePeriod func(obj Object, wish *int64) int64
+	// DefaultPropagation is the propagation policy when a delete says none:
+	// Background unless set (upstream orphans for a few old versions).
+	DefaultPropagation metav1.DeletionPropagation
+	// TTL in seconds after which the store removes the object (events).
+	TTL func(obj Object) int64
+
+	// Columns and Cells make the Table form: Cells returns one value for each
+	// column. Nil means Name and Age (Created At).
+	Columns []metav1.TableColumnDefinition
+	Cells   func(obj Object) []any
+	// Fields are the selectable fields beyond metadata.name and
+	// metadata.namespace, by path.
+	Fields map[string]func(obj Object) string
+
+	Scale        *Scale
+	Subresources []Subresource
+	// Virtual resources are not stored: Create answers a posted object (the
+	// reviews). List and Get, when set, make objects up (componentstatuses).
+	Virtual *Virtual
+}
+
+// Names are a resource's names as discovery shows them.
+type Names struct {
+	Group    string
+	Resource string // plural, lower case
+	Singular string
+	Kind     string
+	// ListKind is Kind+"List" unless set.
+	ListKind   string
+	ShortNames []string
+	Categories []string
+	Namespaced bool
+}
+
+// StandardVerbs are what a stored resource serves unless it says otherwise.
+var StandardVerbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+
+// GroupResource returns the group and plural.
+func (n *Names) GroupResource() schema.GroupResource {
+	return schema.GroupResource{Group: n.Group, Resource: n.Resource}
+}
+
+// GroupKind returns the group and kind of the hub type.
+func (n *Names) GroupKind() schema.GroupKind { return schema.GroupKind{Group: n.Group, Kind: n.Kind} }
+
+// Version is one served version of a resource.
+type Version struct {
+	// Group differs from the resource's only for resources that are served in
+	// two groups (events).
+	Group, Version, Kind string
+	New                  func() Object
+	NewList              func() runtime.Object
+	// ToHub and FromHub convert; both are nil for the hub itself.
+	ToHub   func(obj Object) (Object, error)
+	FromHub func(hub Object) (Object, error)
+	// Default fills defaults of this version before conversion; nil where the
+	// hub's defaulting does all.
+	Default func(obj Object)
+	// Columns and Cells override the resource's for this version.
+	Columns []metav1.TableColumnDefinition
+	Cells   func(obj Object) []any
+}
+
+// GVK returns the version's group, version and kind.
+func (v *Version) GVK() schema.GroupVersionKind {
+	return schema.GroupVersionKind{Group: v.Group, Version: v.Version, Kind: v.Kind}
+}
+
+// GroupVersion returns the version's group and version.
+func (v *Version) GroupVersion() schema.GroupVersion {
+	return schema.GroupVersion{Group: v.Group, Version: v.Version}
+}
+
+// Scale is how the scale subresource reads and writes the parent.
+type Scale struct {
+	Replicas       func(obj Object) int32
+	SetReplicas    func(obj Object, n int32)
+	StatusReplicas func(obj Object) int32
+	// Selector returns the label selector as a string.
+	Selector func(obj Object) string
+}
+
+// Subresource is one more path below an object. Exactly one of the groups of
+// functions is set: Edit for a view that changes the parent, Create for an
+// action, neither for one that is served elsewhere (exec, log, proxy …), which
+// then only appears in discovery with its Verbs.
+type Subresource struct {
+	Name string
+	// Kind is the type it speaks; the zero value means the parent's.
+	Kind  schema.GroupVersionKind
+	New   func() runtime.Object
+	Verbs []string // of get, update, patch, create
+
+	// Edit changes obj, a copy of the stored parent, as body demands (for a
+	// subresource that speaks the parent's type body is the whole new object),
+	// under compare-and-swap. The parent's generic metadata rules apply.
+	Edit     func(ctx context.Context, obj Object, body runtime.Object) error
+	Validate func(ctx context.Context, obj, old Object) field.ErrorList
+
+	// Create carries out the posted body against the object of that name and
+	// returns the answer.
+	Create func(ctx context.Context, s Storage, namespace, name string, body runtime.Object, dryRun bool) (runtime.Object, error)
+}
+
+// Storage is what an action may do; all calls pass validation as any write
+// does. Errors are API errors.
+type Storage interface {
+	Get(ctx context.Context, r schema.GroupResource, namespace, name string) (Object, error)
+	// List calls yield with every object in the namespace until it returns
+	// false. Objects are shared: they must not be changed.
+	List(ctx context.Context, r schema.GroupResource, namespace string, yield func(Object) bool) error
+	Create(ctx context.Context, r schema.GroupResource, obj Object, dryRun bool) (Object, error)
+	// Update applies change to a copy of the newest object and stores it,
+	// retrying when someone else was faster.
+	Update(ctx context.Context, r schema.GroupResource, namespace, name string, dryRun bool, change func(Object) error) (Object, error)
+	Delete(ctx context.Context, r schema.GroupResource, namespace, name string, o *metav1.DeleteOptions) error
+}
+
+// Virtual answers requests for resources that are not stored.
+type Virtual struct {
+	Create func(ctx context.Context, s Storage, namespace string, obj Object) (runtime.Object, error)
+	Get    func(ctx context.Context, namespace, name string) (Object, error)
+	List   func(ctx context.Context, namespace string) ([]Object, error)
+}
+
+// Of is a declaration over the hub type T (a pointer, e.g. *corev1.Pod). Its
+// fields mean what they mean in Resource.
+type Of[T Object] struct {
+	Names
+	Version string
+	New     func() T
+	NewList func() runtime.Object
+	Other   []Version
+	Prefix  string
+	Verbs   []string
+
+	Default                func(obj T)
+	PrepareCreate          func(ctx context.Context, obj T)
+	PrepareUpdate          func(ctx context.Context, obj, old T)
+	Validate               func(ctx context.Context, obj T) field.ErrorList
+	ValidateUpdate         func(ctx context.Context, obj, old T) field.ErrorList
+	ValidateName           func(name string, prefix bool) []string
+	Warnings               func(ctx context.Context, obj, old T) []string
+	HasStatus              bool
+	PrepareStatusUpdate    func(ctx context.Context, obj, old T)
+	ValidateStatusUpdate   func(ctx context.Context, obj, old T) field.ErrorList
+	KeepStatusOnCreate     bool
+	Generation             bool
+	AllowCreateOnUpdate    bool
+	RequireResourceVersion bool
+	GracePeriod            func(obj T, wish *int64) int64
+	DefaultPropagation     metav1.DeletionPropagation
+	TTL                    func(obj T) int64
+	Columns                []metav1.TableColumnDefinition
+	Cells                  func(obj T) []any
+	Fields                 map[string]func(obj T) string
+	Scale                  *Scale
+	Subresources           []Subresource
+	Virtual                *Virtual
+}
+
+// Resource returns the untyped form.
+func (d Of[T]) Resource() *Resource {
+	r := &Resource{
+		Names:                  d.Names,
+		Other:                  d.Other,
+		Prefix:                 d.Prefix,
+		Verbs:                  d.Verbs,
+		Default:                lift(d.Default),
+		PrepareCreate:          liftCtx(d.PrepareCreate),
+		PrepareUpdate:          liftCtx2(d.PrepareUpdate),
+		ValidateName:           d.ValidateName,
+		HasStatus:              d.HasStatus,
+		PrepareStatusUpdate:    liftCtx2(d.PrepareStatusUpdate),
+		KeepStatusOnCreate:     d.KeepStatusOnCreate,
+		Generation:             d.Generation,
+		AllowCreateOnUpdate:    d.AllowCreateOnUpdate,
+		RequireResourceVersion: d.RequireResourceVersion,
+		DefaultPropagation:     d.DefaultPropagation,
+		Columns:                d.Columns,
+		Scale:                  d.Scale,
+		Subresources:           d.Subresources,
+		Virtual:                d.Virtual,
+	}
+	if r.ListKind == "" {
+		r.ListKind = r.Kind + "List"
+	}
+	if r.Singular == "" {
+		panic(fmt.Sprintf("declaration of %s has no singular name", r.Resource))
+	}
+	r.Hub = Version{
+		Group: d.Group, Version: d.Version, Kind: d.Kind,
+		New: func() Object { return d.New() }, NewList: d.NewList,
+	}
+	if r.Prefix == "" {
+		r.Prefix = "/registry/" + d.Names.Resource
+	}
+	if f := d.Validate; f != nil {
+		r.Validate = func(ctx context.Context, o Object) field.ErrorList { return f(ctx, o.(T)) }
+	}
+	if f := d.ValidateUpdate; f != nil {
+		r.ValidateUpdate = func(ctx context.Context, o, old Object) field.ErrorList { return f(ctx, o.(T), old.(T)) }
+	}
+	if f := d.ValidateStatusUpdate; f != nil {
+		r.ValidateStatusUpdate = func(ctx context.Context, o, old Object) field.ErrorList { return f(ctx, o.(T), old.(T)) }
+	}
+	if f := d.Warnings; f != nil {
+		r.Warnings = func(ctx context.Context, o, old Object) []string {
+			typed, _ := old.(T)
+			return f(ctx, o.(T), typed)
+		}
+	}
+	if f := d.GracePeriod; f != nil {
+		r.GracePeriod = func(o Object, wish *int64) int64 { return f(o.(T), wish) }
+	}
+	if f := d.TTL; f != nil {
+		r.TTL = func(o Object) int64 { return f(o.(T)) }
+	}
+	if f := d.Cells; f != nil {
+		r.Cells = func(o Object) []any { return f(o.(T)) }
+	}
+	if len(d.Fields) > 0 {
+		r.Fields = make(map[string]func(Object) string, len(d.Fields))
+		for path, f := range d.Fields {
+			r.Fields[path] = func(o Object) string { return f(o.(T)) }
+		}
+	}
+	return r
+}
+
+func lift[T Object](f func(T)) func(Object) {
+	if f == nil {
+		return nil
+	}
+	return func(o Object) { f(o.(T)) }
+}
+
+func liftCtx[T Object](f func(context.Context, T)) func(context.Context, Object) {
+	if f == nil {
+		return nil
+	}
+	return func(ctx context.Context, o Object) { f(ctx, o.(T)) }
+}
+
+func liftCtx2[T Object](f func(context.Context, T, T)) func(context.Context, Object, Object) {
+	if f == nil {
+		return nil
+	}
+	return func(ctx context.Context, o, old Object) { f(ctx, o.(T), old.(T)) }
+}
