@@ -77,6 +77,13 @@ type Resource struct {
 	// graceful: the object stays with deletionTimestamp until it is deleted
 	// again with 0. Nil: deletion is immediate.
 	GracePeriod func(obj Object, wish *int64) int64
+	// BeforeDelete is called on a copy of the object when its deletion begins,
+	// and may change it (a namespace's phase). It returns true if the object
+	// must stay because a finalization of its own, apart from
+	// metadata.finalizers, is not over. An object that stayed is removed by the
+	// first update after which deletionTimestamp is set, metadata.finalizers is
+	// empty and BeforeDelete returns false. Nil: nothing keeps the object.
+	BeforeDelete func(obj Object) (keep bool)
 	// DefaultPropagation is the propagation policy when a delete says none:
 	// Background unless set (upstream orphans for a few old versions).
 	DefaultPropagation metav1.DeletionPropagation
@@ -228,6 +235,7 @@ type Of[T Object] struct {
 	AllowCreateOnUpdate    bool
 	RequireResourceVersion bool
 	GracePeriod            func(obj T, wish *int64) int64
+	BeforeDelete           func(obj T) (keep bool)
 	DefaultPropagation     metav1.DeletionPropagation
 	TTL                    func(obj T) int64
 	Columns                []metav1.TableColumnDefinition
@@ -291,6 +299,9 @@ func (d Of[T]) Resource() *Resource {
 	}
 	if f := d.GracePeriod; f != nil {
 		r.GracePeriod = func(o Object, wish *int64) int64 { return f(o.(T), wish) }
+	}
+	if f := d.BeforeDelete; f != nil {
+		r.BeforeDelete = func(o Object) bool { return f(o.(T)) }
 	}
 	if f := d.TTL; f != nil {
 		r.TTL = func(o Object) int64 { return f(o.(T)) }

@@ -1,0 +1,14 @@
+// Package resource declares the resources of the API group resource.k8s.io.
+package resource
+
+import "skiff/internal/apis"
+
+// Resources returns fresh declarations of the group's resources.
+func Resources() []*apis.Resource {
+	return []*apis.Resource{
+		deviceClass(),
+		resourceClaim(),
+		resourceClaimTemplate(),
+		resourceSlice(),
+	}
+}
