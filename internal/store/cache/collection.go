@@ -1,0 +1,240 @@
+package cache
+
+import (
+	"strings"
+	"time"
+
+	"github.com/google/btree"
+
+	"skiff/internal/apis"
+	"skiff/internal/store"
+)
+
+// Bounds of the event window of one collection: at most maxEvents, and beyond
+// minEvents only those younger than Window.
+const (
+	minEvents = 128
+	maxEvents = 16384
+)
+
+// degree of the tree's nodes: wide enough that a scan stays in cache lines,
+// narrow enough that copying one on write is cheap.
+const degree = 32
+
+// Collection is the objects of one resource. The fields are guarded by
+// Cache.mu; methods that end in Locked need it held for writing.
+type Collection struct {
+	cache  *Cache
+	prefix string
+	decode Decoder
+	index  map[string]func(apis.Object) string
+
+	tree *btree.BTreeG[*Entry]
+	// shared is a clone of tree that readers hold; nil once tree has changed.
+	shared *btree.BTreeG[*Entry]
+
+	// events after oldest, in order.
+	events []*Event
+	oldest int64
+
+	watchers map[scopeKey][]*Watcher
+	// fieldWatchers counts watchers with a Field scope, by field.
+	fieldWatchers map[string]int
+	closed        bool
+
+	// pinned are trees that lists are being continued on.
+	pinned []pin
+}
+
+type pin struct {
+	revision int64
+	tree     *btree.BTreeG[*Entry]
+	at       time.Time
+}
+
+// Event is one change of one object. Old is nil when it was created; New is
+// nil when it was deleted, and Last is then its last state with the revision
+// of the deletion.
+type Event struct {
+	Revision       int64
+	Old, New, Last *Entry
+	at             time.Time
+}
+
+// Entry returns the state that the event tells of.
+func (e *Event) Entry() *Entry {
+	if e.New != nil {
+		return e.New
+	}
+	return e.Last
+}
+
+func less(a, b *Entry) bool { return a.Key < b.Key }
+
+func newCollection(c *Cache, prefix string, decode Decoder, index map[string]func(apis.Object) string) *Collection {
+	return &Collection{
+		cache: c, prefix: prefix, decode: decode, index: index,
+		tree:          btree.NewG(degree, less),
+		watchers:      make(map[scopeKey][]*Watcher),
+		fieldWatchers: make(map[string]int),
+	}
+}
+
+// Prefix returns the key prefix without trailing slash.
+func (c *Collection) Prefix() string { return c.prefix }
+
+// Key returns the key of an object; namespace is empty for cluster-scoped
+// ones.
+func (c *Collection) Key(namespace, name string) string {
+	if namespace == "" {
+		return c.prefix + "/" + name
+	}
+	return c.prefix + "/" + namespace + "/" + name
+}
+
+func (c *Collection) owns(key string) bool {
+	return len(key) > len(c.prefix) && key[len(c.prefix)] == '/' && strings.HasPrefix(key, c.prefix)
+}
+
+func (c *Collection) loadLocked(kv store.KV) {
+	c.tree.ReplaceOrInsert(newEntry(c, kv, nil))
+	c.shared = nil
+}
+
+func (c *Collection) applyLocked(e *store.Event, now time.Time) {
+	c.shared = nil
+	ev := &Event{Revision: e.ModRevision, at: now}
+	if e.Deleted {
+		old, found := c.tree.Delete(&Entry{Key: e.Key})
+		if !found {
+			return
+		}
+		ev.Old, ev.Last = old, old.tombstone(e.ModRevision)
+	} else {
+		ev.New = newEntry(c, e.KV, e.Decoded)
+		ev.Old, _ = c.tree.ReplaceOrInsert(ev.New)
+	}
+	c.events = append(c.events, ev)
+	c.trimLocked(now)
+	c.notifyLocked(ev)
+}
+
+func (c *Collection) trimLocked(now time.Time) {
+	drop := 0
+	for n := len(c.events); n-drop > minEvents; drop++ {
+		if n-drop <= maxEvents && now.Sub(c.events[drop].at) < Window {
+			break
+		}
+	}
+	if drop == 0 {
+		return
+	}
+	c.oldest = c.events[drop-1].Revision
+	clear(c.events[:drop])
+	c.events = c.events[drop:]
+}
+
+// Get returns the newest applied state of key, or nil.
+func (c *Collection) Get(key string) *Entry {
+	c.cache.mu.RLock()
+	defer c.cache.mu.RUnlock()
+	e, _ := c.tree.Get(&Entry{Key: key})
+	return e
+}
+
+// Snapshot is the collection at one revision.
+type Snapshot struct {
+	Revision int64
+	tree     *btree.BTreeG[*Entry]
+}
+
+// Snapshot returns the newest applied state; reading it takes no lock.
+func (c *Collection) Snapshot() Snapshot {
+	c.cache.mu.RLock()
+	if c.shared != nil {
+		defer c.cache.mu.RUnlock()
+		return Snapshot{c.cache.mu.revision, c.shared}
+	}
+	c.cache.mu.RUnlock()
+	c.cache.mu.Lock()
+	defer c.cache.mu.Unlock()
+	return c.snapshotLocked()
+}
+
+func (c *Collection) snapshotLocked() Snapshot {
+	if c.shared == nil {
+		c.shared = c.tree.Clone()
+	}
+	return Snapshot{c.cache.mu.revision, c.shared}
+}
+
+// Pin keeps s for lists that continue at its revision, for one Window.
+func (c *Collection) Pin(s Snapshot) {
+	now := c.cache.clock.Now()
+	c.cache.mu.Lock()
+	defer c.cache.mu.Unlock()
+	keep := c.pinned[:0]
+	for _, p := range c.pinned {
+		if now.Sub(p.at) < Window && p.revision != s.Revision {
+			keep = append(keep, p)
+		}
+	}
+	clear(c.pinned[len(keep):])
+	c.pinned = append(keep, pin{s.Revision, s.tree, now})
+}
+
+// At returns the collection as it was at revision, if that is at hand in
+// memory.
+func (c *Collection) At(revision int64) (Snapshot, bool) {
+	c.cache.mu.Lock()
+	defer c.cache.mu.Unlock()
+	for _, p := range c.pinned {
+		if p.revision == revision {
+			return Snapshot{revision, p.tree}, true
+		}
+	}
+	newest := c.oldest
+	if n := len(c.events); n > 0 {
+		newest = c.events[n-1].Revision
+	}
+	if revision >= newest && revision <= c.cache.mu.revision {
+		s := c.snapshotLocked()
+		s.Revision = revision
+		return s, true
+	}
+	if revision < c.oldest {
+		return Snapshot{}, false
+	}
+	// Undo the events after revision on a private clone.
+	t := c.tree.Clone()
+	for i := len(c.events) - 1; i >= 0 && c.events[i].Revision > revision; i-- {
+		ev := c.events[i]
+		if ev.Old != nil {
+			t.ReplaceOrInsert(ev.Old)
+		} else {
+			t.Delete(ev.New)
+		}
+	}
+	return Snapshot{revision, t}, true
+}
+
+// Len returns the number of objects.
+func (s Snapshot) Len() int { return s.tree.Len() }
+
+// Get returns the entry of key, or nil.
+func (s Snapshot) Get(key string) *Entry {
+	e, _ := s.tree.Get(&Entry{Key: key})
+	return e
+}
+
+// Ascend calls fn for each entry below prefix in key order, starting at from
+// if that is greater, until fn returns false.
+func (s Snapshot) Ascend(prefix, from string, fn func(*Entry) bool) {
+	start := prefix
+	if from > start {
+		start = from
+	}
+	s.tree.AscendGreaterOrEqual(&Entry{Key: start}, func(e *Entry) bool {
+		return strings.HasPrefix(e.Key, prefix) && fn(e)
+	})
+}

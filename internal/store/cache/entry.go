@@ -1,0 +1,130 @@
+package cache
+
+import (
+	"reflect"
+	"strconv"
+	"sync/atomic"
+
+	"skiff/internal/apis"
+	"skiff/internal/store"
+)
+
+// Entry is one object at one revision. It is immutable and shared by all.
+type Entry struct {
+	Key string
+	// Revision is the store revision of this state (the resource version);
+	// Created that of the object's creation.
+	Revision, Created int64
+
+	collection *Collection
+	// value is the stored form; nil in the last state of a deleted object.
+	value     []byte
+	object    atomic.Pointer[decoded]
+	encodings atomic.Pointer[encoding]
+}
+
+type decoded struct {
+	object apis.Object
+	err    error
+}
+
+// Format names one wire form of an object.
+type Format struct {
+	// Version is the served group/version, Media a short name of the
+	// serialisation.
+	Version, Media string
+}
+
+type encoding struct {
+	format Format
+	data   []byte
+	next   *encoding
+}
+
+// Object returns the decoded object with its resource version. It is shared:
+// whoever wants to change it copies it first.
+func (e *Entry) Object() (apis.Object, error) {
+	if d := e.object.Load(); d != nil {
+		return d.object, d.err
+	}
+	obj, err := e.collection.decode(e.value)
+	if err == nil {
+		obj.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
+	}
+	// Two readers may both have decoded; all must see the same object.
+	e.object.CompareAndSwap(nil, &decoded{object: obj, err: err})
+	d := e.object.Load()
+	return d.object, d.err
+}
+
+// Encoded returns the object's form f, made by encode the first time it is
+// asked for.
+func (e *Entry) Encoded(f Format, encode func(apis.Object) ([]byte, error)) ([]byte, error) {
+	for n := e.encodings.Load(); n != nil; n = n.next {
+		if n.format == f {
+			return n.data, nil
+		}
+	}
+	obj, err := e.Object()
+	if err != nil {
+		return nil, err
+	}
+	data, err := encode(obj)
+	if err != nil {
+		return nil, err
+	}
+	node := &encoding{format: f, data: data}
+	for {
+		node.next = e.encodings.Load()
+		if e.encodings.CompareAndSwap(node.next, node) {
+			return data, nil
+		}
+	}
+}
+
+// DetachedEntry makes an entry of an object that is not in the store: the
+// result of a dry run, or an object as it was at an older revision.
+func DetachedEntry(key string, obj apis.Object) *Entry {
+	rev, _ := strconv.ParseInt(obj.GetResourceVersion(), 10, 64)
+	e := &Entry{Key: key, Revision: rev}
+	e.object.Store(&decoded{object: obj})
+	return e
+}
+
+func newEntry(c *Collection, kv store.KV, obj any) *Entry {
+	e := &Entry{Key: kv.Key, Revision: kv.ModRevision, Created: kv.CreateRevision, collection: c, value: kv.Value}
+	if o, ok := obj.(apis.Object); ok {
+		o.SetResourceVersion(strconv.FormatInt(kv.ModRevision, 10))
+		e.object.Store(&decoded{object: o})
+	}
+	return e
+}
+
+// tombstone is the last state of a deleted object, carrying the revision of
+// its deletion as upstream's DELETED events do.
+func (e *Entry) tombstone(rev int64) *Entry {
+	t := &Entry{Key: e.Key, Revision: rev, Created: e.Created, collection: e.collection}
+	obj, err := e.Object()
+	if err == nil {
+		obj = ShallowCopy(obj)
+		obj.SetResourceVersion(strconv.FormatInt(rev, 10))
+	}
+	t.object.Store(&decoded{object: obj, err: err})
+	return t
+}
+
+// ShallowCopy returns a copy of obj whose direct fields (and metadata's) can
+// be set without changing obj; everything behind a pointer, map or slice stays
+// shared.
+func ShallowCopy(obj apis.Object) apis.Object {
+	v := reflect.ValueOf(obj).Elem()
+	if v.Kind() != reflect.Struct || v.Type().NumField() < 2 {
+		return obj.DeepCopyObject().(apis.Object)
+	}
+	if _, ok := obj.(interface{ UnstructuredContent() map[string]any }); ok {
+		return obj.DeepCopyObject().(apis.Object)
+	}
+	c := reflect.New(v.Type())
+	c.Elem().Set(v)
+	return c.Interface().(apis.Object)
+}
