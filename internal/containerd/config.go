@@ -1,0 +1,218 @@
+// Package containerd runs the node's container runtime: containerd, linked into
+// this binary, as a supervised child process. This package knows how containerd
+// is configured, started and kept alive; the runtime itself is linked only by
+// the daemon package below, so that importing this one stays cheap.
+//
+// The child outlives its supervisor on purpose: containers, their shims and
+// containerd go on while skiff restarts, and the next supervisor takes the
+// running child up again.
+package containerd
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// PauseImage is the image of every pod sandbox. It is made and imported by
+// package images; no registry knows it.
+const PauseImage = "skiff.local/pause:1"
+
+// Config says where one containerd lives and how it runs. DataDir is required;
+// everything else has a default.
+type Config struct {
+	// DataDir is skiff's data directory. Images and snapshots are kept in
+	// <DataDir>/containerd, links to this binary in <DataDir>/bin.
+	DataDir string
+	// StateDir holds sockets and other things that end with the boot (default
+	// /run/skiff, or /run/skiff-<hash> for a DataDir other than
+	// /var/lib/skiff). It must be short: a socket's path has 107 bytes.
+	StateDir string
+	// CNIConfDir is where the network's configuration is found (default
+	// /etc/cni/net.d).
+	CNIConfDir string
+	// CNIBinDirs are searched for network plug-ins after <DataDir>/bin.
+	CNIBinDirs []string
+	// Binary is the skiff program that child, shim and CNI plug-ins run
+	// (default: the running one).
+	Binary string
+	// Runc is the OCI runtime's path (default: runc from PATH).
+	Runc string
+	// Log gets what the supervisor has to say. The child writes to
+	// <DataDir>/containerd.log.
+	Log *slog.Logger
+	// Ready, when set, is called each time the runtime has become able to
+	// serve CRI calls: at first start, and again after a crash.
+	Ready func()
+}
+
+// shimName is the name under which the binary is a shim; its form is
+// containerd's rule (containerd-shim-<name>-<version>).
+const shimName = "containerd-shim-runc-v2"
+
+// Names are the names under which other programs start this binary; each is a
+// link in BinDir.
+func Names() []string {
+	return []string{shimName, "bridge", "host-local", "loopback", "portmap", "bandwidth", "firewall"}
+}
+
+// Defaults returns c with its defaults filled in, or an error that says what
+// is missing on this machine.
+func (c Config) Defaults() (Config, error) {
+	if c.DataDir == "" {
+		return c, errors.New("container runtime: no data directory given")
+	}
+	if c.StateDir == "" {
+		c.StateDir = "/run/skiff"
+		if c.DataDir != "/var/lib/skiff" {
+			c.StateDir = fmt.Sprintf("/run/skiff-%x", sha256.Sum256([]byte(c.DataDir)))[:len("/run/skiff-")+8]
+		}
+	}
+	if c.CNIConfDir == "" {
+		c.CNIConfDir = "/etc/cni/net.d"
+	}
+	if c.CNIBinDirs == nil {
+		c.CNIBinDirs = []string{"/opt/cni/bin"}
+	}
+	if c.Binary == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return c, fmt.Errorf("container runtime: finding this program's file: %w", err)
+		}
+		c.Binary = self
+	}
+	if c.Runc == "" {
+		path, err := exec.LookPath("runc")
+		if err != nil {
+			return c, errors.New("container runtime: no runc in PATH; install it (Debian: apt-get install runc)")
+		}
+		c.Runc = path
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+// RootDir is where images, snapshots and metadata are kept.
+func (c *Config) RootDir() string { return filepath.Join(c.DataDir, "containerd") }
+
+// BinDir holds the links to this binary.
+func (c *Config) BinDir() string { return filepath.Join(c.DataDir, "bin") }
+
+// Socket is the path of containerd's socket, which also serves CRI.
+func (c *Config) Socket() string { return filepath.Join(c.StateDir, "containerd.sock") }
+
+// Endpoint is the socket as CRI clients name it.
+func (c *Config) Endpoint() string { return "unix://" + c.Socket() }
+
+func (c *Config) configFile() string { return filepath.Join(c.DataDir, "containerd.toml") }
+func (c *Config) logFile() string    { return filepath.Join(c.DataDir, "containerd.log") }
+func (c *Config) pidFile() string    { return filepath.Join(c.StateDir, "containerd.pid") }
+
+// disabled are plug-ins that no pod needs: NRI, tracing, image verification and
+// the restart monitor only cost memory; the further snapshotters probe the
+// machine at each start.
+var disabled = []string{
+	"io.containerd.internal.v1.opt",
+	"io.containerd.internal.v1.restart",
+	"io.containerd.internal.v1.tracing",
+	"io.containerd.nri.v1.nri",
+	"io.containerd.snapshotter.v1.native",
+	"io.containerd.tracing.processor.v1.otlp",
+}
+
+// toml renders containerd's configuration file.
+func (c *Config) toml() ([]byte, error) {
+	type table = map[string]any
+	return toml.Marshal(table{
+		"version":          4,
+		"root":             c.RootDir(),
+		"state":            filepath.Join(c.StateDir, "containerd"),
+		"oom_score":        -999,
+		"disabled_plugins": disabled,
+		"required_plugins": []string{
+			"io.containerd.grpc.v1.cri",
+			"io.containerd.snapshotter.v1.overlayfs",
+		},
+		"debug": table{"level": "warn"},
+		"plugins": table{
+			"io.containerd.server.v1.grpc":  table{"address": c.Socket()},
+			"io.containerd.server.v1.ttrpc": table{"address": c.Socket() + ".ttrpc"},
+			"io.containerd.shim.v1.manager": table{"socket_dir": filepath.Join(c.StateDir, "s")},
+			"io.containerd.cri.v1.images": table{
+				"snapshotter":   "overlayfs",
+				"pinned_images": table{"sandbox": PauseImage},
+			},
+			"io.containerd.cri.v1.runtime": table{
+				"enable_unprivileged_ports":    true,
+				"enable_unprivileged_icmp":     true,
+				"netns_mounts_under_state_dir": true,
+				"disable_apparmor":             !apparmorEnabled(),
+				"cni": table{
+					"bin_dirs":              append([]string{c.BinDir()}, c.CNIBinDirs...),
+					"conf_dir":              c.CNIConfDir,
+					"use_internal_loopback": true,
+				},
+				"containerd": table{
+					"default_runtime_name": "runc",
+					"runtimes": table{"runc": table{
+						"runtime_type": "io.containerd.runc.v2",
+						"runtime_path": filepath.Join(c.BinDir(), shimName),
+						"options": table{
+							"BinaryName":    c.Runc,
+							"Root":          filepath.Join(c.StateDir, "runc"),
+							"SystemdCgroup": false,
+						},
+					}},
+				},
+			},
+		},
+	})
+}
+
+// apparmorEnabled reports whether the kernel enforces AppArmor and its parser,
+// which loading a profile needs, is there.
+func apparmorEnabled() bool {
+	on, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	if err != nil || len(on) == 0 || on[0] != 'Y' {
+		return false
+	}
+	_, err = exec.LookPath("apparmor_parser")
+	return err == nil
+}
+
+// Link makes the links in BinDir under which other programs start this binary.
+func (c *Config) Link() error {
+	if err := os.MkdirAll(c.BinDir(), 0o755); err != nil {
+		return fmt.Errorf("making the directory of the runtime's programs: %w", err)
+	}
+	for _, name := range Names() {
+		if err := replaceLink(c.Binary, filepath.Join(c.BinDir(), name)); err != nil {
+			return fmt.Errorf("linking %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// replaceLink makes path a symbolic link to target, without a moment in which
+// there is none.
+func replaceLink(target, path string) error {
+	if old, err := os.Readlink(path); err == nil && old == target {
+		return nil
+	}
+	next := path + ".new"
+	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(target, next); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}
