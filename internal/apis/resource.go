@@ -48,7 +48,11 @@ type Resource struct {
 	// PrepareUpdate runs after the generic rules (status taken from old,
 	// metadata system fields kept, generation counted).
 	PrepareUpdate  func(ctx context.Context, obj, old Object)
-	Validate       func(ctx context.Context, obj Object) field.ErrorList
+	// Validate checks all but metadata, on create and, where ValidateUpdate is
+	// nil, on update.
+	Validate func(ctx context.Context, obj Object) field.ErrorList
+	// ValidateUpdate alone decides on an update: it contains as much of
+	// Validate as holds for objects that exist.
 	ValidateUpdate func(ctx context.Context, obj, old Object) field.ErrorList
 	// ValidateName checks metadata.name (prefix=true: generateName). Nil means
 	// DNS subdomain.
@@ -142,6 +146,9 @@ type Version struct {
 	// Default fills defaults of this version before conversion; nil where the
 	// hub's defaulting does all.
 	Default func(obj Object)
+	// Validate checks what holds only for writes made in this version, on the
+	// hub form and on top of the resource's validation; old is nil on create.
+	Validate func(ctx context.Context, hub, old Object) field.ErrorList
 	// Columns and Cells override the resource's for this version.
 	Columns []metav1.TableColumnDefinition
 	Cells   func(obj Object) []any
@@ -188,8 +195,7 @@ type Subresource struct {
 	Create func(ctx context.Context, s Storage, namespace, name string, body runtime.Object, dryRun bool) (runtime.Object, error)
 }
 
-// Storage is what an action may do; all calls pass validation as any write
-// does. Errors are API errors.
+// Storage is what an action may do. Errors are API errors.
 type Storage interface {
 	Get(ctx context.Context, r schema.GroupResource, namespace, name string) (Object, error)
 	// List calls yield with every object in the namespace until it returns
@@ -197,7 +203,10 @@ type Storage interface {
 	List(ctx context.Context, r schema.GroupResource, namespace string, yield func(Object) bool) error
 	Create(ctx context.Context, r schema.GroupResource, obj Object, dryRun bool) (Object, error)
 	// Update applies change to a copy of the newest object and stores it,
-	// retrying when someone else was faster.
+	// retrying when someone else was faster. An action is a declared way around
+	// the resource's update rules (a binding sets spec.nodeName, an eviction a
+	// budget's status), so they are not applied: change may touch everything
+	// but metadata's system fields, and its own checks are all there are.
 	Update(ctx context.Context, r schema.GroupResource, namespace, name string, dryRun bool, change func(Object) error) (Object, error)
 	Delete(ctx context.Context, r schema.GroupResource, namespace, name string, o *metav1.DeleteOptions) error
 }
