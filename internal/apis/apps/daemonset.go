@@ -1,13 +1,29 @@
 package apps
 
 import (
+	"context"
+	"strconv"
+
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
+	"skiff/internal/apis/columns"
+	"skiff/internal/apis/core"
+	"skiff/internal/apis/fill"
 )
 
 func daemonSet() *apis.Resource {
+	spec, status := appsv1.DaemonSetSpec{}.SwaggerDoc(), appsv1.DaemonSetStatus{}.SwaggerDoc()
 	return apis.Of[*appsv1.DaemonSet]{
 		Names: apis.Names{
 			Group: "apps", Resource: "daemonsets", Singular: "daemonset", Kind: "DaemonSet",
@@ -15,10 +31,142 @@ func daemonSet() *apis.Resource {
 			Categories: []string{"all"},
 			Namespaced: true,
 		},
-		Version:    "v1",
-		New:        func() *appsv1.DaemonSet { return &appsv1.DaemonSet{} },
-		NewList:    func() runtime.Object { return &appsv1.DaemonSetList{} },
-		HasStatus:  true,
-		Generation: true,
+		Version:              "v1",
+		New:                  func() *appsv1.DaemonSet { return &appsv1.DaemonSet{} },
+		NewList:              func() runtime.Object { return &appsv1.DaemonSetList{} },
+		HasStatus:            true,
+		Generation:           true,
+		Default:              defaultDaemonSet,
+		PrepareCreate:        func(_ context.Context, d *appsv1.DaemonSet) { setTemplateGeneration(d, max(templateGeneration(d), 1)) },
+		PrepareUpdate:        countTemplateGeneration,
+		Validate:             validateDaemonSet,
+		ValidateUpdate:       validateDaemonSetUpdate,
+		ValidateStatusUpdate: validateDaemonSetStatus,
+		Columns: append(append([]metav1.TableColumnDefinition{
+			columns.Name(),
+			columns.Integer("Desired", status["desiredNumberScheduled"]),
+			columns.Integer("Current", status["currentNumberScheduled"]),
+			columns.Integer("Ready", status["numberReady"]),
+			columns.Integer("Up-to-date", status["updatedNumberScheduled"]),
+			columns.Integer("Available", status["numberAvailable"]),
+			columns.String("Node Selector", corev1.PodSpec{}.SwaggerDoc()["nodeSelector"]),
+			columns.AgeColumn(),
+		}, templateColumns()...), selectorColumn(spec)),
+		Cells: func(d *appsv1.DaemonSet) []any {
+			containers, images := columns.Containers(d.Spec.Template.Spec.Containers)
+			return []any{
+				d.Name, int64(d.Status.DesiredNumberScheduled), int64(d.Status.CurrentNumberScheduled), int64(d.Status.NumberReady),
+				int64(d.Status.UpdatedNumberScheduled), int64(d.Status.NumberAvailable),
+				columns.Labels(d.Spec.Template.Spec.NodeSelector), columns.Age(d.CreationTimestamp),
+				containers, images, columns.Selector(d.Spec.Selector),
+			}
+		},
 	}.Resource()
+}
+
+func defaultDaemonSet(d *appsv1.DaemonSet) {
+	s := &d.Spec
+	core.DefaultPodTemplateSpec(&s.Template)
+	fill.Pointer(&s.RevisionHistoryLimit, 10)
+	if s.UpdateStrategy.Type == "" {
+		s.UpdateStrategy.Type = appsv1.RollingUpdateDaemonSetStrategyType
+	}
+	if s.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
+		if s.UpdateStrategy.RollingUpdate == nil {
+			s.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateDaemonSet{}
+		}
+		fill.Pointer(&s.UpdateStrategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+		fill.Pointer(&s.UpdateStrategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
+	}
+}
+
+// templateGeneration returns the number of the pod template, which v1 keeps in
+// an annotation (upstream: deprecated since apps/v1beta2); 0 if there is none.
+func templateGeneration(d *appsv1.DaemonSet) int64 {
+	n, err := strconv.ParseInt(d.Annotations[appsv1.DeprecatedTemplateGeneration], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func setTemplateGeneration(d *appsv1.DaemonSet, n int64) {
+	if d.Annotations == nil {
+		d.Annotations = map[string]string{}
+	}
+	d.Annotations[appsv1.DeprecatedTemplateGeneration] = strconv.FormatInt(n, 10)
+}
+
+// countTemplateGeneration makes the number follow the template and nothing
+// else: users cannot set it.
+func countTemplateGeneration(_ context.Context, d, old *appsv1.DaemonSet) {
+	n := templateGeneration(old)
+	if !equality.Semantic.DeepEqual(d.Spec.Template, old.Spec.Template) {
+		n++
+	}
+	setTemplateGeneration(d, n)
+}
+
+func validateDaemonSet(_ context.Context, d *appsv1.DaemonSet) field.ErrorList {
+	path := field.NewPath("spec")
+	return append(validateDaemonSetSpec(&d.Spec, path), core.ValidatePodTemplateSpec(&d.Spec.Template, path.Child("template"))...)
+}
+
+func validateDaemonSetUpdate(_ context.Context, d, old *appsv1.DaemonSet) field.ErrorList {
+	path := field.NewPath("spec")
+	errs := validateDaemonSetSpec(&d.Spec, path)
+	errs = append(errs, core.ValidatePodTemplateSpecUpdate(&d.Spec.Template, &old.Spec.Template, path.Child("template"))...)
+	return append(errs, validation.ValidateImmutableField(d.Spec.Selector, old.Spec.Selector, path.Child("selector"))...)
+}
+
+// validateDaemonSetSpec checks all but the pod template itself.
+func validateDaemonSetSpec(s *appsv1.DaemonSetSpec, path *field.Path) field.ErrorList {
+	errs := metav1validation.ValidateLabelSelector(s.Selector, metav1validation.LabelSelectorValidationOptions{}, path.Child("selector"))
+	errs = append(errs, validateMatch(s.Selector, &s.Template, path.Child("template"))...)
+	if s.Selector != nil && len(s.Selector.MatchLabels)+len(s.Selector.MatchExpressions) == 0 {
+		errs = append(errs, field.Invalid(path.Child("selector"), s.Selector, "empty selector is invalid for daemonset"))
+	}
+	errs = append(errs, validateEndless(&s.Template, "DaemonSet", path.Child("template"))...)
+	errs = append(errs, checks.Nonnegative(s.MinReadySeconds, path.Child("minReadySeconds"))...)
+	errs = append(errs, validateDaemonSetStrategy(&s.UpdateStrategy, path.Child("updateStrategy"))...)
+	return append(errs, checks.OptionalNonnegative(s.RevisionHistoryLimit, path.Child("revisionHistoryLimit"))...)
+}
+
+func validateDaemonSetStrategy(s *appsv1.DaemonSetUpdateStrategy, path *field.Path) field.ErrorList {
+	switch s.Type {
+	case appsv1.OnDeleteDaemonSetStrategyType:
+		return nil
+	case appsv1.RollingUpdateDaemonSetStrategyType:
+		path := path.Child("rollingUpdate")
+		if s.RollingUpdate == nil {
+			return field.ErrorList{field.Required(path, "")}
+		}
+		unavailable, surge := ptr.Deref(s.RollingUpdate.MaxUnavailable, intstr.IntOrString{}), ptr.Deref(s.RollingUpdate.MaxSurge, intstr.IntOrString{})
+		errs := checks.NumberOrPercent(unavailable, path.Child("maxUnavailable"))
+		errs = append(errs, checks.NumberOrPercent(surge, path.Child("maxSurge"))...)
+		errs = append(errs, checks.AtMost100Percent(unavailable, path.Child("maxUnavailable"))...)
+		errs = append(errs, checks.AtMost100Percent(surge, path.Child("maxSurge"))...)
+		switch {
+		case !checks.IsZero(unavailable) && !checks.IsZero(surge):
+			errs = append(errs, field.Invalid(path.Child("maxSurge"), surge, "may not be set when maxUnavailable is non-zero"))
+		case checks.IsZero(unavailable) && checks.IsZero(surge):
+			errs = append(errs, field.Required(path.Child("maxUnavailable"), "cannot be 0 when maxSurge is 0"))
+		}
+		return errs
+	}
+	return field.ErrorList{field.NotSupported(path, s.Type,
+		[]appsv1.DaemonSetUpdateStrategyType{appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType})}
+}
+
+func validateDaemonSetStatus(_ context.Context, d, old *appsv1.DaemonSet) field.ErrorList {
+	s, path := &d.Status, field.NewPath("status")
+	errs := checks.Nonnegative(s.CurrentNumberScheduled, path.Child("currentNumberScheduled"))
+	errs = append(errs, checks.Nonnegative(s.NumberMisscheduled, path.Child("numberMisscheduled"))...)
+	errs = append(errs, checks.Nonnegative(s.DesiredNumberScheduled, path.Child("desiredNumberScheduled"))...)
+	errs = append(errs, checks.Nonnegative(s.NumberReady, path.Child("numberReady"))...)
+	errs = append(errs, checks.Nonnegative(s.ObservedGeneration, path.Child("observedGeneration"))...)
+	errs = append(errs, checks.Nonnegative(s.UpdatedNumberScheduled, path.Child("updatedNumberScheduled"))...)
+	errs = append(errs, checks.Nonnegative(s.NumberAvailable, path.Child("numberAvailable"))...)
+	errs = append(errs, checks.Nonnegative(s.NumberUnavailable, path.Child("numberUnavailable"))...)
+	return append(errs, validateCollisionCount(s.CollisionCount, old.Status.CollisionCount, path.Child("collisionCount"))...)
 }

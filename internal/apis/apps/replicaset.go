@@ -1,13 +1,24 @@
 package apps
 
 import (
+	"context"
+
 	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
+	"skiff/internal/apis/columns"
+	"skiff/internal/apis/core"
+	"skiff/internal/apis/fill"
 )
 
 func replicaSet() *apis.Resource {
+	spec, status := appsv1.ReplicaSetSpec{}.SwaggerDoc(), appsv1.ReplicaSetStatus{}.SwaggerDoc()
 	return apis.Of[*appsv1.ReplicaSet]{
 		Names: apis.Names{
 			Group: "apps", Resource: "replicasets", Singular: "replicaset", Kind: "ReplicaSet",
@@ -15,10 +26,80 @@ func replicaSet() *apis.Resource {
 			Categories: []string{"all"},
 			Namespaced: true,
 		},
-		Version:    "v1",
-		New:        func() *appsv1.ReplicaSet { return &appsv1.ReplicaSet{} },
-		NewList:    func() runtime.Object { return &appsv1.ReplicaSetList{} },
-		HasStatus:  true,
-		Generation: true,
+		Version:              "v1",
+		New:                  func() *appsv1.ReplicaSet { return &appsv1.ReplicaSet{} },
+		NewList:              func() runtime.Object { return &appsv1.ReplicaSetList{} },
+		HasStatus:            true,
+		Generation:           true,
+		Default:              defaultReplicaSet,
+		Validate:             validateReplicaSet,
+		ValidateUpdate:       validateReplicaSetUpdate,
+		ValidateStatusUpdate: validateReplicaSetStatus,
+		Warnings: func(_ context.Context, r, old *appsv1.ReplicaSet) []string {
+			if old != nil {
+				return nil
+			}
+			return nameWarnings(r.Name)
+		},
+		Scale: scale(
+			func(r *appsv1.ReplicaSet) **int32 { return &r.Spec.Replicas },
+			func(r *appsv1.ReplicaSet) int32 { return r.Status.Replicas },
+			func(r *appsv1.ReplicaSet) *metav1.LabelSelector { return r.Spec.Selector },
+		),
+		Columns: append(append([]metav1.TableColumnDefinition{
+			columns.Name(),
+			columns.Integer("Desired", spec["replicas"]),
+			columns.Integer("Current", status["replicas"]),
+			columns.Integer("Ready", status["readyReplicas"]),
+			columns.AgeColumn(),
+		}, templateColumns()...), selectorColumn(spec)),
+		Cells: func(r *appsv1.ReplicaSet) []any {
+			containers, images := columns.Containers(r.Spec.Template.Spec.Containers)
+			return []any{
+				r.Name, int64(ptr.Deref(r.Spec.Replicas, 1)), int64(r.Status.Replicas), int64(r.Status.ReadyReplicas),
+				columns.Age(r.CreationTimestamp), containers, images, columns.Selector(r.Spec.Selector),
+			}
+		},
 	}.Resource()
+}
+
+func defaultReplicaSet(r *appsv1.ReplicaSet) {
+	core.DefaultPodTemplateSpec(&r.Spec.Template)
+	fill.Pointer(&r.Spec.Replicas, 1)
+}
+
+func validateReplicaSet(_ context.Context, r *appsv1.ReplicaSet) field.ErrorList {
+	path := field.NewPath("spec")
+	return append(validateReplicaSetSpec(&r.Spec, path), core.ValidatePodTemplateSpec(&r.Spec.Template, path.Child("template"))...)
+}
+
+func validateReplicaSetUpdate(_ context.Context, r, old *appsv1.ReplicaSet) field.ErrorList {
+	path := field.NewPath("spec")
+	errs := validateReplicaSetSpec(&r.Spec, path)
+	errs = append(errs, core.ValidatePodTemplateSpecUpdate(&r.Spec.Template, &old.Spec.Template, path.Child("template"))...)
+	return append(errs, validation.ValidateImmutableField(r.Spec.Selector, old.Spec.Selector, path.Child("selector"))...)
+}
+
+// validateReplicaSetSpec checks all but the pod template itself.
+func validateReplicaSetSpec(s *appsv1.ReplicaSetSpec, path *field.Path) field.ErrorList {
+	errs := checks.OptionalNonnegative(s.Replicas, path.Child("replicas"))
+	errs = append(errs, checks.Nonnegative(s.MinReadySeconds, path.Child("minReadySeconds"))...)
+	errs = append(errs, validateSelector(s.Selector, "empty selector is invalid for deployment", path.Child("selector"))...)
+	errs = append(errs, validateMatch(s.Selector, &s.Template, path.Child("template"))...)
+	return append(errs, validateEndless(&s.Template, "ReplicaSet", path.Child("template"))...)
+}
+
+func validateReplicaSetStatus(_ context.Context, r, _ *appsv1.ReplicaSet) field.ErrorList {
+	s, path := &r.Status, field.NewPath("status")
+	errs := checks.Nonnegative(s.Replicas, path.Child("replicas"))
+	errs = append(errs, checks.Nonnegative(s.FullyLabeledReplicas, path.Child("fullyLabeledReplicas"))...)
+	errs = append(errs, checks.Nonnegative(s.ReadyReplicas, path.Child("readyReplicas"))...)
+	errs = append(errs, checks.Nonnegative(s.AvailableReplicas, path.Child("availableReplicas"))...)
+	errs = append(errs, checks.OptionalNonnegative(s.TerminatingReplicas, path.Child("terminatingReplicas"))...)
+	errs = append(errs, checks.Nonnegative(s.ObservedGeneration, path.Child("observedGeneration"))...)
+	const whole = "cannot be greater than status.replicas"
+	errs = append(errs, validateAtMost(s.FullyLabeledReplicas, s.Replicas, whole, path.Child("fullyLabeledReplicas"))...)
+	errs = append(errs, validateAtMost(s.ReadyReplicas, s.Replicas, whole, path.Child("readyReplicas"))...)
+	errs = append(errs, validateAtMost(s.AvailableReplicas, s.Replicas, whole, path.Child("availableReplicas"))...)
+	return append(errs, validateAtMost(s.AvailableReplicas, s.ReadyReplicas, "cannot be greater than readyReplicas", path.Child("availableReplicas"))...)
 }

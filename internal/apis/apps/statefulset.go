@@ -1,10 +1,24 @@
 package apps
 
 import (
+	"context"
+	"fmt"
+
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
+	"skiff/internal/apis/columns"
+	"skiff/internal/apis/core"
+	"skiff/internal/apis/fill"
 )
 
 func statefulSet() *apis.Resource {
@@ -15,10 +29,216 @@ func statefulSet() *apis.Resource {
 			Categories: []string{"all"},
 			Namespaced: true,
 		},
-		Version:    "v1",
-		New:        func() *appsv1.StatefulSet { return &appsv1.StatefulSet{} },
-		NewList:    func() runtime.Object { return &appsv1.StatefulSetList{} },
-		HasStatus:  true,
-		Generation: true,
+		Version:              "v1",
+		New:                  func() *appsv1.StatefulSet { return &appsv1.StatefulSet{} },
+		NewList:              func() runtime.Object { return &appsv1.StatefulSetList{} },
+		HasStatus:            true,
+		Generation:           true,
+		Default:              defaultStatefulSet,
+		Validate:             validateStatefulSet,
+		ValidateUpdate:       validateStatefulSetUpdate,
+		ValidateStatusUpdate: validateStatefulSetStatus,
+		Warnings: func(_ context.Context, s, old *appsv1.StatefulSet) []string {
+			if old != nil {
+				return nil
+			}
+			return nameWarnings(s.Name)
+		},
+		Scale: scale(
+			func(s *appsv1.StatefulSet) **int32 { return &s.Spec.Replicas },
+			func(s *appsv1.StatefulSet) int32 { return s.Status.Replicas },
+			func(s *appsv1.StatefulSet) *metav1.LabelSelector { return s.Spec.Selector },
+		),
+		Columns: append([]metav1.TableColumnDefinition{
+			columns.Name(),
+			columns.String("Ready", "Number of the pod with ready state"),
+			columns.AgeColumn(),
+		}, templateColumns()...),
+		Cells: func(s *appsv1.StatefulSet) []any {
+			containers, images := columns.Containers(s.Spec.Template.Spec.Containers)
+			return []any{
+				s.Name, fmt.Sprintf("%d/%d", s.Status.ReadyReplicas, ptr.Deref(s.Spec.Replicas, 1)),
+				columns.Age(s.CreationTimestamp), containers, images,
+			}
+		},
 	}.Resource()
+}
+
+func defaultStatefulSet(obj *appsv1.StatefulSet) {
+	s := &obj.Spec
+	core.DefaultPodTemplateSpec(&s.Template)
+	fill.Pointer(&s.Replicas, 1)
+	fill.Pointer(&s.RevisionHistoryLimit, 10)
+	if s.PodManagementPolicy == "" {
+		s.PodManagementPolicy = appsv1.OrderedReadyPodManagement
+	}
+	if s.UpdateStrategy.Type == "" {
+		s.UpdateStrategy.Type = appsv1.RollingUpdateStatefulSetStrategyType
+		fill.Pointer(&s.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
+	}
+	if rolling := s.UpdateStrategy.RollingUpdate; s.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType && rolling != nil {
+		fill.Pointer(&rolling.Partition, 0)
+		fill.Pointer(&rolling.MaxUnavailable, intstr.FromInt32(1))
+	}
+	fill.Pointer(&s.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
+	retention := s.PersistentVolumeClaimRetentionPolicy
+	if retention.WhenDeleted == "" {
+		retention.WhenDeleted = appsv1.RetainPersistentVolumeClaimRetentionPolicyType
+	}
+	if retention.WhenScaled == "" {
+		retention.WhenScaled = appsv1.RetainPersistentVolumeClaimRetentionPolicyType
+	}
+	for i := range s.VolumeClaimTemplates {
+		claim := &s.VolumeClaimTemplates[i]
+		claim.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"}
+		if claim.Status.Phase == "" {
+			claim.Status.Phase = corev1.ClaimPending
+		}
+		fill.Pointer(&claim.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+	}
+}
+
+func validateStatefulSet(_ context.Context, s *appsv1.StatefulSet) field.ErrorList {
+	path := field.NewPath("spec")
+	errs := validateStatefulSetSpec(&s.Spec, path)
+	if s.Spec.ServiceName != "" {
+		for _, msg := range utilvalidation.IsDNS1123Label(s.Spec.ServiceName) {
+			errs = append(errs, field.Invalid(path.Child("serviceName"), s.Spec.ServiceName, msg))
+		}
+	}
+	template := withClaims(&s.Spec)
+	return append(errs, core.ValidatePodTemplateSpec(template, path.Child("template"))...)
+}
+
+// validateStatefulSetUpdate leaves the service's name alone: it cannot change,
+// and older servers took any.
+func validateStatefulSetUpdate(_ context.Context, s, old *appsv1.StatefulSet) field.ErrorList {
+	path := field.NewPath("spec")
+	errs := validateStatefulSetSpec(&s.Spec, path)
+	errs = append(errs, core.ValidatePodTemplateSpecUpdate(withClaims(&s.Spec), withClaims(&old.Spec), path.Child("template"))...)
+
+	changed := s.Spec.DeepCopy()
+	changed.Replicas = old.Spec.Replicas
+	changed.Ordinals = old.Spec.Ordinals
+	changed.Template = old.Spec.Template
+	changed.UpdateStrategy = old.Spec.UpdateStrategy
+	changed.RevisionHistoryLimit = old.Spec.RevisionHistoryLimit
+	changed.PersistentVolumeClaimRetentionPolicy = old.Spec.PersistentVolumeClaimRetentionPolicy
+	changed.MinReadySeconds = old.Spec.MinReadySeconds
+	if !equality.Semantic.DeepEqual(*changed, old.Spec) {
+		errs = append(errs, field.Forbidden(path, "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', "+
+			"'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"))
+	}
+	return errs
+}
+
+// withClaims returns the template with the volumes that its pods will get from
+// the claim templates, which containers may mount.
+func withClaims(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
+	if len(s.VolumeClaimTemplates) == 0 {
+		return &s.Template
+	}
+	claimed := make(map[string]bool, len(s.VolumeClaimTemplates))
+	var volumes []corev1.Volume
+	for i := range s.VolumeClaimTemplates {
+		name := s.VolumeClaimTemplates[i].Name
+		claimed[name] = true
+		volumes = append(volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name},
+		}})
+	}
+	template := s.Template
+	for _, v := range s.Template.Spec.Volumes {
+		if !claimed[v.Name] {
+			volumes = append(volumes, v)
+		}
+	}
+	template.Spec.Volumes = volumes
+	return &template
+}
+
+// validateStatefulSetSpec checks all but the pod template itself.
+func validateStatefulSetSpec(s *appsv1.StatefulSetSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	switch s.PodManagementPolicy {
+	case "":
+		errs = append(errs, field.Required(path.Child("podManagementPolicy"), ""))
+	case appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement:
+	default:
+		errs = append(errs, field.Invalid(path.Child("podManagementPolicy"), s.PodManagementPolicy, "must be 'OrderedReady' or 'Parallel'"))
+	}
+	errs = append(errs, validateStatefulSetStrategy(&s.UpdateStrategy, path.Child("updateStrategy"))...)
+	errs = append(errs, validateRetention(s.PersistentVolumeClaimRetentionPolicy, path.Child("persistentVolumeClaimRetentionPolicy"))...)
+	errs = append(errs, checks.OptionalNonnegative(s.Replicas, path.Child("replicas"))...)
+	errs = append(errs, checks.Nonnegative(s.MinReadySeconds, path.Child("minReadySeconds"))...)
+	if s.Ordinals != nil {
+		errs = append(errs, checks.Nonnegative(s.Ordinals.Start, path.Child("ordinals", "start"))...)
+	}
+	errs = append(errs, checks.OptionalNonnegative(s.RevisionHistoryLimit, path.Child("revisionHistoryLimit"))...)
+	errs = append(errs, validateSelector(s.Selector, "empty selector is invalid for statefulset", path.Child("selector"))...)
+	errs = append(errs, validateMatch(s.Selector, &s.Template, path.Child("template"))...)
+	return append(errs, validateEndless(&s.Template, "StatefulSet", path.Child("template"))...)
+}
+
+func validateStatefulSetStrategy(s *appsv1.StatefulSetUpdateStrategy, path *field.Path) field.ErrorList {
+	rolling, rollingPath := s.RollingUpdate, path.Child("rollingUpdate")
+	switch s.Type {
+	case "":
+		return field.ErrorList{field.Required(path, "")}
+	case appsv1.OnDeleteStatefulSetStrategyType:
+		if rolling == nil {
+			return nil
+		}
+		return field.ErrorList{field.Invalid(rollingPath, rolling, "only allowed for updateStrategy 'RollingUpdate'")}
+	case appsv1.RollingUpdateStatefulSetStrategyType:
+		if rolling == nil {
+			return nil
+		}
+		errs := checks.OptionalNonnegative(rolling.Partition, rollingPath.Child("partition"))
+		if unavailable := rolling.MaxUnavailable; unavailable != nil {
+			errs = append(errs, checks.NumberOrPercent(*unavailable, rollingPath.Child("maxUnavailable"))...)
+			if checks.IsZero(*unavailable) {
+				errs = append(errs, field.Invalid(rollingPath.Child("maxUnavailable"), *unavailable, "cannot be 0"))
+			}
+			errs = append(errs, checks.AtMost100Percent(*unavailable, rollingPath.Child("maxUnavailable"))...)
+		}
+		return errs
+	}
+	return field.ErrorList{field.Invalid(path, *s, "must be 'RollingUpdate' or 'OnDelete'")}
+}
+
+func validateRetention(p *appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy, path *field.Path) field.ErrorList {
+	if p == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	check := func(v appsv1.PersistentVolumeClaimRetentionPolicyType, path *field.Path) {
+		switch v {
+		case appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType:
+		default:
+			errs = append(errs, field.NotSupported(path, v, []appsv1.PersistentVolumeClaimRetentionPolicyType{
+				appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType,
+			}))
+		}
+	}
+	check(p.WhenDeleted, path.Child("whenDeleted"))
+	check(p.WhenScaled, path.Child("whenScaled"))
+	return errs
+}
+
+func validateStatefulSetStatus(_ context.Context, obj, old *appsv1.StatefulSet) field.ErrorList {
+	s, path := &obj.Status, field.NewPath("status")
+	errs := checks.Nonnegative(s.Replicas, path.Child("replicas"))
+	errs = append(errs, checks.Nonnegative(s.ReadyReplicas, path.Child("readyReplicas"))...)
+	errs = append(errs, checks.Nonnegative(s.CurrentReplicas, path.Child("currentReplicas"))...)
+	errs = append(errs, checks.Nonnegative(s.UpdatedReplicas, path.Child("updatedReplicas"))...)
+	errs = append(errs, checks.Nonnegative(s.AvailableReplicas, path.Child("availableReplicas"))...)
+	errs = append(errs, checks.Nonnegative(s.ObservedGeneration, path.Child("observedGeneration"))...)
+	errs = append(errs, validateCollisionCount(s.CollisionCount, old.Status.CollisionCount, path.Child("collisionCount"))...)
+	const whole = "cannot be greater than status.replicas"
+	errs = append(errs, validateAtMost(s.ReadyReplicas, s.Replicas, whole, path.Child("readyReplicas"))...)
+	errs = append(errs, validateAtMost(s.CurrentReplicas, s.Replicas, whole, path.Child("currentReplicas"))...)
+	errs = append(errs, validateAtMost(s.UpdatedReplicas, s.Replicas, whole, path.Child("updatedReplicas"))...)
+	errs = append(errs, validateAtMost(s.AvailableReplicas, s.Replicas, whole, path.Child("availableReplicas"))...)
+	return append(errs, validateAtMost(s.AvailableReplicas, s.ReadyReplicas, "cannot be greater than status.readyReplicas", path.Child("availableReplicas"))...)
 }

@@ -1,0 +1,118 @@
+package apps
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/labels"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
+	"skiff/internal/apis/columns"
+)
+
+// validateSelector checks a workload's selector, which must say something;
+// empty is the message for one that does not.
+func validateSelector(s *metav1.LabelSelector, empty string, path *field.Path) field.ErrorList {
+	if s == nil {
+		return field.ErrorList{field.Required(path, "")}
+	}
+	errs := metav1validation.ValidateLabelSelector(s, metav1validation.LabelSelectorValidationOptions{}, path)
+	if len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
+		errs = append(errs, field.Invalid(path, s, empty))
+	}
+	return errs
+}
+
+// validateMatch refuses a template whose pods the selector would not find.
+// A selector that cannot be parsed has been refused already.
+func validateMatch(s *metav1.LabelSelector, t *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
+	selector, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil || selector.Matches(labels.Set(t.Labels)) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`")}
+}
+
+// validateEndless refuses templates whose pods are meant to end.
+func validateEndless(t *corev1.PodTemplateSpec, kind string, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if t.Spec.RestartPolicy != corev1.RestartPolicyAlways {
+		errs = append(errs, field.NotSupported(path.Child("spec", "restartPolicy"), t.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
+	}
+	if t.Spec.ActiveDeadlineSeconds != nil {
+		errs = append(errs, field.Forbidden(path.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+kind+" is not Supported"))
+	}
+	return errs
+}
+
+// validateCollisionCount checks a status's count of hash collisions, which
+// must never go back: names would be used again.
+func validateCollisionCount(count, old *int32, path *field.Path) field.ErrorList {
+	errs := checks.OptionalNonnegative(count, path)
+	if old == nil {
+		return errs
+	}
+	if count == nil {
+		return append(errs, field.Invalid(path, int32(0), "cannot be decremented"))
+	}
+	if *count < *old {
+		errs = append(errs, field.Invalid(path, *count, "cannot be decremented"))
+	}
+	return errs
+}
+
+// validateAtMost refuses a part of a status that exceeds the whole.
+func validateAtMost(part, whole int32, detail string, path *field.Path) field.ErrorList {
+	if part <= whole {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, part, detail)}
+}
+
+// nameWarnings warns of a name that is no host name, since pods' names and
+// host names are made from it.
+func nameWarnings(name string) []string {
+	msgs := utilvalidation.IsDNS1123Label(name)
+	if len(msgs) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", msgs)}
+}
+
+// templateColumns are the wide columns that tell what a workload runs.
+func templateColumns() []metav1.TableColumnDefinition {
+	return []metav1.TableColumnDefinition{
+		columns.Wide(columns.String("Containers", "Names of each container in the template.")),
+		columns.Wide(columns.String("Images", "Images referenced by each container in the template.")),
+	}
+}
+
+func selectorColumn(docs map[string]string) metav1.TableColumnDefinition {
+	return columns.Wide(columns.String("Selector", docs["selector"]))
+}
+
+// scale declares the scale subresource of a workload.
+func scale[T apis.Object](replicas func(T) **int32, status func(T) int32, selector func(T) *metav1.LabelSelector) *apis.Scale {
+	return &apis.Scale{
+		Replicas: func(o apis.Object) int32 {
+			if n := *replicas(o.(T)); n != nil {
+				return *n
+			}
+			return 0
+		},
+		SetReplicas:    func(o apis.Object, n int32) { *replicas(o.(T)) = &n },
+		StatusReplicas: func(o apis.Object) int32 { return status(o.(T)) },
+		Selector: func(o apis.Object) string {
+			s, err := metav1.LabelSelectorAsSelector(selector(o.(T)))
+			if err != nil {
+				return ""
+			}
+			return s.String()
+		},
+	}
+}
