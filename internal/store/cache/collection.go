@@ -1,7 +1,9 @@
 package cache
 
 import (
+	"context"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/btree"
@@ -59,6 +61,19 @@ type Event struct {
 	Revision       int64
 	Old, New, Last *Entry
 	at             time.Time
+
+	left sync.Once
+}
+
+// Left returns the state before an update, with the update's revision: what a
+// watcher is shown whose selection the object has left.
+func (e *Event) Left() *Entry {
+	e.left.Do(func() {
+		if e.Last == nil {
+			e.Last = e.Old.tombstone(e.Revision)
+		}
+	})
+	return e.Last
 }
 
 // Entry returns the state that the event tells of.
@@ -216,6 +231,23 @@ func (c *Collection) At(revision int64) (Snapshot, bool) {
 		}
 	}
 	return Snapshot{revision, t}, true
+}
+
+// Reconstruct reads the collection as it was at revision from the engine's
+// history, and keeps it for lists that continue. The error is the engine's
+// (*store.CompactedError when the history is gone).
+func (c *Collection) Reconstruct(ctx context.Context, revision int64) (Snapshot, error) {
+	t := btree.NewG(degree, less)
+	_, err := c.cache.engine.Range(ctx, c.prefix+"/", store.RangeOptions{At: revision}, func(kv store.KV) error {
+		t.ReplaceOrInsert(newEntry(c, kv, nil))
+		return nil
+	})
+	if err != nil {
+		return Snapshot{}, err
+	}
+	s := Snapshot{revision, t}
+	c.Pin(s)
+	return s, nil
 }
 
 // Len returns the number of objects.

@@ -156,6 +156,17 @@ func (w *Watcher) Next(ctx context.Context) ([]*Event, error) {
 	}
 }
 
+// Progress returns the revision up to which Next has returned everything; ok
+// is false while events are waiting.
+func (w *Watcher) Progress() (revision int64, ok bool) {
+	c := w.collection.cache
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return c.mu.revision, len(w.mu.queue) == 0 && w.mu.err == nil
+}
+
 func (w *Watcher) push(ev *Event) {
 	w.mu.Lock()
 	if w.mu.err == nil {

@@ -1,0 +1,164 @@
+package verbs
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"skiff/internal/apis"
+)
+
+// prepareFieldManagers sets up who owns which field (KEP-555) for each path of
+// v that can be applied to.
+func (s *Server) prepareFieldManagers(v *Version) {
+	d := v.resource.Resource
+	paths := []string{""}
+	if d.HasStatus {
+		paths = append(paths, "status")
+	}
+	for _, sub := range d.Subresources {
+		if sub.Edit != nil && sub.New == nil {
+			paths = append(paths, sub.Name)
+		}
+	}
+	v.managers = make(map[string]func() (*managedfields.FieldManager, error), len(paths))
+	for _, sub := range paths {
+		v.managers[sub] = sync.OnceValues(func() (*managedfields.FieldManager, error) {
+			conv := converter{v.resource}
+			return managedfields.NewDefaultFieldManager(s.typeConverter(), conv, conv, conv,
+				v.GVK(), d.Hub.GroupVersion(), sub, resetFields(d, sub))
+		})
+	}
+}
+
+// fieldManager returns the field manager of a path below v, or nil for
+// subresources with a type of their own.
+func (v *Version) fieldManager(subresource string) (*managedfields.FieldManager, error) {
+	f := v.managers[subresource]
+	if f == nil {
+		return nil, nil
+	}
+	return f()
+}
+
+// resetFields are the fields that a write to the path does not touch, so that
+// its author does not come to own them.
+func resetFields(d *apis.Resource, subresource string) map[fieldpath.APIVersion]fieldpath.Filter {
+	var set *fieldpath.Set
+	switch {
+	case subresource == "" && d.HasStatus:
+		set = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	case subresource == "status":
+		set = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
+	default:
+		return nil
+	}
+	out := map[fieldpath.APIVersion]fieldpath.Filter{}
+	out[fieldpath.APIVersion(d.Hub.GroupVersion().String())] = fieldpath.NewExcludeSetFilter(set)
+	for i := range d.Other {
+		out[fieldpath.APIVersion(d.Other[i].GroupVersion().String())] = fieldpath.NewExcludeSetFilter(set)
+	}
+	return out
+}
+
+// converter gives the field manager the versions of one resource.
+type converter struct{ resource *Resource }
+
+func (c converter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
+	for _, v := range c.resource.Versions {
+		if v.GVK() == gvk {
+			return v.Version.New(), nil
+		}
+	}
+	return nil, fmt.Errorf("%s is not a version of %s", gvk, c.resource.GroupResource())
+}
+
+func (c converter) Default(obj runtime.Object) {
+	if o, ok := obj.(apis.Object); ok && c.resource.Default != nil {
+		c.resource.Default(o)
+	}
+}
+
+func (c converter) Convert(in, out, _ any) error {
+	return fmt.Errorf("conversion of %T to %T is not supported", in, out)
+}
+
+func (c converter) ConvertFieldLabel(gvk schema.GroupVersionKind, label, value string) (string, string, error) {
+	return label, value, nil
+}
+
+func (c converter) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	obj := in.(apis.Object)
+	gvks := make([]schema.GroupVersionKind, 0, len(c.resource.Versions))
+	for _, v := range c.resource.Versions {
+		gvks = append(gvks, v.GVK())
+	}
+	gvk, ok := target.KindForGroupVersionKinds(gvks)
+	if !ok {
+		return nil, runtime.NewNotRegisteredErrForTarget("verbs", nil, target)
+	}
+	from := c.versionOf(obj)
+	if from.GVK() == gvk {
+		if obj.GetObjectKind().GroupVersionKind() != gvk {
+			obj = obj.DeepCopyObject().(apis.Object)
+			obj.GetObjectKind().SetGroupVersionKind(gvk)
+		}
+		return obj, nil
+	}
+	obj = obj.DeepCopyObject().(apis.Object)
+	if !from.IsHub && from.Version.ToHub != nil {
+		var err error
+		if obj, err = from.Version.ToHub(obj); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range c.resource.Versions {
+		if v.GVK() != gvk {
+			continue
+		}
+		out, err := v.FromHub(obj)
+		if err != nil {
+			return nil, err
+		}
+		out.GetObjectKind().SetGroupVersionKind(gvk)
+		return out, nil
+	}
+	return obj, nil
+}
+
+// versionOf tells obj's version by its type meta, the hub where it has none.
+func (c converter) versionOf(obj apis.Object) *Version {
+	gvk := obj.GetObjectKind().GroupVersionKind()
+	for _, v := range c.resource.Versions {
+		if v.GVK() == gvk {
+			return v
+		}
+	}
+	return c.resource.Versions[0]
+}
+
+// defaultManager is the field manager's name when the request says none: the
+// first part of the user agent, as upstream does.
+func defaultManager(name, userAgent string) string {
+	if name != "" {
+		return name
+	}
+	name, _, _ = strings.Cut(userAgent, "/")
+	const limit = 128
+	if len(name) > limit {
+		name = name[:limit]
+		for !utf8.ValidString(name) {
+			name = name[:len(name)-1]
+		}
+	}
+	if name == "" {
+		return "unknown"
+	}
+	return name
+}

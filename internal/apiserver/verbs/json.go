@@ -1,0 +1,101 @@
+package verbs
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	kjson "sigs.k8s.io/json"
+
+	"skiff/internal/apis"
+)
+
+// EncodeJSON returns obj with its apiVersion and kind.
+func EncodeJSON(gvk schema.GroupVersionKind, obj runtime.Object) ([]byte, error) {
+	data, err := json.Marshal(obj)
+	if err != nil {
+		return nil, err
+	}
+	if _, custom := obj.(*unstructured.Unstructured); custom {
+		return data, nil
+	}
+	return WithKind(gvk, data), nil
+}
+
+// WithKind puts apiVersion and kind in front of the fields of an object that
+// was encoded without them.
+func WithKind(gvk schema.GroupVersionKind, data []byte) []byte {
+	if bytes.HasPrefix(data, []byte(`{"kind":`)) || bytes.HasPrefix(data, []byte(`{"apiVersion":`)) {
+		return data
+	}
+	out := AppendKind(make([]byte, 0, len(data)+64), gvk)
+	if len(data) > 2 {
+		out = append(out, ',')
+	}
+	return append(out, data[1:]...)
+}
+
+// AppendKind appends the opening of an object of the kind, up to where its
+// other fields follow after a comma.
+func AppendKind(dst []byte, gvk schema.GroupVersionKind) []byte {
+	apiVersion, kind := gvk.ToAPIVersionAndKind()
+	dst = append(dst, `{"kind":"`...)
+	dst = append(dst, kind...)
+	dst = append(dst, `","apiVersion":"`...)
+	dst = append(dst, apiVersion...)
+	return append(dst, '"')
+}
+
+// DecodeJSON reads data into obj. Unknown and duplicate fields are refused,
+// warned of or ignored as fieldValidation says (KEP-2885; Warn when empty).
+func DecodeJSON(ctx context.Context, data []byte, obj any, fieldValidation string) error {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		if err := u.UnmarshalJSON(data); err != nil {
+			return apierrors.NewBadRequest(err.Error())
+		}
+		return nil
+	}
+	if fieldValidation == metav1.FieldValidationIgnore {
+		return kjson.UnmarshalCaseSensitivePreserveInts(data, obj)
+	}
+	strict, err := kjson.UnmarshalStrict(data, obj)
+	if err != nil {
+		return err
+	}
+	if len(strict) == 0 {
+		return nil
+	}
+	if fieldValidation == metav1.FieldValidationStrict {
+		texts := make([]string, len(strict))
+		for i, e := range strict {
+			texts[i] = e.Error()
+		}
+		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: strict decoding error: %s",
+			kindOf(obj), versionOf(obj), kindOf(obj), strings.Join(texts, ", ")))
+	}
+	for _, e := range strict {
+		warn(ctx, e.Error())
+	}
+	return nil
+}
+
+func kindOf(obj any) string {
+	if o, ok := obj.(runtime.Object); ok {
+		return o.GetObjectKind().GroupVersionKind().Kind
+	}
+	return fmt.Sprintf("%T", obj)
+}
+
+func versionOf(obj any) string {
+	if o, ok := obj.(apis.Object); ok {
+		return o.GetObjectKind().GroupVersionKind().Version
+	}
+	return ""
+}

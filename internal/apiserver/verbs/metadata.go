@@ -1,0 +1,288 @@
+package verbs
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"strconv"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skiff/internal/apis"
+)
+
+// Lengths of generated names: the random suffix, and the longest base before
+// it that still makes a DNS label.
+const (
+	suffixLength  = 5
+	maxBaseLength = 63 - suffixLength
+	// nameAttempts is how often a generated name is tried (KEP-4420).
+	nameAttempts = 8
+)
+
+func generateName(base string) string {
+	if len(base) > maxBaseLength {
+		base = base[:maxBaseLength]
+	}
+	return base + rand.String(suffixLength)
+}
+
+// checkNamespace makes obj's namespace that of the request.
+func checkNamespace(req *Request, obj apis.Object) error {
+	if !req.Resource().Namespaced {
+		obj.SetNamespace("")
+		return nil
+	}
+	switch ns := obj.GetNamespace(); {
+	case ns == "":
+		obj.SetNamespace(req.Namespace)
+	case ns != req.Namespace:
+		return apierrors.NewBadRequest(fmt.Sprintf("the namespace of the provided object does not match the namespace sent on the request: %q != %q", ns, req.Namespace))
+	}
+	return nil
+}
+
+// checkName makes sure that obj, if it has a name, has that of the request.
+func checkName(req *Request, obj apis.Object) error {
+	switch n := obj.GetName(); {
+	case n == "":
+		obj.SetName(req.Name)
+	case n != req.Name:
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", n, req.Name))
+	}
+	return nil
+}
+
+// prepareCreate sets what the system owns in a new object.
+func (s *Server) prepareCreate(ctx context.Context, r *Resource, obj apis.Object) {
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetSelfLink("")
+	obj.SetUID(uuid.NewUUID())
+	obj.SetCreationTimestamp(metav1.NewTime(s.clock.Now().UTC().Truncate(time.Second)))
+	obj.SetGeneration(0)
+	if r.Generation {
+		obj.SetGeneration(1)
+	}
+	if r.HasStatus && !r.KeepStatusOnCreate {
+		clearStatus(obj)
+	}
+	if r.PrepareCreate != nil {
+		r.PrepareCreate(ctx, obj)
+	}
+}
+
+// prepareUpdate carries over what an update may not change.
+func (s *Server) prepareUpdate(ctx context.Context, req *Request, obj, old apis.Object) {
+	r := req.Resource()
+	carrySystemFields(obj, old)
+	switch req.Subresource {
+	case "status":
+		keepAllButStatus(obj, old)
+		if r.PrepareStatusUpdate != nil {
+			r.PrepareStatusUpdate(ctx, obj, old)
+		}
+	case "":
+		if r.HasStatus {
+			copyStatus(obj, old)
+		}
+		if r.PrepareUpdate != nil {
+			r.PrepareUpdate(ctx, obj, old)
+		}
+		s.countGeneration(r, obj, old)
+	default:
+		s.countGeneration(r, obj, old)
+	}
+}
+
+func (s *Server) countGeneration(r *Resource, obj, old apis.Object) {
+	obj.SetGeneration(old.GetGeneration())
+	if r.Generation && specChanged(obj, old) {
+		obj.SetGeneration(old.GetGeneration() + 1)
+	}
+}
+
+func carrySystemFields(obj, old apis.Object) {
+	obj.SetUID(old.GetUID())
+	obj.SetCreationTimestamp(old.GetCreationTimestamp())
+	obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
+	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	obj.SetGeneration(old.GetGeneration())
+	obj.SetSelfLink("")
+	obj.SetName(old.GetName())
+	obj.SetGenerateName(old.GetGenerateName())
+	// Finalizers may be removed but not added once deletion has begun; that is
+	// for validation to say.
+}
+
+func structOf(obj apis.Object) reflect.Value { return reflect.ValueOf(obj).Elem() }
+
+func clearStatus(obj apis.Object) {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		delete(u.Object, "status")
+		return
+	}
+	if f := structOf(obj).FieldByName("Status"); f.IsValid() {
+		f.SetZero()
+	}
+}
+
+func copyStatus(obj, old apis.Object) {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		if st, found := old.(*unstructured.Unstructured).Object["status"]; found {
+			u.Object["status"] = st
+		} else {
+			delete(u.Object, "status")
+		}
+		return
+	}
+	if f := structOf(obj).FieldByName("Status"); f.IsValid() {
+		f.Set(structOf(old).FieldByName("Status"))
+	}
+}
+
+// keepAllButStatus leaves of obj only the status and the metadata that users
+// own.
+func keepAllButStatus(obj, old apis.Object) {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		o := old.(*unstructured.Unstructured)
+		for k := range u.Object {
+			if k != "status" && k != "metadata" && k != "apiVersion" && k != "kind" {
+				delete(u.Object, k)
+			}
+		}
+		for k, v := range o.Object {
+			if k != "status" && k != "metadata" && k != "apiVersion" && k != "kind" {
+				u.Object[k] = v
+			}
+		}
+		return
+	}
+	v, o := structOf(obj), structOf(old)
+	for i := range v.NumField() {
+		switch v.Type().Field(i).Name {
+		case "TypeMeta", "ObjectMeta", "Status":
+		default:
+			v.Field(i).Set(o.Field(i))
+		}
+	}
+}
+
+// specChanged compares everything but metadata and status.
+func specChanged(obj, old apis.Object) bool {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		o := old.(*unstructured.Unstructured)
+		strip := func(m map[string]any) map[string]any {
+			c := make(map[string]any, len(m))
+			for k, v := range m {
+				if k != "metadata" && k != "status" {
+					c[k] = v
+				}
+			}
+			return c
+		}
+		return !equality.Semantic.DeepEqual(strip(u.Object), strip(o.Object))
+	}
+	v, o := structOf(obj), structOf(old)
+	for i := range v.NumField() {
+		switch v.Type().Field(i).Name {
+		case "TypeMeta", "ObjectMeta", "Status":
+		default:
+			if !equality.Semantic.DeepEqual(v.Field(i).Interface(), o.Field(i).Interface()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// unchanged reports whether an update changes nothing but the times in
+// managedFields, in which case nothing is written.
+func unchanged(obj, old apis.Object) bool {
+	om, nm := old.GetManagedFields(), obj.GetManagedFields()
+	if len(om) != len(nm) {
+		return false
+	}
+	for i := range om {
+		a, b := om[i], nm[i]
+		a.Time, b.Time = nil, nil
+		if !equality.Semantic.DeepEqual(a, b) {
+			return false
+		}
+	}
+	rv := obj.GetResourceVersion()
+	obj.SetManagedFields(om)
+	obj.SetResourceVersion(old.GetResourceVersion())
+	same := equality.Semantic.DeepEqual(obj, old)
+	obj.SetManagedFields(nm)
+	obj.SetResourceVersion(rv)
+	return same
+}
+
+func (s *Server) validateCreate(ctx context.Context, r *Resource, obj apis.Object) error {
+	check := validation.NameIsDNSSubdomain
+	if r.ValidateName != nil {
+		check = r.ValidateName
+	}
+	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced, check, field.NewPath("metadata"))
+	if r.Validate != nil {
+		errs = append(errs, r.Validate(ctx, obj)...)
+	}
+	return invalid(r, obj.GetName(), errs)
+}
+
+func (s *Server) validateUpdate(ctx context.Context, req *Request, obj, old apis.Object) error {
+	r := req.Resource()
+	errs := validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
+	switch {
+	case req.Subresource == "status":
+		if r.ValidateStatusUpdate != nil {
+			errs = append(errs, r.ValidateStatusUpdate(ctx, obj, old)...)
+		}
+	case req.Subresource != "":
+		if sub := r.subresource(req.Subresource); sub != nil && sub.Validate != nil {
+			errs = append(errs, sub.Validate(ctx, obj, old)...)
+		}
+	case r.ValidateUpdate != nil:
+		errs = append(errs, r.ValidateUpdate(ctx, obj, old)...)
+	case r.Validate != nil:
+		errs = append(errs, r.Validate(ctx, obj)...)
+	}
+	return invalid(r, obj.GetName(), errs)
+}
+
+func invalid(r *Resource, name string, errs field.ErrorList) error {
+	if len(errs) == 0 {
+		return nil
+	}
+	return apierrors.NewInvalid(r.GroupKind(), name, errs)
+}
+
+func (r *Resource) subresource(name string) *apis.Subresource {
+	for i := range r.Subresources {
+		if r.Subresources[i].Name == name {
+			return &r.Subresources[i]
+		}
+	}
+	return nil
+}
+
+// parseRevision reads a resource version; empty is 0.
+func parseRevision(rv string) (int64, error) {
+	if rv == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(rv, 10, 64)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("invalid resource version %q: must be a non-negative decimal number", rv)
+	}
+	return n, nil
+}

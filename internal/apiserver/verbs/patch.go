@@ -1,0 +1,272 @@
+package verbs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/mergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+
+	"skiff/internal/apis"
+	"skiff/internal/store/cache"
+)
+
+// maxPatchOperations bounds a JSON patch, as upstream does.
+const maxPatchOperations = 10000
+
+// patchTypes are the media types of a patch.
+var patchTypes = map[types.PatchType]bool{
+	types.JSONPatchType: true, types.MergePatchType: true,
+	types.StrategicMergePatchType: true, types.ApplyYAMLPatchType: true,
+}
+
+// Patch changes the object that req names. created tells that an apply made
+// it.
+func (s *Server) Patch(ctx context.Context, req *Request, t types.PatchType, patch []byte, o *metav1.PatchOptions) (e *cache.Entry, created bool, err error) {
+	if !patchTypes[t] {
+		return nil, false, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "patch", req.qualified(), req.Name,
+			"the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml", 0, true)
+	}
+	if err := validatePatchOptions(o, t); err != nil {
+		return nil, false, err
+	}
+	if t == types.ApplyYAMLPatchType {
+		return s.apply(ctx, req, patch, o)
+	}
+	uo := &metav1.UpdateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}
+	e, err = s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
+		obj, err := s.patched(ctx, req, old, t, patch, o.FieldValidation)
+		if err != nil {
+			return nil, err
+		}
+		return s.admitUpdate(ctx, req, obj, old, uo, true)
+	})
+	return e, false, err
+}
+
+// patched returns old with the patch applied, in the hub version and
+// defaulted.
+func (s *Server) patched(ctx context.Context, req *Request, old apis.Object, t types.PatchType, patch []byte, fieldValidation string) (apis.Object, error) {
+	current, err := req.Version.FromHub(old)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	gvk := req.Version.GVK()
+	doc, err := EncodeJSON(gvk, current)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	out, err := applyPatch(doc, t, patch, req.Version.Version.New())
+	if err != nil {
+		return nil, err
+	}
+	obj := req.Version.Version.New()
+	if err := DecodeJSON(ctx, out, obj, fieldValidation); err != nil {
+		return nil, patchResultError(req, err)
+	}
+	if got := obj.GetObjectKind().GroupVersionKind(); got != gvk {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the patch must not change apiVersion and kind: %s became %s", gvk, got))
+	}
+	clearKind(obj)
+	if err := checkNamespace(req, obj); err != nil {
+		return nil, err
+	}
+	if err := checkName(req, obj); err != nil {
+		return nil, err
+	}
+	hub, err := req.Version.ToHub(obj)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	return hub, nil
+}
+
+func patchResultError(req *Request, err error) error {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		return err
+	}
+	e := apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "patch", req.qualified(), req.Name, err.Error(), 0, false)
+	e.ErrStatus.Reason = metav1.StatusReasonInvalid
+	e.ErrStatus.Message = err.Error()
+	return e
+}
+
+// applyPatch applies a patch to a JSON document; schema is a value of the
+// document's type.
+func applyPatch(doc []byte, t types.PatchType, patch []byte, schema any) ([]byte, error) {
+	switch t {
+	case types.JSONPatchType:
+		p, err := jsonpatch.DecodePatch(patch)
+		if err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		if len(p) > maxPatchOperations {
+			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(p)))
+		}
+		out, err := p.Apply(doc)
+		if err != nil {
+			return nil, unprocessable(err)
+		}
+		return out, nil
+	case types.MergePatchType:
+		if !json.Valid(patch) {
+			return nil, apierrors.NewBadRequest("error decoding patch: invalid JSON document")
+		}
+		out, err := jsonpatch.MergePatch(doc, patch)
+		if err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		return out, nil
+	case types.StrategicMergePatchType:
+		if _, custom := schema.(*unstructured.Unstructured); custom {
+			return nil, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "patch", schemaGroup, "", "strategic merge patch is not supported for custom resources: use application/merge-patch+json", 0, true)
+		}
+		var original, change map[string]any
+		if err := kjson.UnmarshalCaseSensitivePreserveInts(patch, &change); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		if err := kjson.UnmarshalCaseSensitivePreserveInts(doc, &original); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		out, err := strategicpatch.StrategicMergeMapPatch(original, change, schema)
+		if err != nil {
+			if errors.Is(err, mergepatch.ErrBadJSONDoc) || errors.Is(err, mergepatch.ErrBadPatchFormatForPrimitiveList) ||
+				errors.Is(err, mergepatch.ErrBadPatchFormatForRetainKeys) || errors.Is(err, mergepatch.ErrBadPatchFormatForSetElementOrderList) || errors.Is(err, mergepatch.ErrUnsupportedStrategicMergePatchFormat) {
+				return nil, apierrors.NewBadRequest(err.Error())
+			}
+			return nil, unprocessable(err)
+		}
+		return json.Marshal(out)
+	}
+	return nil, fmt.Errorf("unknown patch type %s", t)
+}
+
+var schemaGroup = metav1.SchemeGroupVersion.WithResource("").GroupResource()
+
+func unprocessable(err error) error {
+	e := apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schemaGroup, "", err.Error(), 0, false)
+	e.ErrStatus.Message = err.Error()
+	e.ErrStatus.Reason = metav1.StatusReasonInvalid
+	e.ErrStatus.Details = nil
+	return e
+}
+
+// apply is server-side apply (KEP-555).
+func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1.PatchOptions) (*cache.Entry, bool, error) {
+	fm, err := req.Version.fieldManager(req.Subresource)
+	if err != nil {
+		return nil, false, apierrors.NewInternalError(err)
+	}
+	if fm == nil {
+		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("apply is not supported for %s/%s", req.qualified(), req.Subresource))
+	}
+	applied := &unstructured.Unstructured{}
+	if err := decodeApply(ctx, body, applied, o.FieldValidation); err != nil {
+		return nil, false, err
+	}
+	if applied.GetName() != "" && applied.GetName() != req.Name {
+		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", applied.GetName(), req.Name))
+	}
+	if err := checkNamespace(req, applied); err != nil {
+		return nil, false, err
+	}
+	if applied.GetName() == "" {
+		applied.SetName(req.Name)
+	}
+	if o.FieldValidation != metav1.FieldValidationIgnore {
+		// The typed form tells unknown fields; the field manager below only
+		// knows the schema's.
+		if js, err := applied.MarshalJSON(); err == nil {
+			typed := req.Version.Version.New()
+			if err := DecodeJSON(ctx, js, typed, o.FieldValidation); err != nil {
+				return nil, false, err
+			}
+		}
+	}
+	force := o.Force != nil && *o.Force
+	hubGVK := req.Resource().Hub.GVK()
+	merged := func(live apis.Object) (apis.Object, error) {
+		live = live.DeepCopyObject().(apis.Object)
+		live.GetObjectKind().SetGroupVersionKind(hubGVK)
+		out, err := fm.Apply(live, applied.DeepCopy(), o.FieldManager, force)
+		if err != nil {
+			var status apierrors.APIStatus
+			if errors.As(err, &status) {
+				return nil, err
+			}
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		obj, err := converter{req.Resource()}.ConvertToVersion(out, req.Resource().Hub.GroupVersion())
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		hub := obj.(apis.Object)
+		clearKind(hub)
+		if d := req.Resource().Default; d != nil {
+			d(hub)
+		}
+		return hub, nil
+	}
+	uo := &metav1.UpdateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}
+	for range nameAttempts {
+		e, err := s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
+			obj, err := merged(old)
+			if err != nil {
+				return nil, err
+			}
+			return s.admitUpdate(ctx, req, obj, old, uo, false)
+		})
+		if !apierrors.IsNotFound(err) || req.Subresource != "" {
+			return e, false, err
+		}
+		if rv := applied.GetResourceVersion(); rv != "" {
+			return nil, false, conflictError(req, errors.New("the object does not exist, but the applied configuration has a resourceVersion"))
+		}
+		if uid := applied.GetUID(); uid != "" {
+			return nil, false, conflictError(req, errors.New("the object does not exist, but the applied configuration has a uid"))
+		}
+		obj, err := merged(req.Resource().Hub.New())
+		if err != nil {
+			return nil, false, err
+		}
+		e, err = s.create(ctx, req, obj, &metav1.CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager}, false)
+		if apierrors.IsAlreadyExists(err) {
+			continue
+		}
+		return e, err == nil, err
+	}
+	return nil, false, conflictError(req, errors.New(modifiedText))
+}
+
+func decodeApply(ctx context.Context, body []byte, into *unstructured.Unstructured, fieldValidation string) error {
+	var js []byte
+	var err error
+	if fieldValidation == metav1.FieldValidationStrict || fieldValidation == metav1.FieldValidationWarn {
+		js, err = yaml.YAMLToJSONStrict(body)
+		if err != nil && fieldValidation == metav1.FieldValidationWarn {
+			warn(ctx, err.Error())
+			js, err = yaml.YAMLToJSON(body)
+		}
+	} else {
+		js, err = yaml.YAMLToJSON(body)
+	}
+	if err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	if err := into.UnmarshalJSON(js); err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", strings.TrimSpace(err.Error())))
+	}
+	return nil
+}

@@ -1,0 +1,344 @@
+package verbs
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+
+	"skiff/internal/apis"
+	"skiff/internal/store"
+	"skiff/internal/store/cache"
+)
+
+// futureWait is how long a read waits for a revision that is not there yet
+// before it answers "Too large resource version" (upstream's watch cache).
+const futureWait = 3 * time.Second
+
+// Get returns one object. With resourceVersion "" the read is linearizable,
+// otherwise any state not older than it will do.
+func (s *Server) Get(ctx context.Context, req *Request, o *metav1.GetOptions) (*cache.Entry, error) {
+	if err := s.waitFor(ctx, o.ResourceVersion); err != nil {
+		return nil, err
+	}
+	if e := req.Resource().Collection.Get(req.key()); e != nil {
+		return e, nil
+	}
+	return nil, apierrors.NewNotFound(req.qualified(), req.Name)
+}
+
+// waitFor makes the cache as new as rv demands.
+func (s *Server) waitFor(ctx context.Context, rv string) error {
+	if rv == "" {
+		if err := s.cache.Sync(ctx); err != nil {
+			return unavailable(err)
+		}
+		return nil
+	}
+	rev, err := parseRevision(rv)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	return s.waitForRevision(ctx, rev)
+}
+
+func (s *Server) waitForRevision(ctx context.Context, rev int64) error {
+	if s.cache.Revision() >= rev {
+		return nil
+	}
+	wait, cancel := context.WithTimeout(ctx, futureWait)
+	defer cancel()
+	if s.cache.WaitFor(wait, rev) != nil {
+		err := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", rev, s.cache.Revision()), 1)
+		err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
+		return err
+	}
+	return nil
+}
+
+// ListOptions narrow a list, watch or deletecollection.
+type ListOptions struct {
+	Labels labels.Selector
+	Fields fields.Selector
+
+	ResourceVersion      string
+	ResourceVersionMatch metav1.ResourceVersionMatch
+	Limit                int64
+	Continue             string
+
+	// For watches.
+	AllowBookmarks    bool
+	SendInitialEvents *bool
+}
+
+// ListResult is one page of a list.
+type ListResult struct {
+	Entries  []*cache.Entry
+	Revision int64
+	Continue string
+	// Remaining is nil when it is not known.
+	Remaining *int64
+}
+
+// filter is a compiled ListOptions: which keys to walk and which objects to
+// take.
+type filter struct {
+	scope  cache.Scope
+	labels labels.Selector
+	fields []fieldTest
+}
+
+type fieldTest struct {
+	get   func(apis.Object) string
+	value string
+	equal bool
+}
+
+func compile(req *Request, o *ListOptions) (*filter, error) {
+	r := req.Resource()
+	f := &filter{}
+	if o.Labels != nil && !o.Labels.Empty() {
+		f.labels = o.Labels
+	}
+	namespace, name := req.Namespace, req.Name
+	if o.Fields != nil {
+		for _, q := range o.Fields.Requirements() {
+			get := r.selectable[q.Field]
+			if get == nil {
+				return nil, apierrors.NewBadRequest(fmt.Sprintf("field label not supported: %s", q.Field))
+			}
+			equal := q.Operator == selection.Equals || q.Operator == selection.DoubleEquals
+			f.fields = append(f.fields, fieldTest{get, q.Value, equal})
+			switch {
+			case !equal:
+			case q.Field == "metadata.name":
+				if name != "" && name != q.Value {
+					return nil, apierrors.NewBadRequest(fmt.Sprintf("field selector metadata.name=%s does not match the name %s of the request", q.Value, name))
+				}
+				name = q.Value
+			case q.Field == "metadata.namespace" && namespace == "":
+				namespace = q.Value
+			case r.Collection.HasIndex(q.Field):
+				f.scope.Field, f.scope.Value = q.Field, q.Value
+			}
+		}
+	}
+	if req.Name != "" {
+		f.fields = append(f.fields, fieldTest{r.selectable["metadata.name"], req.Name, true})
+	}
+	f.scope.Namespace = namespace
+	if namespace != "" {
+		f.fields = append(f.fields, fieldTest{r.selectable["metadata.namespace"], namespace, true})
+	}
+	if name != "" && (namespace != "" || !r.Namespaced) {
+		f.scope.Key = r.Collection.Key(namespace, name)
+	}
+	return f, nil
+}
+
+// matches reports whether the object in e is selected.
+func (f *filter) matches(e *cache.Entry) bool {
+	if f.labels == nil && len(f.fields) == 0 {
+		return true
+	}
+	obj, err := e.Object()
+	if err != nil {
+		// An unreadable object must be seen, not hidden.
+		return true
+	}
+	for i := range f.fields {
+		t := &f.fields[i]
+		if (t.get(obj) == t.value) != t.equal {
+			return false
+		}
+	}
+	return f.labels == nil || f.labels.Matches(labels.Set(obj.GetLabels()))
+}
+
+// List returns the selected objects in key order.
+func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListResult, error) {
+	if err := validateListOptions(o); err != nil {
+		return nil, err
+	}
+	f, err := compile(req, o)
+	if err != nil {
+		return nil, err
+	}
+	col := req.Resource().Collection
+	prefix := col.Prefix() + "/"
+	if f.scope.Namespace != "" && req.Resource().Namespaced {
+		prefix += f.scope.Namespace + "/"
+	}
+	snap, from, err := s.snapshotFor(ctx, col, prefix, o)
+	if err != nil {
+		return nil, err
+	}
+	out := &ListResult{Revision: snap.Revision}
+	if f.scope.Key != "" {
+		if e := snap.Get(f.scope.Key); e != nil && e.Key >= from && f.matches(e) {
+			out.Entries = append(out.Entries, e)
+		}
+		return out, nil
+	}
+	if o.Limit == 0 && f.labels == nil && len(f.fields) == 0 {
+		out.Entries = make([]*cache.Entry, 0, snap.Len())
+	}
+	more := int64(0)
+	filtered := f.labels != nil || len(f.fields) > 1 || (len(f.fields) == 1 && f.scope.Namespace == "")
+	snap.Ascend(prefix, from, func(e *cache.Entry) bool {
+		if o.Limit > 0 && int64(len(out.Entries)) == o.Limit {
+			if more == 0 && filtered && !f.matches(e) {
+				return true
+			}
+			more++
+			return !filtered
+		}
+		if f.matches(e) {
+			out.Entries = append(out.Entries, e)
+		}
+		return true
+	})
+	if more > 0 {
+		last := out.Entries[len(out.Entries)-1]
+		col.Pin(snap)
+		out.Continue = encodeContinue(snap.Revision, strings.TrimPrefix(last.Key, prefix)+"\x00")
+		if !filtered {
+			out.Remaining = &more
+		}
+	}
+	return out, nil
+}
+
+func validateListOptions(o *ListOptions) error {
+	bad := func(format string, args ...any) error { return apierrors.NewBadRequest(fmt.Sprintf(format, args...)) }
+	if o.Limit < 0 {
+		return bad("limit must not be negative, it is %d", o.Limit)
+	}
+	switch o.ResourceVersionMatch {
+	case "":
+		return nil
+	case metav1.ResourceVersionMatchExact, metav1.ResourceVersionMatchNotOlderThan:
+	default:
+		return bad(`resourceVersionMatch %q is not supported: use "Exact" or "NotOlderThan"`, o.ResourceVersionMatch)
+	}
+	if o.Continue != "" {
+		return bad("resourceVersionMatch is forbidden when continue is provided")
+	}
+	if o.ResourceVersion == "" {
+		return bad("resourceVersionMatch is forbidden unless resourceVersion is provided")
+	}
+	if o.ResourceVersionMatch == metav1.ResourceVersionMatchExact && o.ResourceVersion == "0" {
+		return bad(`resourceVersionMatch "Exact" is forbidden for resourceVersion "0"`)
+	}
+	return nil
+}
+
+// snapshotFor finds the state that o asks for and the key to go on from.
+func (s *Server) snapshotFor(ctx context.Context, col *cache.Collection, prefix string, o *ListOptions) (cache.Snapshot, string, error) {
+	if o.Continue != "" {
+		if o.ResourceVersion != "" && o.ResourceVersion != "0" {
+			return cache.Snapshot{}, "", apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
+		}
+		rev, start, err := decodeContinue(o.Continue)
+		if err != nil {
+			return cache.Snapshot{}, "", apierrors.NewBadRequest(fmt.Sprintf("continue key is not valid: %v", err))
+		}
+		if rev < 0 {
+			if err := s.waitFor(ctx, ""); err != nil {
+				return cache.Snapshot{}, "", err
+			}
+			return col.Snapshot(), prefix + start, nil
+		}
+		snap, err := s.exact(ctx, col, rev)
+		if apierrors.IsResourceExpired(err) {
+			err = expiredContinue(start)
+		}
+		return snap, prefix + start, err
+	}
+	rev, err := parseRevision(o.ResourceVersion)
+	if err != nil {
+		return cache.Snapshot{}, "", apierrors.NewBadRequest(err.Error())
+	}
+	// A limited list at a revision is exact unless told otherwise (upstream's
+	// legacy semantics).
+	if o.ResourceVersionMatch == metav1.ResourceVersionMatchExact || (o.ResourceVersionMatch == "" && o.Limit > 0 && rev > 0) {
+		snap, err := s.exact(ctx, col, rev)
+		return snap, "", err
+	}
+	if err := s.waitFor(ctx, o.ResourceVersion); err != nil {
+		return cache.Snapshot{}, "", err
+	}
+	return col.Snapshot(), "", nil
+}
+
+func (s *Server) exact(ctx context.Context, col *cache.Collection, rev int64) (cache.Snapshot, error) {
+	if err := s.waitForRevision(ctx, rev); err != nil {
+		return cache.Snapshot{}, err
+	}
+	if snap, ok := col.At(rev); ok {
+		return snap, nil
+	}
+	snap, err := col.Reconstruct(ctx, rev)
+	if err != nil {
+		return snap, s.expired(err, rev)
+	}
+	return snap, nil
+}
+
+// expired turns a compaction into upstream's 410.
+func (s *Server) expired(err error, rev int64) error {
+	var compacted *store.CompactedError
+	if errors.As(err, &compacted) {
+		return apierrors.NewResourceExpired(fmt.Sprintf("The provided resource version is too old: %d (oldest available: %d); list again without a resource version", rev, compacted.Oldest))
+	}
+	return unavailable(err)
+}
+
+func expiredContinue(start string) error {
+	err := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.")
+	err.ErrStatus.ListMeta.Continue = encodeContinue(-1, start)
+	return err
+}
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+type continueToken struct {
+	APIVersion string `json:"v"`
+	Revision   int64  `json:"rv"`
+	Start      string `json:"start"`
+}
+
+func encodeContinue(rev int64, start string) string {
+	data, _ := json.Marshal(continueToken{"meta.k8s.io/v1", rev, start})
+	return base64.RawURLEncoding.EncodeToString(data)
+}
+
+func decodeContinue(token string) (rev int64, start string, err error) {
+	data, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil {
+		return 0, "", err
+	}
+	var t continueToken
+	if err := json.Unmarshal(data, &t); err != nil {
+		return 0, "", err
+	}
+	switch {
+	case t.APIVersion != "meta.k8s.io/v1":
+		return 0, "", fmt.Errorf("server does not recognize this encoded version %q", t.APIVersion)
+	case t.Revision == 0:
+		return 0, "", fmt.Errorf("incorrect encoded start resourceVersion (version meta.k8s.io/v1)")
+	case t.Start == "" || strings.Contains(t.Start, ".."):
+		return 0, "", fmt.Errorf("invalid start key %s", strconv.Quote(t.Start))
+	}
+	return t.Revision, t.Start, nil
+}

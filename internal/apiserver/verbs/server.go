@@ -1,0 +1,358 @@
+// Package verbs is the API: get, list, watch, create, update, patch, apply,
+// delete and deletecollection over every declared resource. It stands below
+// HTTP and above the store; HTTP handlers, the in-process client and the
+// garbage collector all go through it, so defaulting, admission, validation
+// and field ownership are the same for everyone.
+//
+// All errors are API errors (*errors.StatusError) with upstream's status,
+// reason and causes.
+package verbs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/applyconfigurations"
+	"k8s.io/utils/clock"
+
+	"skiff/internal/apis"
+	"skiff/internal/apiserver/admission"
+	"skiff/internal/apiserver/authz"
+	"skiff/internal/identity"
+	"skiff/internal/store"
+	"skiff/internal/store/cache"
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	Engine store.Engine
+	Cache  *cache.Cache
+	Scheme *runtime.Scheme
+	Clock  clock.WithTicker
+	Log    *slog.Logger
+}
+
+// Server carries out verbs.
+type Server struct {
+	engine store.Engine
+	cache  *cache.Cache
+	scheme *runtime.Scheme
+	clock  clock.WithTicker
+	log    *slog.Logger
+
+	// authorizer and admission are set once, before the first request.
+	authorizer authz.Authorizer
+	admission  admission.Chain
+
+	// typeConverter knows the schema of all built-in types. It takes a while
+	// to make, so that is done off the path of start.
+	typeConverter func() managedfields.TypeConverter
+
+	mu struct {
+		sync.RWMutex
+		resources map[schema.GroupResource]*Resource
+		kinds     map[schema.GroupVersionKind]*Resource
+		// generation counts changes to the set of resources.
+		generation int64
+		changed    chan struct{}
+	}
+}
+
+// New makes a server without resources.
+func New(c Config) *Server {
+	s := &Server{engine: c.Engine, cache: c.Cache, scheme: c.Scheme, clock: c.Clock, log: c.Log}
+	s.typeConverter = sync.OnceValue(func() managedfields.TypeConverter {
+		return applyconfigurations.NewTypeConverter(c.Scheme)
+	})
+	s.mu.resources = make(map[schema.GroupResource]*Resource)
+	s.mu.kinds = make(map[schema.GroupVersionKind]*Resource)
+	s.mu.changed = make(chan struct{})
+	return s
+}
+
+// SetPolicy gives the server its authorizer and admission plug-ins, which may
+// themselves read through the server. It must be called before the first
+// request.
+func (s *Server) SetPolicy(a authz.Authorizer, c admission.Chain) {
+	s.authorizer, s.admission = a, c
+}
+
+// Warm makes what the first write would otherwise wait for.
+func (s *Server) Warm() { s.typeConverter() }
+
+// Scheme returns the types of the built-in resources.
+func (s *Server) Scheme() *runtime.Scheme { return s.scheme }
+
+// Cache returns the state below.
+func (s *Server) Cache() *cache.Cache { return s.cache }
+
+// Resource is a declared resource that is being served.
+type Resource struct {
+	*apis.Resource
+	// Collection is nil for virtual resources.
+	Collection *cache.Collection
+	// Versions are the served versions, the hub first.
+	Versions []*Version
+
+	selectable map[string]func(apis.Object) string
+}
+
+// Version is one served version of a Resource.
+type Version struct {
+	*apis.Version
+	IsHub bool
+
+	resource *Resource
+	managers map[string]func() (*managedfields.FieldManager, error)
+}
+
+// Add serves a resource from now on.
+func (s *Server) Add(ctx context.Context, d *apis.Resource) (*Resource, error) {
+	r := &Resource{Resource: d, selectable: map[string]func(apis.Object) string{
+		"metadata.name":      func(o apis.Object) string { return o.GetName() },
+		"metadata.namespace": func(o apis.Object) string { return o.GetNamespace() },
+	}}
+	for path, f := range d.Fields {
+		r.selectable[path] = f
+	}
+	hub := &Version{Version: &d.Hub, IsHub: true, resource: r}
+	r.Versions = append(r.Versions, hub)
+	for i := range d.Other {
+		r.Versions = append(r.Versions, &Version{Version: &d.Other[i], resource: r})
+	}
+	for _, v := range r.Versions {
+		s.prepareFieldManagers(v)
+	}
+	if d.Virtual == nil {
+		index := map[string]func(apis.Object) string{}
+		if f := d.Fields["spec.nodeName"]; f != nil {
+			index["spec.nodeName"] = f
+		}
+		col, err := s.cache.Add(ctx, d.Prefix, storageDecoder(d), index)
+		if err != nil {
+			return nil, fmt.Errorf("serving %s: %w", d.GroupResource(), err)
+		}
+		r.Collection = col
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	gr := d.GroupResource()
+	if _, dup := s.mu.resources[gr]; dup {
+		return nil, fmt.Errorf("resource %s is declared twice", gr)
+	}
+	s.mu.resources[gr] = r
+	for _, v := range r.Versions {
+		if d.Virtual == nil || s.mu.kinds[v.GVK()] == nil {
+			s.mu.kinds[v.GVK()] = r
+		}
+		// A version in another group makes the resource known there too.
+		if v.Group != d.Group {
+			s.mu.resources[schema.GroupResource{Group: v.Group, Resource: d.Names.Resource}] = r
+		}
+	}
+	s.changedLocked()
+	return r, nil
+}
+
+// Remove stops serving a resource; its objects stay in the store.
+func (s *Server) Remove(gr schema.GroupResource) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.mu.resources[gr]
+	if r == nil {
+		return
+	}
+	delete(s.mu.resources, gr)
+	for _, v := range r.Versions {
+		delete(s.mu.kinds, v.GVK())
+	}
+	if r.Collection != nil {
+		s.cache.Remove(r.Prefix)
+	}
+	s.changedLocked()
+}
+
+func (s *Server) changedLocked() {
+	s.mu.generation++
+	close(s.mu.changed)
+	s.mu.changed = make(chan struct{})
+}
+
+// Generation identifies the present set of resources; the channel is closed
+// when it changes.
+func (s *Server) Generation() (int64, <-chan struct{}) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.mu.generation, s.mu.changed
+}
+
+// Resources returns everything that is served, once each, in no order.
+func (s *Server) Resources() []*Resource {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := make([]*Resource, 0, len(s.mu.resources))
+	for gr, r := range s.mu.resources {
+		if gr == r.GroupResource() {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Lookup finds a resource by group and plural, nil if it is not served.
+func (s *Server) Lookup(gr schema.GroupResource) *Resource {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.mu.resources[gr]
+}
+
+// LookupKind finds the stored resource of a kind in one of its versions.
+func (s *Server) LookupKind(gvk schema.GroupVersionKind) (*Resource, *Version) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	r := s.mu.kinds[gvk]
+	if r == nil {
+		return nil, nil
+	}
+	for _, v := range r.Versions {
+		if v.GVK() == gvk {
+			return r, v
+		}
+	}
+	return nil, nil
+}
+
+// Version returns the served version, or nil.
+func (r *Resource) Version(gv schema.GroupVersion) *Version {
+	for _, v := range r.Versions {
+		if v.GroupVersion() == gv {
+			return v
+		}
+	}
+	return nil
+}
+
+// Serves reports whether the resource serves verb.
+func (r *Resource) Serves(verb string) bool {
+	verbs := r.Verbs
+	if verbs == nil {
+		verbs = apis.StandardVerbs
+	}
+	for _, v := range verbs {
+		if v == verb {
+			return true
+		}
+	}
+	return false
+}
+
+// Resource returns the resource that v is a version of.
+func (v *Version) Resource() *Resource { return v.resource }
+
+// FromHub returns a stored object in this version. The result shares nothing
+// that may be changed with obj unless v is the hub, when it is obj itself.
+func (v *Version) FromHub(obj apis.Object) (apis.Object, error) {
+	if v.IsHub || v.Version.FromHub == nil {
+		return obj, nil
+	}
+	return v.Version.FromHub(obj)
+}
+
+// ToHub fills the defaults of this version and returns obj in the hub version
+// with the hub's defaults.
+func (v *Version) ToHub(obj apis.Object) (apis.Object, error) {
+	if v.Version.Default != nil {
+		v.Version.Default(obj)
+	}
+	if !v.IsHub && v.Version.ToHub != nil {
+		var err error
+		if obj, err = v.Version.ToHub(obj); err != nil {
+			return nil, err
+		}
+	}
+	if v.resource.Default != nil {
+		v.resource.Default(obj)
+	}
+	return obj, nil
+}
+
+// Request says what a verb is about.
+type Request struct {
+	Version     *Version
+	Namespace   string
+	Name        string
+	Subresource string
+}
+
+// Resource is the request's resource.
+func (r *Request) Resource() *Resource { return r.Version.resource }
+
+func (r *Request) key() string { return r.Resource().Collection.Key(r.Namespace, r.Name) }
+
+// qualified is the resource as error messages name it.
+func (r *Request) qualified() schema.GroupResource {
+	return schema.GroupResource{Group: r.Version.Group, Resource: r.Resource().Names.Resource}
+}
+
+// Authorize answers whether the requester in ctx may do what a says; if not
+// the error is upstream's Forbidden.
+func (s *Server) Authorize(ctx context.Context, a *authz.Attributes) error {
+	a.User = identity.FromContext(ctx)
+	if a.User == nil {
+		return apierrors.NewInternalError(fmt.Errorf("no identity in the request's context"))
+	}
+	if s.authorizer == nil {
+		return nil
+	}
+	d, reason, err := s.authorizer.Authorize(ctx, a)
+	if d == authz.Allow {
+		return nil
+	}
+	if err != nil {
+		s.log.Warn("authorization could not be decided in full", "error", err)
+	}
+	return Forbidden(a, reason)
+}
+
+// AuthorizeRequest authorizes verb on req.
+func (s *Server) AuthorizeRequest(ctx context.Context, verb string, req *Request) error {
+	return s.Authorize(ctx, &authz.Attributes{
+		Verb: verb, Group: req.Version.Group, Version: req.Version.Version.Version,
+		Resource: req.Resource().Names.Resource, Subresource: req.Subresource,
+		Namespace: req.Namespace, Name: req.Name,
+	})
+}
+
+// Forbidden makes upstream's refusal of a request.
+func Forbidden(a *authz.Attributes, reason string) error {
+	if !a.IsResource() {
+		text := fmt.Sprintf("User %q cannot %s path %q", a.User.Name, a.Verb, a.Path)
+		if reason != "" {
+			text += ": " + reason
+		}
+		err := apierrors.NewForbidden(schema.GroupResource{}, "", nil)
+		err.ErrStatus.Message = "forbidden: " + text
+		err.ErrStatus.Details = nil
+		return err
+	}
+	res := a.Resource
+	if a.Subresource != "" {
+		res += "/" + a.Subresource
+	}
+	text := fmt.Sprintf("User %q cannot %s resource %q in API group %q", a.User.Name, a.Verb, res, a.Group)
+	if a.Namespace != "" {
+		text += fmt.Sprintf(" in the namespace %q", a.Namespace)
+	} else {
+		text += " at the cluster scope"
+	}
+	if reason != "" {
+		text += ": " + reason
+	}
+	return apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Resource}, a.Name, fmt.Errorf("%s", text))
+}

@@ -1,0 +1,162 @@
+package verbs
+
+import (
+	"context"
+	"errors"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"skiff/internal/store"
+	"skiff/internal/store/cache"
+)
+
+// WatchEvent is one event as a watcher sees it: after selection, an object
+// that starts to match is ADDED and one that ceases to is DELETED.
+type WatchEvent struct {
+	Type  watch.EventType
+	Entry *cache.Entry
+	// Revision of a bookmark; InitialEventsEnd marks the one that ends the
+	// initial events.
+	Revision         int64
+	InitialEventsEnd bool
+}
+
+// Watch is a stream of events. It must be stopped.
+type Watch struct {
+	server  *Server
+	filter  *filter
+	watcher *cache.Watcher
+	// initial are events of the state at the start.
+	initial []WatchEvent
+}
+
+// Watch begins to watch what o selects. Without a resource version the present
+// state comes first, as ADDED events.
+func (s *Server) Watch(ctx context.Context, req *Request, o *ListOptions) (*Watch, error) {
+	f, err := compile(req, o)
+	if err != nil {
+		return nil, err
+	}
+	if o.SendInitialEvents != nil {
+		if o.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan {
+			return nil, apierrors.NewBadRequest("sendInitialEvents requires resourceVersionMatch=NotOlderThan")
+		}
+		if *o.SendInitialEvents && !o.AllowBookmarks {
+			return nil, apierrors.NewBadRequest("sendInitialEvents requires allowWatchBookmarks=true")
+		}
+	} else if o.ResourceVersionMatch != "" {
+		return nil, apierrors.NewBadRequest("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
+	}
+	rev, err := parseRevision(o.ResourceVersion)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	col := req.Resource().Collection
+	w := &Watch{server: s, filter: f}
+	stream := o.SendInitialEvents != nil && *o.SendInitialEvents
+	if rev > 0 && !stream {
+		if err := s.waitForRevision(ctx, rev); err != nil {
+			return nil, err
+		}
+		if w.watcher, err = col.Watch(f.scope, rev); err != nil {
+			var compacted *store.CompactedError
+			if errors.As(err, &compacted) {
+				return nil, apierrors.NewResourceExpired("too old resource version: " + o.ResourceVersion + " (" + itoa(compacted.Oldest) + ")")
+			}
+			return nil, unavailable(err)
+		}
+		return w, nil
+	}
+	if o.SendInitialEvents == nil || stream {
+		if err := s.waitFor(ctx, o.ResourceVersion); err != nil {
+			return nil, err
+		}
+	}
+	snap, watcher := col.SnapshotAndWatch(f.scope)
+	w.watcher = watcher
+	if o.SendInitialEvents != nil && !stream {
+		return w, nil
+	}
+	prefix := col.Prefix() + "/"
+	if f.scope.Namespace != "" && req.Resource().Namespaced {
+		prefix += f.scope.Namespace + "/"
+	}
+	add := func(e *cache.Entry) bool {
+		if f.matches(e) {
+			w.initial = append(w.initial, WatchEvent{Type: watch.Added, Entry: e})
+		}
+		return true
+	}
+	if f.scope.Key != "" {
+		if e := snap.Get(f.scope.Key); e != nil {
+			add(e)
+		}
+	} else {
+		snap.Ascend(prefix, "", add)
+	}
+	if stream {
+		w.initial = append(w.initial, WatchEvent{Type: watch.Bookmark, Revision: snap.Revision, InitialEventsEnd: true})
+	}
+	return w, nil
+}
+
+// Next waits for the next events. When the watcher was too slow the error is
+// an API error that tells it to list anew.
+func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
+	if len(w.initial) > 0 {
+		out := w.initial
+		w.initial = nil
+		return out, nil
+	}
+	for {
+		events, err := w.watcher.Next(ctx)
+		if err != nil {
+			if errors.Is(err, cache.ErrFellBehind) {
+				return nil, apierrors.NewResourceExpired("the watch fell too far behind: list again")
+			}
+			return nil, err
+		}
+		out := make([]WatchEvent, 0, len(events))
+		for _, ev := range events {
+			if e, ok := w.translate(ev); ok {
+				out = append(out, e)
+			}
+		}
+		if len(out) > 0 {
+			return out, nil
+		}
+	}
+}
+
+func (w *Watch) translate(ev *cache.Event) (WatchEvent, bool) {
+	was := ev.Old != nil && w.filter.matches(ev.Old)
+	is := ev.New != nil && w.filter.matches(ev.New)
+	switch {
+	case is && was:
+		return WatchEvent{Type: watch.Modified, Entry: ev.New}, true
+	case is:
+		return WatchEvent{Type: watch.Added, Entry: ev.New}, true
+	case was && ev.New == nil:
+		return WatchEvent{Type: watch.Deleted, Entry: ev.Last}, true
+	case was:
+		// It no longer matches: its last matching state, at this revision.
+		return WatchEvent{Type: watch.Deleted, Entry: ev.Left()}, true
+	}
+	return WatchEvent{}, false
+}
+
+// Bookmark returns an event that tells how far the watch has come: everything
+// up to its revision has been returned by Next before the call. ok is false
+// while events are waiting.
+func (w *Watch) Bookmark() (ev WatchEvent, ok bool) {
+	if len(w.initial) > 0 {
+		return WatchEvent{}, false
+	}
+	rev, ok := w.watcher.Progress()
+	return WatchEvent{Type: watch.Bookmark, Revision: rev}, ok
+}
+
+// Stop ends the watch.
+func (w *Watch) Stop() { w.watcher.Stop() }

@@ -1,0 +1,397 @@
+package verbs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"skiff/internal/apis"
+	"skiff/internal/apiserver/admission"
+	"skiff/internal/identity"
+	"skiff/internal/store"
+	"skiff/internal/store/cache"
+)
+
+// maxAttempts bounds how often an unconditional write is tried again because
+// somebody else was faster.
+const maxAttempts = 64
+
+type warningsKey struct{}
+
+// WithWarnings returns ctx with a receiver of warnings for the requester.
+func WithWarnings(ctx context.Context, warn func(text string)) context.Context {
+	return context.WithValue(ctx, warningsKey{}, warn)
+}
+
+func warn(ctx context.Context, text string) {
+	if f, ok := ctx.Value(warningsKey{}).(func(string)); ok {
+		f(text)
+	}
+}
+
+type userAgentKey struct{}
+
+// WithUserAgent returns ctx with the requester's user agent, from which the
+// default field manager is taken.
+func WithUserAgent(ctx context.Context, userAgent string) context.Context {
+	return context.WithValue(ctx, userAgentKey{}, userAgent)
+}
+
+func manager(ctx context.Context, name string) string {
+	agent, _ := ctx.Value(userAgentKey{}).(string)
+	return defaultManager(name, agent)
+}
+
+func isDryRun(v []string) bool { return len(v) > 0 }
+
+func (s *Server) attributes(ctx context.Context, op admission.Operation, req *Request, obj, old, options runtime.Object, dryRun bool) *admission.Attributes {
+	return &admission.Attributes{
+		Operation: op, Resource: req.Resource().Resource, Subresource: req.Subresource,
+		Namespace: req.Namespace, Name: req.Name, Object: obj, Old: old, Options: options,
+		DryRun: dryRun, User: identity.FromContext(ctx), Warn: func(t string) { warn(ctx, t) },
+	}
+}
+
+// Create stores obj, which is in the request's version and belongs to the
+// server from now on.
+func (s *Server) Create(ctx context.Context, req *Request, obj apis.Object, o *metav1.CreateOptions) (*cache.Entry, error) {
+	if err := validateCreateOptions(o); err != nil {
+		return nil, err
+	}
+	if err := checkNamespace(req, obj); err != nil {
+		return nil, err
+	}
+	if obj.GetResourceVersion() != "" {
+		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+	}
+	hub, err := req.Version.ToHub(obj)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	return s.create(ctx, req, hub, o, true)
+}
+
+// create stores a defaulted hub object. track says whether the creator comes
+// to own its fields (not when apply has said so already).
+func (s *Server) create(ctx context.Context, req *Request, obj apis.Object, o *metav1.CreateOptions, track bool) (*cache.Entry, error) {
+	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
+	if !generated {
+		return s.createNamed(ctx, req, obj, o, track)
+	}
+	for attempt := 1; ; attempt++ {
+		try := obj
+		if attempt < nameAttempts {
+			try = obj.DeepCopyObject().(apis.Object)
+		}
+		try.SetName(generateName(obj.GetGenerateName()))
+		e, err := s.createNamed(ctx, req, try, o, track)
+		if err == nil || !apierrors.IsAlreadyExists(err) {
+			return e, err
+		}
+		if attempt == nameAttempts {
+			return nil, apierrors.NewGenerateNameConflict(req.qualified(), try.GetName(), 1)
+		}
+	}
+}
+
+func (s *Server) createNamed(ctx context.Context, req *Request, obj apis.Object, o *metav1.CreateOptions, track bool) (*cache.Entry, error) {
+	r := req.Resource()
+	named := *req
+	named.Name = obj.GetName()
+	s.prepareCreate(ctx, r, obj)
+	a := s.attributes(ctx, admission.Create, &named, obj, nil, o, isDryRun(o.DryRun))
+	if err := s.admission.Mutate(ctx, a); err != nil {
+		return nil, err
+	}
+	if track {
+		if err := s.trackUpdate(&named, r.Hub.New(), obj, manager(ctx, o.FieldManager)); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.validateCreate(ctx, r, obj); err != nil {
+		return nil, err
+	}
+	if err := s.admission.Validate(ctx, a); err != nil {
+		return nil, err
+	}
+	if r.Warnings != nil {
+		for _, w := range r.Warnings(ctx, obj, nil) {
+			warn(ctx, w)
+		}
+	}
+	key := r.Collection.Key(obj.GetNamespace(), obj.GetName())
+	exists := func() error { return apierrors.NewAlreadyExists(named.qualified(), obj.GetName()) }
+	if a.DryRun {
+		if err := s.cache.Sync(ctx); err != nil {
+			return nil, unavailable(err)
+		}
+		if r.Collection.Get(key) != nil {
+			return nil, exists()
+		}
+		return cache.DetachedEntry(key, obj), nil
+	}
+	e, err := s.commit(ctx, r, key, obj, 0)
+	var conflict *store.ConflictError
+	if errors.As(err, &conflict) {
+		return nil, exists()
+	}
+	return e, err
+}
+
+// trackUpdate records in obj's managedFields that the manager set what differs
+// from live.
+func (s *Server) trackUpdate(req *Request, live, obj apis.Object, manager string) error {
+	fm, err := req.Version.fieldManager(req.Subresource)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	if fm == nil {
+		return nil
+	}
+	hub := req.Resource().Hub.GVK()
+	live = cache.ShallowCopy(live)
+	live.GetObjectKind().SetGroupVersionKind(hub)
+	obj.GetObjectKind().SetGroupVersionKind(hub)
+	fm.UpdateNoErrors(live, obj, manager)
+	clearKind(obj)
+	return nil
+}
+
+// clearKind empties the type meta of typed objects, which is put back when
+// they are encoded; objects without a Go type keep theirs.
+func clearKind(obj apis.Object) {
+	if _, typed := obj.(protobufMarshaler); typed {
+		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	}
+}
+
+// commit writes obj at key if the key's revision is expect, and waits until
+// the cache shows it. The error is *store.ConflictError or an API error.
+func (s *Server) commit(ctx context.Context, r *Resource, key string, obj apis.Object, expect int64) (*cache.Entry, error) {
+	obj.SetResourceVersion("")
+	clearKind(obj)
+	value, err := storageEncode(&r.Hub, obj)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	op := store.Op{Key: key, Value: value, Expect: expect, Decoded: obj}
+	if r.TTL != nil {
+		op.TTL = r.TTL(obj)
+	}
+	rev, err := s.txn(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	if e := r.Collection.Get(key); e != nil && e.Revision == rev {
+		return e, nil
+	}
+	// Somebody changed it again already: answer what was written here.
+	if obj.GetResourceVersion() == "" {
+		obj.SetResourceVersion(strconv.FormatInt(rev, 10))
+	}
+	return cache.DetachedEntry(key, obj), nil
+}
+
+func (s *Server) txn(ctx context.Context, ops ...store.Op) (int64, error) {
+	rev, err := s.engine.Txn(ctx, ops...)
+	if err != nil {
+		var conflict *store.ConflictError
+		if errors.As(err, &conflict) {
+			return 0, err
+		}
+		return 0, unavailable(err)
+	}
+	// The write is durable: whatever happens now, it is not an error of it.
+	if err := s.cache.WaitFor(ctx, rev); err != nil {
+		return 0, unavailable(err)
+	}
+	return rev, nil
+}
+
+func unavailable(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return apierrors.NewTimeoutError("the request did not finish in time: "+err.Error(), 0)
+	}
+	return apierrors.NewInternalError(err)
+}
+
+// modify replaces the object that req names by what change makes of it, under
+// compare-and-swap, trying again when somebody else was faster. change gets
+// the shared stored object and returns a private one that is admitted and
+// valid. An object whose deletion has begun and which nothing holds any more
+// is removed instead.
+func (s *Server) modify(ctx context.Context, req *Request, dryRun bool, change func(old apis.Object) (apis.Object, error)) (*cache.Entry, error) {
+	r := req.Resource()
+	key := req.key()
+	fresh := false
+	refresh := func() error {
+		fresh = true
+		if err := s.cache.Sync(ctx); err != nil {
+			return unavailable(err)
+		}
+		return nil
+	}
+	for range maxAttempts {
+		entry := r.Collection.Get(key)
+		if entry == nil && !fresh {
+			if err := refresh(); err != nil {
+				return nil, err
+			}
+			entry = r.Collection.Get(key)
+		}
+		if entry == nil {
+			return nil, apierrors.NewNotFound(req.qualified(), req.Name)
+		}
+		old, err := entry.Object()
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		obj, err := change(old)
+		if err != nil {
+			if apierrors.IsConflict(err) && !fresh {
+				// The cache may lag behind another server's write.
+				if err := refresh(); err != nil {
+					return nil, err
+				}
+				if now := r.Collection.Get(key); now != nil && now.Revision != entry.Revision {
+					continue
+				}
+			}
+			return nil, err
+		}
+		if r.finished(obj) {
+			if dryRun {
+				return cache.DetachedEntry(key, obj), nil
+			}
+			_, err = s.txn(ctx, store.Op{Key: key, Delete: true, Expect: entry.Revision})
+			if err == nil {
+				return cache.DetachedEntry(key, obj), nil
+			}
+		} else {
+			if unchanged(obj, old) {
+				return entry, nil
+			}
+			if dryRun {
+				obj.SetResourceVersion(old.GetResourceVersion())
+				return cache.DetachedEntry(key, obj), nil
+			}
+			var e *cache.Entry
+			if e, err = s.commit(ctx, r, key, obj, entry.Revision); err == nil {
+				return e, nil
+			}
+		}
+		var conflict *store.ConflictError
+		if !errors.As(err, &conflict) {
+			return nil, err
+		}
+		if err := refresh(); err != nil {
+			return nil, err
+		}
+	}
+	return nil, conflictError(req, errors.New(modifiedText))
+}
+
+const modifiedText = "the object has been modified; please apply your changes to the latest version and try again"
+
+func conflictError(req *Request, err error) error {
+	return apierrors.NewConflict(req.qualified(), req.Name, err)
+}
+
+// finished reports whether obj's deletion has begun and nothing holds it.
+func (r *Resource) finished(obj apis.Object) bool {
+	if obj.GetDeletionTimestamp() == nil {
+		return false
+	}
+	keep := r.BeforeDelete != nil && r.BeforeDelete(obj)
+	if keep || len(obj.GetFinalizers()) > 0 {
+		return false
+	}
+	g := obj.GetDeletionGracePeriodSeconds()
+	return g == nil || *g == 0
+}
+
+// checkPreconditions compares the versions and identities that the writer had
+// in mind with what is stored.
+func checkPreconditions(req *Request, obj, old apis.Object) error {
+	if rv := obj.GetResourceVersion(); rv == "" {
+		if req.Resource().RequireResourceVersion {
+			return apierrors.NewInvalid(req.Resource().GroupKind(), req.Name, requiredResourceVersion())
+		}
+	} else if rv != old.GetResourceVersion() {
+		if _, err := parseRevision(rv); err != nil {
+			return apierrors.NewBadRequest(err.Error())
+		}
+		return conflictError(req, errors.New(modifiedText))
+	}
+	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
+		return conflictError(req, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))
+	}
+	return nil
+}
+
+// Update replaces an object; obj is in the request's version and belongs to
+// the server from now on. created tells that it did not exist.
+func (s *Server) Update(ctx context.Context, req *Request, obj apis.Object, o *metav1.UpdateOptions) (e *cache.Entry, created bool, err error) {
+	if err := validateUpdateOptions(o); err != nil {
+		return nil, false, err
+	}
+	if err := checkNamespace(req, obj); err != nil {
+		return nil, false, err
+	}
+	if err := checkName(req, obj); err != nil {
+		return nil, false, err
+	}
+	hub, err := req.Version.ToHub(obj)
+	if err != nil {
+		return nil, false, apierrors.NewBadRequest(err.Error())
+	}
+	e, err = s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
+		return s.admitUpdate(ctx, req, hub.DeepCopyObject().(apis.Object), old, o, true)
+	})
+	if apierrors.IsNotFound(err) && req.Subresource == "" && req.Resource().AllowCreateOnUpdate && hub.GetResourceVersion() == "" {
+		e, err = s.create(ctx, req, hub, &metav1.CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}, true)
+		return e, err == nil, err
+	}
+	return e, false, err
+}
+
+// admitUpdate takes a defaulted hub object through preparation, admission,
+// field tracking and validation.
+func (s *Server) admitUpdate(ctx context.Context, req *Request, obj, old apis.Object, o *metav1.UpdateOptions, track bool) (apis.Object, error) {
+	if err := checkPreconditions(req, obj, old); err != nil {
+		return nil, err
+	}
+	r := req.Resource()
+	s.prepareUpdate(ctx, req, obj, old)
+	a := s.attributes(ctx, admission.Update, req, obj, old, o, isDryRun(o.DryRun))
+	if err := s.admission.Mutate(ctx, a); err != nil {
+		return nil, err
+	}
+	if req.Subresource == "" {
+		s.countGeneration(r, obj, old)
+	}
+	if track {
+		if err := s.trackUpdate(req, old, obj, manager(ctx, o.FieldManager)); err != nil {
+			return nil, err
+		}
+	}
+	obj.SetResourceVersion(old.GetResourceVersion())
+	if err := s.validateUpdate(ctx, req, obj, old); err != nil {
+		return nil, err
+	}
+	if err := s.admission.Validate(ctx, a); err != nil {
+		return nil, err
+	}
+	if r.Warnings != nil && req.Subresource == "" {
+		for _, w := range r.Warnings(ctx, obj, old) {
+			warn(ctx, w)
+		}
+	}
+	return obj, nil
+}
