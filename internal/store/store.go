@@ -120,6 +120,19 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("key %s: expected revision %d, found %d", e.Key, e.Expected, e.Actual)
 }
 
+// ErrClosed is returned by every method after Close, and by watches that Close
+// ended.
+var ErrClosed = errors.New("the store is closed")
+
+// FutureRevisionError tells that a revision was asked for that is not there yet.
+type FutureRevisionError struct {
+	Requested, Newest int64
+}
+
+func (e *FutureRevisionError) Error() string {
+	return fmt.Sprintf("revision %d is not there yet: the newest is %d", e.Requested, e.Newest)
+}
+
 // CompactedError tells that a revision was asked for that is no longer kept.
 type CompactedError struct {
 	Requested, Oldest int64
