@@ -18,12 +18,14 @@ func main() {
 
 func run() int {
 	ctx := context.Background()
-	if cli.RoleOf(os.Args) == cli.RoleCommand {
-		var stop context.CancelFunc
-		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	var err error
+	if embedded := cli.Embedded(os.Args); embedded != nil {
+		err = embedded(ctx)
+	} else {
+		ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 		defer stop()
+		err = cli.Run(ctx, os.Args, cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 	}
-	err := cli.Run(ctx, os.Args, cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 	var exit cli.ExitError
 	switch {
 	case err == nil:

@@ -6,7 +6,6 @@ package cli
 import (
 	"context"
 	"io"
-	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -26,40 +25,17 @@ type ExitError struct{ Code int }
 
 func (e ExitError) Error() string { return "exit status " + strconv.Itoa(e.Code) }
 
-// Role is what a process of this binary is. Everything but a command handles signals
-// itself.
-type Role int
-
-const (
-	RoleCommand Role = iota
-	roleContainerd
-	roleShim
-)
-
-// RoleOf tells from a process's arguments, the program's name included, what it
-// is to be. The binary answers to the names of the programs it contains, so
-// that a link is all it takes to install them.
-func RoleOf(args []string) Role {
-	switch {
-	case filepath.Base(args[0]) == "containerd-shim-runc-v2",
-		// A shim starts itself again by its file, not by the link's name.
-		len(args) > 1 && args[1] == "-namespace":
-		return roleShim
-	case len(args) > 1 && args[1] == "containerd":
-		return roleContainerd
-	}
-	return RoleCommand
+// Embedded returns the main function of one of the programs that this binary
+// contains when args, the program's name first, ask for one, and otherwise nil.
+// The binary answers to their names, so that a link is all it takes to install
+// them. They handle signals themselves.
+func Embedded(args []string) func(context.Context) error {
+	return daemon.Main(args)
 }
 
-// Run does what args, the program's name first, say.
+// Run does what args, the program's name first, say. The work ends when ctx
+// does.
 func Run(ctx context.Context, args []string, s Streams) error {
-	switch RoleOf(args) {
-	case roleShim:
-		daemon.Shim(ctx)
-		return nil
-	case roleContainerd:
-		return daemon.Run(ctx, args[2:])
-	}
 	root := newRoot(s)
 	root.SetArgs(args[1:])
 	return root.ExecuteContext(ctx)

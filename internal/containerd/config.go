@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 
 	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/sys/unix"
 )
 
 // PauseImage is the image of every pod sandbox. It is made and imported by
@@ -131,11 +132,15 @@ var disabled = []string{
 // toml renders containerd's configuration file.
 func (c *Config) toml() ([]byte, error) {
 	type table = map[string]any
+	oomScore := 0
+	if mayLowerOOMScore() {
+		oomScore = -999
+	}
 	return toml.Marshal(table{
 		"version":          4,
 		"root":             c.RootDir(),
 		"state":            filepath.Join(c.StateDir, "containerd"),
-		"oom_score":        -999,
+		"oom_score":        oomScore,
 		"disabled_plugins": disabled,
 		"required_plugins": []string{
 			"io.containerd.grpc.v1.cri",
@@ -154,6 +159,7 @@ func (c *Config) toml() ([]byte, error) {
 				"enable_unprivileged_ports":    true,
 				"enable_unprivileged_icmp":     true,
 				"netns_mounts_under_state_dir": true,
+				"restrict_oom_score_adj":       oomScore == 0,
 				"disable_apparmor":             !apparmorEnabled(),
 				"cni": table{
 					"bin_dirs":              append([]string{c.BinDir()}, c.CNIBinDirs...),
@@ -175,6 +181,15 @@ func (c *Config) toml() ([]byte, error) {
 			},
 		},
 	})
+}
+
+// mayLowerOOMScore reports whether this process may protect others from the
+// kernel's out-of-memory killer, which not every machine's root may.
+func mayLowerOOMScore() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	err := unix.Capget(&header, &data[0])
+	return err == nil && data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
 }
 
 // apparmorEnabled reports whether the kernel enforces AppArmor and its parser,

@@ -177,7 +177,9 @@ func (c *Config) start() (*child, error) {
 	cmd.Dir = "/"
 	// The daemon is mostly idle: a small heap matters more than the
 	// collector's work.
-	cmd.Env = append(os.Environ(), "GOGC=40", "GOMEMLIMIT=256MiB")
+	cmd.Env = append(os.Environ(), "GOGC=40", "GOMEMLIMIT=256MiB",
+		// After its own restart containerd finds some shims by name only.
+		"PATH="+c.BinDir()+":"+os.Getenv("PATH"))
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

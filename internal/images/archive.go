@@ -11,20 +11,47 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// pauseArchive returns the pause image as an OCI archive, named name. The same
-// arguments give the same bytes.
-func pauseArchive(name, arch string) ([]byte, error) {
+// Build is an image of one layer, made without a builder.
+type Build struct {
+	// Name is the image's full name.
+	Name string
+	// Arch is a GOARCH.
+	Arch   string
+	Files  []File
+	Config ocispec.ImageConfig
+}
+
+// File is a file of an image's layer: a symbolic link where Link is set, else a
+// regular file. Its path is relative to the root.
+type File struct {
+	Path string
+	Mode int64
+	Data []byte
+	Link string
+}
+
+// pause is the image that holds a pod's namespaces.
+func pause(name, arch string) (Build, error) {
 	program, err := pauseProgram(arch)
+	return Build{
+		Name:   name,
+		Arch:   arch,
+		Files:  []File{{Path: "pause", Mode: 0o755, Data: program}},
+		Config: ocispec.ImageConfig{User: "65535:65535", Entrypoint: []string{"/pause"}, WorkingDir: "/"},
+	}, err
+}
+
+// Archive returns the image as an OCI archive. The same image gives the same
+// bytes.
+func (b Build) Archive() ([]byte, error) {
+	layer, err := tarOf(b.Files)
 	if err != nil {
 		return nil, err
 	}
-	layer, err := tarOf([]file{{name: "pause", mode: 0o755, data: program}})
-	if err != nil {
-		return nil, err
-	}
+	platform := ocispec.Platform{Architecture: b.Arch, OS: "linux"}
 	config, err := json.Marshal(ocispec.Image{
-		Platform: ocispec.Platform{Architecture: arch, OS: "linux"},
-		Config:   ocispec.ImageConfig{User: "65535:65535", Entrypoint: []string{"/pause"}, WorkingDir: "/"},
+		Platform: platform,
+		Config:   b.Config,
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer)}},
 	})
 	if err != nil {
@@ -40,8 +67,8 @@ func pauseArchive(name, arch string) ([]byte, error) {
 		return nil, err
 	}
 	top := describe(ocispec.MediaTypeImageManifest, manifest)
-	top.Annotations = map[string]string{ocispec.AnnotationRefName: name}
-	top.Platform = &ocispec.Platform{Architecture: arch, OS: "linux"}
+	top.Annotations = map[string]string{ocispec.AnnotationRefName: b.Name}
+	top.Platform = &platform
 	index, err := json.Marshal(ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageIndex,
@@ -54,9 +81,9 @@ func pauseArchive(name, arch string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tarOf([]file{
-		{name: ocispec.ImageLayoutFile, mode: 0o644, data: layout},
-		{name: ocispec.ImageIndexFile, mode: 0o644, data: index},
+	return tarOf([]File{
+		{Path: ocispec.ImageLayoutFile, Mode: 0o644, Data: layout},
+		{Path: ocispec.ImageIndexFile, Mode: 0o644, Data: index},
 		blob(manifest), blob(config), blob(layer),
 	})
 }
@@ -65,27 +92,24 @@ func describe(mediaType string, data []byte) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
 }
 
-type file struct {
-	name string
-	mode int64
-	data []byte
+func blob(data []byte) File {
+	return File{Path: "blobs/sha256/" + digest.FromBytes(data).Encoded(), Mode: 0o644, Data: data}
 }
 
-func blob(data []byte) file {
-	return file{name: "blobs/sha256/" + digest.FromBytes(data).Encoded(), mode: 0o644, data: data}
-}
-
-// tarOf writes regular files without times or owners.
-func tarOf(files []file) ([]byte, error) {
+// tarOf writes files without times or owners.
+func tarOf(files []File) ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, f := range files {
-		h := tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: f.mode, Size: int64(len(f.data)), Format: tar.FormatUSTAR}
-		if err := w.WriteHeader(&h); err != nil {
-			return nil, fmt.Errorf("archiving %s: %w", f.name, err)
+		h := tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Mode: f.Mode, Size: int64(len(f.Data)), Format: tar.FormatUSTAR}
+		if f.Link != "" {
+			h.Typeflag, h.Linkname = tar.TypeSymlink, f.Link
 		}
-		if _, err := w.Write(f.data); err != nil {
-			return nil, fmt.Errorf("archiving %s: %w", f.name, err)
+		if err := w.WriteHeader(&h); err != nil {
+			return nil, fmt.Errorf("archiving %s: %w", f.Path, err)
+		}
+		if _, err := w.Write(f.Data); err != nil {
+			return nil, fmt.Errorf("archiving %s: %w", f.Path, err)
 		}
 	}
 	err := w.Close()

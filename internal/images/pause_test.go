@@ -96,12 +96,16 @@ func awaitSleeping(t *testing.T, pid int) {
 	t.Fatal("does not sleep")
 }
 
-func TestPauseArchiveIsDeterministic(t *testing.T) {
-	a, err := pauseArchive("skiff.local/pause:1", "amd64")
+func TestArchiveIsDeterministic(t *testing.T) {
+	image, err := pause("skiff.local/pause:1", "amd64")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := pauseArchive("skiff.local/pause:1", "amd64")
+	a, err := image.Archive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := image.Archive()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -50,7 +51,7 @@ func Open(socket string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the container runtime at %s: %w", socket, err)
 	}
-	client, err := containerd.NewWithConn(conn, containerd.WithDefaultNamespace(namespace))
+	client, err := containerd.NewWithConn(conn)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connecting to the container runtime at %s: %w", socket, err), conn.Close())
 	}
@@ -63,11 +64,16 @@ func (s *Store) Close() error { return s.client.Close() }
 // EnsurePause imports the pause image under the given name unless an image of
 // that name is there.
 func (s *Store) EnsurePause(ctx context.Context, name string) error {
+	ctx = namespaces.WithNamespace(ctx, namespace)
 	_, err := s.client.GetImage(ctx, name)
 	if err == nil || !errdefs.IsNotFound(err) {
 		return err
 	}
-	archive, err := pauseArchive(name, runtime.GOARCH)
+	image, err := pause(name, runtime.GOARCH)
+	if err != nil {
+		return err
+	}
+	archive, err := image.Archive()
 	if err != nil {
 		return fmt.Errorf("making the pause image: %w", err)
 	}
@@ -81,6 +87,7 @@ func (s *Store) EnsurePause(ctx context.Context, name string) error {
 // images usable by pods. It returns their full names. An archive that names no
 // image needs a name; for others name must be empty.
 func (s *Store) Import(ctx context.Context, archive io.Reader, name string) ([]string, error) {
+	ctx = namespaces.WithNamespace(ctx, namespace)
 	plain, err := compression.DecompressStream(archive)
 	if err != nil {
 		return nil, fmt.Errorf("reading the image archive: %w", err)

@@ -47,8 +47,8 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/transfer"
 )
 
-// Run is containerd's own main with the given arguments (without the program's
-// name). It handles signals itself.
-func Run(ctx context.Context, args []string) error {
+// run is containerd's own main with the given arguments, without the program's
+// name.
+func run(ctx context.Context, args []string) error {
 	return command.App().RunContext(ctx, append([]string{"containerd"}, args...))
 }

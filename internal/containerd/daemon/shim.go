@@ -12,13 +12,12 @@ import (
 	"github.com/containerd/plugin/registry"
 )
 
-// Shim is the runc shim's own main: it reads the process's arguments and ends
-// the process itself when it fails.
+// shimMain is the runc shim's own main.
 //
 // A shim starts every plug-in that the process has registered. In this binary
 // those are the daemon's, so the registry is emptied first and then holds the
 // task service alone.
-func Shim(ctx context.Context) {
+func shimMain(ctx context.Context) error {
 	registry.Reset()
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
@@ -27,6 +26,7 @@ func Shim(ctx context.Context) {
 		InitFn:   newTaskService,
 	})
 	shim.RunShim(ctx, manager.NewShimManager("io.containerd.runc.v2"))
+	return nil
 }
 
 func newTaskService(ic *plugin.InitContext) (any, error) {
