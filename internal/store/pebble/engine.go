@@ -13,8 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 
@@ -41,6 +39,9 @@ type Options struct {
 	// file; the default is 8 MiB. Up to three such tables are in memory under
 	// load, none at idle.
 	MemTableBytes uint64
+
+	// fs is the disk; tests lose its power.
+	fs vfs.FS
 }
 
 func (o Options) withDefaults() Options {
@@ -55,6 +56,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MemTableBytes == 0 {
 		o.MemTableBytes = 8 << 20
+	}
+	if o.fs == nil {
+		o.fs = vfs.Default
 	}
 	return o
 }
@@ -94,16 +98,6 @@ var _ store.Engine = (*Engine)(nil)
 // is dropped (it was never acknowledged); any other damage is an error.
 func Open(o Options) (*Engine, error) {
 	o = o.withDefaults()
-	dir, err := filepath.Abs(o.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
-	}
-	if o.Dir, err = filepath.EvalSymlinks(dir); err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
-	}
 	db, err := openDB(o)
 	if err != nil {
 		return nil, err
@@ -133,7 +127,10 @@ func (d *database) Close() error {
 }
 
 func openDB(o Options) (*database, error) {
-	lock, err := pebble.LockDirectory(o.Dir, vfs.Default)
+	if err := o.fs.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	lock, err := pebble.LockDirectory(o.Dir, o.fs)
 	if err != nil {
 		return nil, fmt.Errorf("the data directory %s is in use by another process (%w): stop that one first, or choose another directory", o.Dir, err)
 	}
@@ -146,6 +143,7 @@ func openDB(o Options) (*database, error) {
 		Logger:                      logger{o.Log},
 		EventListener:               listener(o.Log),
 		Lock:                        lock,
+		FS:                          o.fs,
 	}
 	for i := range po.Levels {
 		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)

@@ -85,9 +85,6 @@ func Restore(o Options, r io.Reader) (err error) {
 	if err := os.RemoveAll(o.Dir); err != nil {
 		return fmt.Errorf("restore into %s: %w", target, err)
 	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return fmt.Errorf("restore into %s: %w", target, err)
-	}
 	defer os.RemoveAll(o.Dir)
 	if err := restore(o, r); err != nil {
 		return fmt.Errorf("restore into %s: %w", target, err)
