@@ -1,0 +1,111 @@
+package apiserver
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
+
+	"skiff/internal/apiserver/verbs"
+)
+
+// maxBody is the largest request body in bytes (upstream's default).
+const maxBody = 3 << 20
+
+func readBody(r *http.Request) ([]byte, error) {
+	if r.ContentLength > maxBody {
+		return nil, tooLarge()
+	}
+	data, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if err != nil {
+		return nil, apierrors.NewBadRequest("reading the request's body: " + err.Error())
+	}
+	if len(data) > maxBody {
+		return nil, tooLarge()
+	}
+	return data, nil
+}
+
+func tooLarge() error {
+	return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+}
+
+// decodeInto reads a body of the serialisation into obj, which must be of the
+// kind: a body that says another kind is refused, one that says none is taken
+// to be right.
+func decodeInto(ctx context.Context, media string, data []byte, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string) error {
+	switch media {
+	case mediaProtobuf:
+		var u runtime.Unknown
+		if !bytes.HasPrefix(data, []byte("k8s\x00")) {
+			return apierrors.NewBadRequest("the body is not a protobuf envelope: it must start with \"k8s\\x00\"")
+		}
+		if err := u.Unmarshal(data[4:]); err != nil {
+			return apierrors.NewBadRequest("decoding the protobuf envelope: " + err.Error())
+		}
+		if err := checkKind(schema.FromAPIVersionAndKind(u.APIVersion, u.Kind), gvk); err != nil {
+			return err
+		}
+		m, ok := obj.(interface{ Unmarshal([]byte) error })
+		if !ok {
+			return apierrors.NewBadRequest(fmt.Sprintf("%s has no protobuf form: send application/json", gvk))
+		}
+		if err := m.Unmarshal(u.Raw); err != nil {
+			return apierrors.NewBadRequest("decoding protobuf: " + err.Error())
+		}
+		return nil
+	case mediaYAML:
+		js, err := yaml.YAMLToJSON(data)
+		if err != nil {
+			return apierrors.NewBadRequest("error converting YAML to JSON: " + err.Error())
+		}
+		if fieldValidation != metav1.FieldValidationIgnore {
+			if _, err := yaml.YAMLToJSONStrict(data); err != nil {
+				if fieldValidation == metav1.FieldValidationStrict {
+					return apierrors.NewBadRequest("strict decoding error: " + err.Error())
+				}
+				warning(ctx, err.Error())
+			}
+		}
+		data = js
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return apierrors.NewBadRequest(fmt.Sprintf("the request has no body: %s is expected", gvk.Kind))
+	}
+	if err := verbs.DecodeJSON(ctx, data, obj, fieldValidation); err != nil {
+		var status apierrors.APIStatus
+		if errors.As(err, &status) {
+			return err
+		}
+		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, gvk.Kind, err))
+	}
+	got := obj.GetObjectKind().GroupVersionKind()
+	if err := checkKind(got, gvk); err != nil {
+		return err
+	}
+	if _, custom := obj.(*unstructured.Unstructured); custom {
+		obj.GetObjectKind().SetGroupVersionKind(gvk)
+	} else {
+		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	}
+	return nil
+}
+
+func checkKind(got, want schema.GroupVersionKind) error {
+	if (got.Kind == "" || got.Kind == want.Kind) && (got.GroupVersion().Empty() || got.GroupVersion() == want.GroupVersion()) {
+		return nil
+	}
+	if got.Kind != want.Kind {
+		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: the request is for %s", got.Kind, got.Version, want.Kind, want))
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
+}

@@ -1,0 +1,294 @@
+package apiserver
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+
+	"skiff/internal/apis"
+	"skiff/internal/apiserver/verbs"
+)
+
+// groupOrder is the order in which discovery lists the built-in groups
+// (upstream's group priorities); clients resolve short names by it. Others
+// follow by name.
+var groupOrder = []string{
+	"", "apiregistration.k8s.io", "apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io", "autoscaling", "batch",
+	"certificates.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io", "storage.k8s.io",
+	"admissionregistration.k8s.io", "apiextensions.k8s.io", "scheduling.k8s.io", "coordination.k8s.io", "node.k8s.io",
+	"discovery.k8s.io", "resource.k8s.io", "flowcontrol.apiserver.k8s.io",
+}
+
+// discoveryCache keeps the documents of one generation of resources.
+type discoveryCache struct {
+	mu         sync.Mutex
+	generation int64
+	docs       *discoveryDocs
+}
+
+type discoveryDocs struct {
+	groups     []metav1.APIGroup
+	resources  map[schema.GroupVersion]*metav1.APIResourceList
+	aggregated map[bool]*apidiscoveryv2.APIGroupDiscoveryList // by "is the core group"
+}
+
+func (s *Server) discover() *discoveryDocs {
+	generation, _ := s.Verbs.Generation()
+	s.discovery.mu.Lock()
+	defer s.discovery.mu.Unlock()
+	if s.discovery.docs == nil || s.discovery.generation != generation {
+		s.discovery.docs, s.discovery.generation = buildDiscovery(s.Verbs.Resources()), generation
+	}
+	return s.discovery.docs
+}
+
+func buildDiscovery(resources []*verbs.Resource) *discoveryDocs {
+	byVersion := map[schema.GroupVersion][]*verbs.Version{}
+	for _, r := range resources {
+		for _, v := range r.Versions {
+			byVersion[v.GroupVersion()] = append(byVersion[v.GroupVersion()], v)
+		}
+	}
+	versions := map[string][]string{}
+	for gv := range byVersion {
+		versions[gv.Group] = append(versions[gv.Group], gv.Version)
+	}
+	groups := make([]string, 0, len(versions))
+	for g, vs := range versions {
+		groups = append(groups, g)
+		slices.SortFunc(vs, func(a, b string) int { return version.CompareKubeAwareVersionStrings(b, a) })
+	}
+	rank := func(g string) int {
+		if i := slices.Index(groupOrder, g); i >= 0 {
+			return i
+		}
+		return len(groupOrder)
+	}
+	slices.SortFunc(groups, func(a, b string) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a, b))
+	})
+	d := &discoveryDocs{resources: map[schema.GroupVersion]*metav1.APIResourceList{}, aggregated: map[bool]*apidiscoveryv2.APIGroupDiscoveryList{
+		true: {}, false: {},
+	}}
+	for _, g := range groups {
+		group := metav1.APIGroup{Name: g}
+		agg := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g}}
+		for _, v := range versions[g] {
+			gv := schema.GroupVersion{Group: g, Version: v}
+			group.Versions = append(group.Versions, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: v})
+			list, aggVersion := versionDocs(gv, byVersion[gv])
+			d.resources[gv] = list
+			agg.Versions = append(agg.Versions, aggVersion)
+		}
+		group.PreferredVersion = group.Versions[0]
+		if g != "" {
+			d.groups = append(d.groups, group)
+		}
+		list := d.aggregated[g == ""]
+		list.Items = append(list.Items, agg)
+	}
+	return d
+}
+
+// versionDocs describes one group version in both forms.
+func versionDocs(gv schema.GroupVersion, served []*verbs.Version) (*metav1.APIResourceList, apidiscoveryv2.APIVersionDiscovery) {
+	slices.SortFunc(served, func(a, b *verbs.Version) int {
+		return strings.Compare(a.Resource().Names.Resource, b.Resource().Names.Resource)
+	})
+	list := &metav1.APIResourceList{GroupVersion: gv.String(), APIResources: []metav1.APIResource{}}
+	agg := apidiscoveryv2.APIVersionDiscovery{Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
+	for _, v := range served {
+		r := v.Resource()
+		scope := apidiscoveryv2.ScopeCluster
+		if r.Namespaced {
+			scope = apidiscoveryv2.ScopeNamespace
+		}
+		main := metav1.APIResource{
+			Name: r.Names.Resource, SingularName: r.Singular, Namespaced: r.Namespaced, Kind: v.Kind,
+			Verbs: resourceVerbs(r), ShortNames: r.ShortNames, Categories: r.Categories,
+		}
+		if r.Collection != nil {
+			main.StorageVersionHash = storageHash(r.Resource)
+		}
+		list.APIResources = append(list.APIResources, main)
+		entry := apidiscoveryv2.APIResourceDiscovery{
+			Resource: r.Names.Resource, SingularResource: r.Singular, Scope: scope, Verbs: resourceVerbs(r),
+			ShortNames: r.ShortNames, Categories: r.Categories, ResponseKind: responseKind(v.GVK()),
+		}
+		for _, sub := range subresources(v) {
+			a := metav1.APIResource{Name: r.Names.Resource + "/" + sub.name, Namespaced: r.Namespaced, Kind: sub.gvk.Kind, Verbs: sub.verbs}
+			if sub.gvk.GroupVersion() != gv {
+				a.Group, a.Version = sub.gvk.Group, sub.gvk.Version
+			}
+			list.APIResources = append(list.APIResources, a)
+			entry.Subresources = append(entry.Subresources, apidiscoveryv2.APISubresourceDiscovery{
+				Subresource: sub.name, ResponseKind: responseKind(sub.gvk), Verbs: sub.verbs,
+			})
+		}
+		agg.Resources = append(agg.Resources, entry)
+	}
+	return list, agg
+}
+
+func responseKind(gvk schema.GroupVersionKind) *metav1.GroupVersionKind {
+	return &metav1.GroupVersionKind{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind}
+}
+
+func resourceVerbs(r *verbs.Resource) []string {
+	if r.Verbs != nil {
+		return slices.Sorted(slices.Values(r.Verbs))
+	}
+	if r.Virtual != nil {
+		var out []string
+		if r.Virtual.Create != nil {
+			out = append(out, "create")
+		}
+		if r.Virtual.Get != nil {
+			out = append(out, "get")
+		}
+		if r.Virtual.List != nil {
+			out = append(out, "list")
+		}
+		return out
+	}
+	return apis.StandardVerbs
+}
+
+type subresourceDoc struct {
+	name  string
+	gvk   schema.GroupVersionKind
+	verbs []string
+}
+
+func subresources(v *verbs.Version) []subresourceDoc {
+	r := v.Resource()
+	var out []subresourceDoc
+	for _, sub := range r.Subresources {
+		d := subresourceDoc{sub.Name, sub.Kind, sub.Verbs}
+		if d.gvk.Kind == "" {
+			d.gvk = v.GVK()
+		}
+		if d.verbs == nil {
+			d.verbs = []string{}
+			switch {
+			case sub.Edit != nil:
+				d.verbs = []string{"get", "patch", "update"}
+			case sub.Create != nil:
+				d.verbs = []string{"create"}
+			}
+		}
+		out = append(out, d)
+	}
+	edit := []string{"get", "patch", "update"}
+	if r.HasStatus {
+		out = append(out, subresourceDoc{"status", v.GVK(), edit})
+	}
+	if r.Scale != nil {
+		out = append(out, subresourceDoc{"scale", scaleGVK, edit})
+	}
+	slices.SortFunc(out, func(a, b subresourceDoc) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+// storageHash lets clients notice that the storage version changed.
+func storageHash(r *apis.Resource) string {
+	sum := sha256.Sum256([]byte(r.Hub.Group + "/" + r.Hub.Version + "/" + r.Kind))
+	return hex.EncodeToString(sum[:8])
+}
+
+var (
+	listGVK = schema.GroupVersionKind{Version: "v1", Kind: "APIResourceList"}
+	aggGVK  = apidiscoveryv2.SchemeGroupVersion.WithKind("APIGroupDiscoveryList")
+)
+
+func aggregatedOffer(as, group, version string) bool {
+	return as == "" || (as == "APIGroupDiscoveryList" && group == "apidiscovery.k8s.io" && version == "v2")
+}
+
+// serveDiscoveryPath answers the paths that tell which groups, versions and
+// resources there are.
+func (s *Server) serveDiscoveryPath(w http.ResponseWriter, r *http.Request, info *requestInfo) bool {
+	path := strings.Trim(info.Path, "/")
+	parts := strings.Split(path, "/")
+	if parts[0] != "api" && parts[0] != "apis" {
+		return false
+	}
+	m, err := negotiate(r, aggregatedOffer)
+	if err != nil {
+		writeError(w, r, err)
+		return true
+	}
+	docs := s.discover()
+	switch {
+	case len(parts) == 1 && m.As != "":
+		w.Header().Set("Vary", "Accept")
+		writeObject(w, r, m, http.StatusOK, docs.aggregated[path == "api"], aggGVK)
+	case path == "api":
+		writeObject(w, r, m, http.StatusOK, &metav1.APIVersions{
+			Versions: []string{"v1"},
+			ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{
+				{ClientCIDR: "0.0.0.0/0", ServerAddress: r.Host},
+			},
+		}, schema.GroupVersionKind{Version: "v1", Kind: "APIVersions"})
+	case path == "apis":
+		writeObject(w, r, m, http.StatusOK, &metav1.APIGroupList{Groups: docs.groups}, schema.GroupVersionKind{Version: "v1", Kind: "APIGroupList"})
+	case parts[0] == "api" && len(parts) == 2:
+		return s.writeResources(w, r, m, docs.resources[schema.GroupVersion{Version: parts[1]}])
+	case parts[0] == "apis" && len(parts) == 2:
+		for i := range docs.groups {
+			if docs.groups[i].Name == parts[1] {
+				writeObject(w, r, m, http.StatusOK, &docs.groups[i], schema.GroupVersionKind{Version: "v1", Kind: "APIGroup"})
+				return true
+			}
+		}
+		return false
+	case parts[0] == "apis" && len(parts) == 3:
+		return s.writeResources(w, r, m, docs.resources[schema.GroupVersion{Group: parts[1], Version: parts[2]}])
+	default:
+		return false
+	}
+	return true
+}
+
+func (s *Server) writeResources(w http.ResponseWriter, r *http.Request, m *mediaType, list *metav1.APIResourceList) bool {
+	if list == nil {
+		return false
+	}
+	writeObject(w, r, m, http.StatusOK, list, listGVK)
+	return true
+}
+
+// rootPaths lists everything that can be asked for below /.
+func (s *Server) rootPaths() []string {
+	docs := s.discover()
+	paths := []string{"/api", "/apis", "/apis/", "/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/version"}
+	for _, g := range docs.groups {
+		paths = append(paths, "/apis/"+g.Name)
+	}
+	for gv := range docs.resources {
+		if gv.Group == "" {
+			paths = append(paths, "/api/"+gv.Version)
+		} else {
+			paths = append(paths, "/apis/"+gv.String())
+		}
+	}
+	for _, path := range []string{"healthz", "livez", "readyz"} {
+		for name := range s.healthChecks(path) {
+			paths = append(paths, "/"+path+"/"+name)
+		}
+	}
+	for p := range s.Handlers {
+		paths = append(paths, p)
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}

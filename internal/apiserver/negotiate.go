@@ -1,0 +1,134 @@
+package apiserver
+
+import (
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+const (
+	mediaJSON     = "application/json"
+	mediaYAML     = "application/yaml"
+	mediaProtobuf = "application/vnd.kubernetes.protobuf"
+)
+
+// mediaType is what a client accepts: a serialisation and what the object is
+// to be shown as.
+type mediaType struct {
+	Media string
+	// As is a kind of meta.k8s.io (Table, PartialObjectMetadata …) or of
+	// apidiscovery.k8s.io, with its group and version.
+	As, Group, Version string
+	Stream             bool
+	Pretty             bool
+}
+
+// contentType is the answer's header.
+func (m *mediaType) contentType() string {
+	ct := m.Media
+	if m.As != "" {
+		ct += ";g=" + m.Group + ";v=" + m.Version + ";as=" + m.As
+	}
+	return ct
+}
+
+// accepted says which transformations an endpoint offers.
+type accepted func(as, group, version string) bool
+
+func plainOnly(as, _, _ string) bool { return as == "" }
+
+func metaKinds(kinds ...string) accepted {
+	return func(as, group, version string) bool {
+		if as == "" {
+			return true
+		}
+		if group != "meta.k8s.io" || (version != "v1" && version != "v1beta1") {
+			return false
+		}
+		for _, k := range kinds {
+			if k == as {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// negotiate picks the first of the request's accepted media types that can be
+// served.
+func negotiate(r *http.Request, offers accepted) (*mediaType, error) {
+	header := strings.Join(r.Header.Values("Accept"), ",")
+	pretty := r.URL.Query().Get("pretty")
+	asked := pretty == "1" || pretty == "true"
+	if header == "" {
+		return &mediaType{Media: mediaJSON, Pretty: asked}, nil
+	}
+	var best *mediaType
+	bestQ := 0.0
+	for _, clause := range strings.Split(header, ",") {
+		t, params, err := mime.ParseMediaType(strings.TrimSpace(clause))
+		if err != nil {
+			continue
+		}
+		q := 1.0
+		if v, ok := params["q"]; ok {
+			if q, err = strconv.ParseFloat(v, 64); err != nil {
+				continue
+			}
+		}
+		m := &mediaType{As: params["as"], Group: params["g"], Version: params["v"], Stream: params["stream"] == "watch"}
+		switch t {
+		case mediaJSON, "application/*", "*/*":
+			m.Media = mediaJSON
+		case mediaYAML:
+			m.Media = mediaYAML
+		case mediaProtobuf:
+			m.Media = mediaProtobuf
+		default:
+			continue
+		}
+		if !offers(m.As, m.Group, m.Version) {
+			continue
+		}
+		if q > bestQ {
+			best, bestQ = m, q
+		}
+	}
+	if best == nil {
+		e := apierrors.NewGenericServerResponse(http.StatusNotAcceptable, r.Method, noResource, "", "", 0, false)
+		e.ErrStatus.Message = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+		e.ErrStatus.Reason = "NotAcceptable"
+		e.ErrStatus.Details = nil
+		return nil, e
+	}
+	best.Pretty = asked
+	if !asked && pretty == "" && best.Media == mediaJSON {
+		// People at a terminal or in a browser read what they get.
+		agent := r.UserAgent()
+		best.Pretty = strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
+	}
+	return best, nil
+}
+
+// bodyMedia is the serialisation of a request's body.
+func bodyMedia(r *http.Request) (string, error) {
+	ct := r.Header.Get("Content-Type")
+	if ct == "" {
+		return mediaJSON, nil
+	}
+	t, _, err := mime.ParseMediaType(ct)
+	if err == nil {
+		switch t {
+		case mediaJSON, mediaYAML, mediaProtobuf:
+			return t, nil
+		}
+	}
+	e := apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, r.Method, noResource, "", "", 0, false)
+	e.ErrStatus.Message = "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+	e.ErrStatus.Reason = "UnsupportedMediaType"
+	e.ErrStatus.Details = nil
+	return "", e
+}

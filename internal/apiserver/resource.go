@@ -1,0 +1,525 @@
+package apiserver
+
+import (
+	"fmt"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"skiff/internal/apis"
+	"skiff/internal/apiserver/verbs"
+	"skiff/internal/store/cache"
+)
+
+var (
+	tables   = metaKinds("Table", "PartialObjectMetadata")
+	lists    = metaKinds("Table", "PartialObjectMetadataList")
+	scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+)
+
+// serveResource answers a request below /api or /apis.
+func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *requestInfo) error {
+	res := s.Verbs.Lookup(schema.GroupResource{Group: info.GroupVersion.Group, Resource: info.Resource})
+	if res == nil {
+		return notFound()
+	}
+	v := res.Version(info.GroupVersion)
+	if v == nil {
+		return notFound()
+	}
+	req := &verbs.Request{Version: v, Namespace: info.Namespace, Name: info.Name, Subresource: info.Subresource}
+	collection := info.Verb == "list" || info.Verb == "watch" || info.Verb == "deletecollection"
+	if !res.Namespaced {
+		req.Namespace = ""
+		// A namespace's own path is parsed as one inside it.
+		if info.Namespace != "" && info.Resource != "namespaces" {
+			return notFound()
+		}
+	} else if req.Namespace == "" && !collection {
+		if info.Name != "" || info.Verb != "create" {
+			return notFound()
+		}
+		if res.Virtual == nil {
+			return apierrors.NewBadRequest("an empty namespace may not be set during creation")
+		}
+	}
+	if collection && !pathHasName(info) {
+		req.Name = ""
+	}
+	if info.Subresource != "" {
+		return s.serveSubresource(w, r, info, req)
+	}
+	if !res.Serves(info.Verb) && !(res.Virtual != nil && s.servesVirtual(res, info.Verb)) {
+		return methodNotAllowed(info, req)
+	}
+	if res.Virtual != nil {
+		return s.serveVirtual(w, r, info, req)
+	}
+	switch info.Verb {
+	case "get":
+		return s.get(w, r, req)
+	case "list":
+		return s.list(w, r, req)
+	case "watch":
+		return s.watch(w, r, req)
+	case "create":
+		if info.Name != "" {
+			return methodNotAllowed(info, req)
+		}
+		return s.create(w, r, req)
+	case "update":
+		if info.Name == "" {
+			return methodNotAllowed(info, req)
+		}
+		return s.update(w, r, req)
+	case "patch":
+		if info.Name == "" {
+			return methodNotAllowed(info, req)
+		}
+		return s.patch(w, r, req)
+	case "delete":
+		return s.delete(w, r, req)
+	case "deletecollection":
+		return s.deleteCollection(w, r, req)
+	}
+	return methodNotAllowed(info, req)
+}
+
+// pathHasName tells /watch/…/name from a name that came out of a selector.
+func pathHasName(info *requestInfo) bool {
+	return strings.Contains(info.Path, "/watch/") && strings.HasSuffix(info.Path, "/"+info.Name)
+}
+
+func methodNotAllowed(info *requestInfo, req *verbs.Request) error {
+	return apierrors.NewMethodNotSupported(schema.GroupResource{Group: req.Version.Group, Resource: req.Resource().Names.Resource}, info.Verb)
+}
+
+func (s *Server) get(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
+	m, err := negotiate(r, tables)
+	if err != nil {
+		return err
+	}
+	e, err := s.Verbs.Get(r.Context(), req, &metav1.GetOptions{ResourceVersion: r.URL.Query().Get("resourceVersion")})
+	if err != nil {
+		return err
+	}
+	return s.answer(w, r, m, req, e, http.StatusOK)
+}
+
+// answer writes one stored object in the form that was asked for.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request, e *cache.Entry, code int) error {
+	switch m.As {
+	case "Table":
+		t, err := s.table(r, req.Version, []*cache.Entry{e}, nil)
+		if err != nil {
+			return err
+		}
+		writeObject(w, r, m, code, t, metaGVK(m, "Table"))
+		return nil
+	case "PartialObjectMetadata":
+		p, err := partial(req.Version, e)
+		if err != nil {
+			return err
+		}
+		writeObject(w, r, m, code, p, metaGVK(m, "PartialObjectMetadata"))
+		return nil
+	}
+	return writeEntry(w, r, m, req.Version, e, code)
+}
+
+func metaGVK(m *mediaType, kind string) schema.GroupVersionKind {
+	return schema.GroupVersionKind{Group: "meta.k8s.io", Version: m.Version, Kind: kind}
+}
+
+func (s *Server) list(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
+	m, err := negotiate(r, lists)
+	if err != nil {
+		return err
+	}
+	o, err := listOptions(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	list, err := s.Verbs.List(r.Context(), req, o)
+	if err != nil {
+		return err
+	}
+	return s.answerList(w, r, m, req, list)
+}
+
+func (s *Server) answerList(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request, list *verbs.ListResult) error {
+	meta := &metav1.ListMeta{ResourceVersion: strconv.FormatInt(list.Revision, 10), Continue: list.Continue, RemainingItemCount: list.Remaining}
+	switch m.As {
+	case "Table":
+		t, err := s.table(r, req.Version, list.Entries, meta)
+		if err != nil {
+			return err
+		}
+		writeObject(w, r, m, http.StatusOK, t, metaGVK(m, "Table"))
+		return nil
+	case "PartialObjectMetadataList":
+		p, err := partialList(req.Version, list.Entries, meta)
+		if err != nil {
+			return err
+		}
+		for i := range p.Items {
+			p.Items[i].SetGroupVersionKind(metaGVK(m, "PartialObjectMetadata"))
+		}
+		writeObject(w, r, m, http.StatusOK, p, metaGVK(m, "PartialObjectMetadataList"))
+		return nil
+	}
+	return writeList(w, r, m, req.Version, list)
+}
+
+// body reads the request's body into a new object of the version.
+func (s *Server) body(r *http.Request, v *verbs.Version) (apis.Object, error) {
+	obj := v.Version.New()
+	if err := s.bodyInto(r, obj, v.GVK()); err != nil {
+		return nil, err
+	}
+	return obj, nil
+}
+
+func (s *Server) bodyInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind) error {
+	media, err := bodyMedia(r)
+	if err != nil {
+		return err
+	}
+	data, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	validation, err := fieldValidation(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	return decodeInto(r.Context(), media, data, obj, gvk, validation)
+}
+
+func (s *Server) create(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
+	m, err := negotiate(r, tables)
+	if err != nil {
+		return err
+	}
+	q := r.URL.Query()
+	obj, err := s.body(r, req.Version)
+	if err != nil {
+		return err
+	}
+	e, err := s.Verbs.Create(r.Context(), req, obj, &metav1.CreateOptions{
+		DryRun: q["dryRun"], FieldManager: q.Get("fieldManager"), FieldValidation: q.Get("fieldValidation"),
+	})
+	if err != nil {
+		return err
+	}
+	return s.answer(w, r, m, req, e, http.StatusCreated)
+}
+
+func updateOptions(q url.Values) *metav1.UpdateOptions {
+	return &metav1.UpdateOptions{DryRun: q["dryRun"], FieldManager: q.Get("fieldManager"), FieldValidation: q.Get("fieldValidation")}
+}
+
+func (s *Server) update(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
+	m, err := negotiate(r, tables)
+	if err != nil {
+		return err
+	}
+	obj, err := s.body(r, req.Version)
+	if err != nil {
+		return err
+	}
+	e, created, err := s.Verbs.Update(r.Context(), req, obj, updateOptions(r.URL.Query()))
+	if err != nil {
+		return err
+	}
+	return s.answer(w, r, m, req, e, okOrCreated(created))
+}
+
+func okOrCreated(created bool) int {
+	if created {
+		return http.StatusCreated
+	}
+	return http.StatusOK
+}
+
+// patchBody reads a patch, its type and options.
+func patchBody(r *http.Request) (types.PatchType, []byte, *metav1.PatchOptions, error) {
+	t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil {
+		t = ""
+	}
+	data, err := readBody(r)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	q := r.URL.Query()
+	validation, err := fieldValidation(q)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	o := &metav1.PatchOptions{DryRun: q["dryRun"], FieldManager: q.Get("fieldManager"), FieldValidation: validation}
+	if f := q.Get("force"); f != "" {
+		force := f != "false" && f != "0"
+		o.Force = &force
+	}
+	return types.PatchType(t), data, o, nil
+}
+
+func (s *Server) patch(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
+	m, err := negotiate(r, tables)
+	if err != nil {
+		return err
+	}
+	t, data, o, err := patchBody(r)
+	if err != nil {
+		return err
+	}
+	e, created, err := s.Verbs.Patch(r.Context(), req, t, data, o)
+	if err != nil {
+		return err
+	}
+	return s.answer(w, r, m, req, e, okOrCreated(created))
+}
+
+// deleteOptions are in the body or, for those without one, in the query.
+func (s *Server) deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
+	o := &metav1.DeleteOptions{}
+	data, err := readBody(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > 0 {
+		media, err := bodyMedia(r)
+		if err != nil {
+			return nil, err
+		}
+		if err := decodeInto(r.Context(), media, data, o, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}, metav1.FieldValidationIgnore); err != nil {
+			// The options may also be said to be of the resource's group.
+			var alt metav1.DeleteOptions
+			if media != mediaJSON || verbs.DecodeJSON(r.Context(), data, &alt, metav1.FieldValidationIgnore) != nil || alt.Kind != "DeleteOptions" {
+				return nil, err
+			}
+			o = &alt
+			o.TypeMeta = metav1.TypeMeta{}
+		}
+		return o, nil
+	}
+	q := r.URL.Query()
+	o.DryRun = q["dryRun"]
+	if g := q.Get("gracePeriodSeconds"); g != "" {
+		n, err := strconv.ParseInt(g, 10, 64)
+		if err != nil {
+			return nil, apierrors.NewBadRequest("gracePeriodSeconds is not a number: " + g)
+		}
+		o.GracePeriodSeconds = &n
+	}
+	if p := q.Get("propagationPolicy"); p != "" {
+		policy := metav1.DeletionPropagation(p)
+		o.PropagationPolicy = &policy
+	}
+	if p := q.Get("orphanDependents"); p != "" {
+		orphan := p == "true" || p == "1"
+		o.OrphanDependents = &orphan
+	}
+	return o, nil
+}
+
+func (s *Server) delete(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
+	m, err := negotiate(r, tables)
+	if err != nil {
+		return err
+	}
+	o, err := s.deleteOptions(r)
+	if err != nil {
+		return err
+	}
+	e, gone, err := s.Verbs.Delete(r.Context(), req, o)
+	if err != nil {
+		return err
+	}
+	if !gone {
+		code := http.StatusOK
+		if obj, err := e.Object(); err == nil && len(obj.GetFinalizers()) > 0 {
+			code = http.StatusAccepted
+		}
+		return s.answer(w, r, m, req, e, code)
+	}
+	if returnsDeleted[req.Resource().GroupResource()] {
+		return s.answer(w, r, m, req, e, http.StatusOK)
+	}
+	obj, err := e.Object()
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	writeObject(w, r, &mediaType{Media: m.Media, Pretty: m.Pretty}, http.StatusOK, &metav1.Status{
+		Status:  metav1.StatusSuccess,
+		Details: &metav1.StatusDetails{Name: req.Name, Group: req.Version.Group, Kind: req.Resource().Names.Resource, UID: obj.GetUID()},
+	}, schema.GroupVersionKind{Version: "v1", Kind: "Status"})
+	return nil
+}
+
+// returnsDeleted are the resources whose deletion answers with the object, as
+// upstream's does.
+var returnsDeleted = map[schema.GroupResource]bool{
+	{Resource: "pods"}: true, {Resource: "services"}: true, {Resource: "serviceaccounts"}: true,
+	{Resource: "persistentvolumes"}: true, {Resource: "persistentvolumeclaims"}: true,
+	{Resource: "podtemplates"}: true, {Resource: "resourcequotas"}: true,
+	{Group: "storage.k8s.io", Resource: "storageclasses"}: true, {Group: "storage.k8s.io", Resource: "csinodes"}: true,
+	{Group: "storage.k8s.io", Resource: "csidrivers"}: true, {Group: "storage.k8s.io", Resource: "volumeattachments"}: true,
+	{Group: "storage.k8s.io", Resource: "volumeattributesclasses"}: true,
+	{Group: "resource.k8s.io", Resource: "deviceclasses"}:          true, {Group: "resource.k8s.io", Resource: "resourceclaims"}: true,
+	{Group: "resource.k8s.io", Resource: "resourceclaimtemplates"}: true, {Group: "resource.k8s.io", Resource: "resourceslices"}: true,
+}
+
+func (s *Server) deleteCollection(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
+	m, err := negotiate(r, lists)
+	if err != nil {
+		return err
+	}
+	lo, err := listOptions(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	o, err := s.deleteOptions(r)
+	if err != nil {
+		return err
+	}
+	list, err := s.Verbs.DeleteCollection(r.Context(), req, o, lo)
+	if err != nil {
+		return err
+	}
+	return s.answerList(w, r, m, req, list)
+}
+
+func (s *Server) servesVirtual(res *verbs.Resource, verb string) bool {
+	switch verb {
+	case "create":
+		return res.Virtual.Create != nil
+	case "get":
+		return res.Virtual.Get != nil
+	case "list":
+		return res.Virtual.List != nil
+	}
+	return false
+}
+
+func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request) error {
+	m, err := negotiate(r, tables)
+	if err != nil {
+		return err
+	}
+	res := req.Resource()
+	switch {
+	case info.Verb == "create" && res.Virtual.Create != nil:
+		obj, err := s.body(r, req.Version)
+		if err != nil {
+			return err
+		}
+		out, err := s.Verbs.Act(r.Context(), req, obj, len(r.URL.Query()["dryRun"]) > 0)
+		if err != nil {
+			return err
+		}
+		writeObject(w, r, &mediaType{Media: m.Media, Pretty: m.Pretty}, http.StatusCreated, out, kindOf(out, req.Version.GVK()))
+		return nil
+	case info.Verb == "get" && res.Virtual.Get != nil:
+		obj, err := res.Virtual.Get(r.Context(), req.Namespace, req.Name)
+		if err != nil {
+			return err
+		}
+		return s.answer(w, r, m, req, cache.DetachedEntry("", obj), http.StatusOK)
+	case info.Verb == "list" && res.Virtual.List != nil:
+		if m, err = negotiate(r, lists); err != nil {
+			return err
+		}
+		objs, err := res.Virtual.List(r.Context(), req.Namespace)
+		if err != nil {
+			return err
+		}
+		list := &verbs.ListResult{}
+		for _, obj := range objs {
+			list.Entries = append(list.Entries, cache.DetachedEntry("", obj))
+		}
+		return s.answerList(w, r, m, req, list)
+	}
+	return methodNotAllowed(info, req)
+}
+
+// kindOf is the kind that an answer says it has, else the resource's.
+func kindOf(obj runtime.Object, fallback schema.GroupVersionKind) schema.GroupVersionKind {
+	if gvk := obj.GetObjectKind().GroupVersionKind(); gvk.Kind != "" {
+		return gvk
+	}
+	if _, ok := obj.(*metav1.Status); ok {
+		return schema.GroupVersionKind{Version: "v1", Kind: "Status"}
+	}
+	return fallback
+}
+
+func fieldValidation(q url.Values) (string, error) {
+	switch v := q.Get("fieldValidation"); v {
+	case "", metav1.FieldValidationIgnore, metav1.FieldValidationWarn, metav1.FieldValidationStrict:
+		return v, nil
+	default:
+		return "", apierrors.NewBadRequest(fmt.Sprintf("fieldValidation: Unsupported value: %q: supported values: \"Ignore\", \"Warn\", \"Strict\"", v))
+	}
+}
+
+func listOptions(q url.Values) (*verbs.ListOptions, error) {
+	o := &verbs.ListOptions{
+		ResourceVersion:      q.Get("resourceVersion"),
+		ResourceVersionMatch: metav1.ResourceVersionMatch(q.Get("resourceVersionMatch")),
+		Continue:             q.Get("continue"),
+		AllowBookmarks:       truthy(q.Get("allowWatchBookmarks")),
+	}
+	var err error
+	if v := q.Get("labelSelector"); v != "" {
+		if o.Labels, err = labels.Parse(v); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+	}
+	if v := q.Get("fieldSelector"); v != "" {
+		if o.Fields, err = fields.ParseSelector(v); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+	}
+	if v := q.Get("limit"); v != "" {
+		if o.Limit, err = strconv.ParseInt(v, 10, 64); err != nil {
+			return nil, apierrors.NewBadRequest("limit is not a number: " + v)
+		}
+	}
+	if v := q.Get("sendInitialEvents"); v != "" {
+		b := truthy(v)
+		o.SendInitialEvents = &b
+	}
+	return o, nil
+}
+
+func truthy(v string) bool { return v == "true" || v == "1" || v == "True" || v == "TRUE" }
+
+// watchTimeout is how long a watch may last: what the client says, else
+// something between 30 and 60 minutes.
+func watchTimeout(q url.Values, random func(int64) int64) (time.Duration, error) {
+	if v := q.Get("timeoutSeconds"); v != "" {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 0 {
+			return 0, apierrors.NewBadRequest("timeoutSeconds is not a number: " + v)
+		}
+		if n > 0 {
+			return time.Duration(n) * time.Second, nil
+		}
+	}
+	const least = int64(30 * time.Minute)
+	return time.Duration(least + random(least)), nil
+}

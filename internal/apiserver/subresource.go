@@ -1,0 +1,137 @@
+package apiserver
+
+import (
+	"net/http"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff/internal/apis"
+	"skiff/internal/apiserver/verbs"
+)
+
+func (s *Server) serveSubresource(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request) error {
+	res := req.Resource()
+	switch {
+	case info.Subresource == "status" && res.HasStatus:
+		switch info.Verb {
+		case "get":
+			return s.get(w, r, req)
+		case "update":
+			return s.update(w, r, req)
+		case "patch":
+			return s.patch(w, r, req)
+		}
+		return methodNotAllowed(info, req)
+	case info.Subresource == "scale" && res.Scale != nil:
+		return s.serveScale(w, r, info, req)
+	}
+	sub := res.Subresource(info.Subresource)
+	if sub == nil {
+		return notFound()
+	}
+	switch {
+	case sub.Edit != nil:
+		return s.serveEdit(w, r, info, req, sub)
+	case sub.Create != nil:
+		if info.Verb != "create" {
+			return methodNotAllowed(info, req)
+		}
+		return s.serveAction(w, r, req, sub)
+	}
+	return s.connect(w, r, info, req)
+}
+
+func (s *Server) serveScale(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request) error {
+	m, err := negotiate(r, plainOnly)
+	if err != nil {
+		return err
+	}
+	var scale *autoscalingv1.Scale
+	switch info.Verb {
+	case "get":
+		e, err := s.Verbs.Get(r.Context(), req, &metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		obj, err := e.Object()
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		scale = req.Resource().ScaleOf(obj)
+	case "update":
+		body := &autoscalingv1.Scale{}
+		if err := s.bodyInto(r, body, scaleGVK); err != nil {
+			return err
+		}
+		scale, err = s.Verbs.UpdateScale(r.Context(), req, updateOptions(r.URL.Query()), func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+			return body.DeepCopy(), nil
+		})
+	case "patch":
+		t, data, o, perr := patchBody(r)
+		if perr != nil {
+			return perr
+		}
+		scale, err = s.Verbs.PatchScale(r.Context(), req, t, data, o)
+	default:
+		return methodNotAllowed(info, req)
+	}
+	if err != nil {
+		return err
+	}
+	writeObject(w, r, m, http.StatusOK, scale, scaleGVK)
+	return nil
+}
+
+// serveEdit answers for a subresource that is a view of its parent.
+func (s *Server) serveEdit(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request, sub *apis.Subresource) error {
+	m, err := negotiate(r, plainOnly)
+	if err != nil {
+		return err
+	}
+	switch info.Verb {
+	case "get":
+		return s.get(w, r, req)
+	case "update":
+		body := req.Version.Version.New()
+		if err := s.bodyInto(r, body, req.Version.GVK()); err != nil {
+			return err
+		}
+		e, err := s.Verbs.Edit(r.Context(), req, body, updateOptions(r.URL.Query()))
+		if err != nil {
+			return err
+		}
+		return s.answer(w, r, m, req, e, http.StatusOK)
+	case "patch":
+		t, data, o, err := patchBody(r)
+		if err != nil {
+			return err
+		}
+		e, err := s.Verbs.PatchEdit(r.Context(), req, t, data, o)
+		if err != nil {
+			return err
+		}
+		return s.answer(w, r, m, req, e, http.StatusOK)
+	}
+	return methodNotAllowed(info, req)
+}
+
+// serveAction answers for a subresource that does something (binding,
+// eviction, token).
+func (s *Server) serveAction(w http.ResponseWriter, r *http.Request, req *verbs.Request, sub *apis.Subresource) error {
+	m, err := negotiate(r, plainOnly)
+	if err != nil {
+		return err
+	}
+	body := sub.New()
+	if err := s.bodyInto(r, body, sub.Kind); err != nil {
+		return err
+	}
+	out, err := s.Verbs.Act(r.Context(), req, body, len(r.URL.Query()["dryRun"]) > 0)
+	if err != nil {
+		return err
+	}
+	writeObject(w, r, m, http.StatusCreated, out, kindOf(out, sub.Kind))
+	return nil
+}

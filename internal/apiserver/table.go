@@ -1,0 +1,120 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"skiff/internal/apis"
+	"skiff/internal/apiserver/verbs"
+	"skiff/internal/store/cache"
+)
+
+var metaDocs = metav1.ObjectMeta{}.SwaggerDoc()
+
+// defaultColumns are for resources that declare none.
+func defaultColumns() []metav1.TableColumnDefinition {
+	return []metav1.TableColumnDefinition{
+		{Name: "Name", Type: "string", Format: "name", Description: metaDocs["name"]},
+		{Name: "Created At", Type: "date", Description: metaDocs["creationTimestamp"]},
+	}
+}
+
+func defaultCells(obj apis.Object) []any {
+	return []any{obj.GetName(), obj.GetCreationTimestamp().UTC().Format(time.RFC3339)}
+}
+
+// table shows entries as rows (meta.k8s.io Table). meta is nil for a single
+// object.
+func (s *Server) table(r *http.Request, v *verbs.Version, entries []*cache.Entry, meta *metav1.ListMeta) (*metav1.Table, error) {
+	include := metav1.IncludeObjectPolicy(r.URL.Query().Get("includeObject"))
+	switch include {
+	case "":
+		include = metav1.IncludeMetadata
+	case metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject:
+	default:
+		return nil, apierrors.NewBadRequest(`includeObject must be one of "None", "Metadata" and "Object", it is "` + string(include) + `"`)
+	}
+	d := v.Resource()
+	columns, cells := d.Columns, d.Cells
+	if v.Cells != nil {
+		columns, cells = v.Columns, v.Cells
+	}
+	if cells == nil {
+		columns, cells = defaultColumns(), defaultCells
+	}
+	t := &metav1.Table{ColumnDefinitions: columns, Rows: make([]metav1.TableRow, 0, len(entries))}
+	if meta != nil {
+		t.ListMeta = *meta
+	}
+	for _, e := range entries {
+		obj, err := e.Object()
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		shown := obj
+		if v.Cells != nil {
+			// Columns of a version speak its type.
+			if shown, err = v.FromHub(obj); err != nil {
+				return nil, apierrors.NewInternalError(err)
+			}
+		}
+		row := metav1.TableRow{Cells: cells(shown)}
+		switch include {
+		case metav1.IncludeMetadata:
+			p := partialOf(obj)
+			p.SetGroupVersionKind(schema.GroupVersionKind{Group: "meta.k8s.io", Version: "v1", Kind: "PartialObjectMetadata"})
+			row.Object = runtime.RawExtension{Object: p}
+		case metav1.IncludeObject:
+			item, err := encodeItem(e, v, mediaJSON)
+			if err != nil {
+				return nil, err
+			}
+			row.Object = runtime.RawExtension{Raw: verbs.WithKind(v.GVK(), item)}
+		}
+		t.Rows = append(t.Rows, row)
+		if meta == nil {
+			t.ResourceVersion = obj.GetResourceVersion()
+		}
+	}
+	return t, nil
+}
+
+func partialOf(obj apis.Object) *metav1.PartialObjectMetadata {
+	if a, ok := obj.(metav1.ObjectMetaAccessor); ok {
+		if m, ok := a.GetObjectMeta().(*metav1.ObjectMeta); ok {
+			return &metav1.PartialObjectMetadata{ObjectMeta: *m}
+		}
+	}
+	// Objects without a Go type carry metadata as a map.
+	p := &metav1.PartialObjectMetadata{}
+	if data, err := json.Marshal(obj); err == nil {
+		_ = json.Unmarshal(data, p)
+	}
+	return p
+}
+
+func partial(_ *verbs.Version, e *cache.Entry) (*metav1.PartialObjectMetadata, error) {
+	obj, err := e.Object()
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	return partialOf(obj), nil
+}
+
+func partialList(v *verbs.Version, entries []*cache.Entry, meta *metav1.ListMeta) (*metav1.PartialObjectMetadataList, error) {
+	out := &metav1.PartialObjectMetadataList{ListMeta: *meta, Items: make([]metav1.PartialObjectMetadata, 0, len(entries))}
+	for _, e := range entries {
+		p, err := partial(v, e)
+		if err != nil {
+			return nil, err
+		}
+		out.Items = append(out.Items, *p)
+	}
+	return out, nil
+}

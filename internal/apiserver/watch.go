@@ -1,0 +1,232 @@
+package apiserver
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"skiff/internal/apiserver/verbs"
+	"skiff/internal/store/cache"
+)
+
+// bookmarkInterval is how often a watcher that asked for it hears how far the
+// resource has come.
+const bookmarkInterval = time.Minute
+
+// watch streams events until the client leaves or the time is up.
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
+	m, err := negotiate(r, metaKinds("Table", "PartialObjectMetadata"))
+	if err != nil {
+		return err
+	}
+	q := r.URL.Query()
+	o, err := listOptions(q)
+	if err != nil {
+		return err
+	}
+	timeout, err := watchTimeout(q, rand.Int64N)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	defer cancel()
+	stream, err := s.Verbs.Watch(ctx, req, o)
+	if err != nil {
+		return err
+	}
+	defer stream.Stop()
+
+	h := w.Header()
+	ct := m.contentType()
+	if m.Media == mediaProtobuf {
+		ct += ";stream=watch"
+	}
+	h.Set("Content-Type", ct)
+	h.Set("Cache-Control", "no-cache, private")
+	w.WriteHeader(http.StatusOK)
+	out := http.NewResponseController(w)
+	if err := out.Flush(); err != nil {
+		return nil
+	}
+	enc := &eventEncoder{server: s, request: r, media: m, version: req.Version}
+	var buf []byte
+	for {
+		events, err := s.nextEvents(ctx, stream, o.AllowBookmarks)
+		if err != nil {
+			if ctx.Err() == nil {
+				// Tell the client why, then end.
+				if buf = enc.appendStatus(buf[:0], err); len(buf) > 0 {
+					_, _ = w.Write(buf)
+				}
+			}
+			return nil
+		}
+		buf = buf[:0]
+		for i := range events {
+			if buf, err = enc.append(buf, &events[i]); err != nil {
+				s.Log.Error("a watch event could not be encoded", "resource", req.Resource().GroupResource(), "error", err)
+				return nil
+			}
+		}
+		if _, err := w.Write(buf); err != nil {
+			return nil
+		}
+		if err := out.Flush(); err != nil {
+			return nil
+		}
+		if cap(buf) > 1<<20 {
+			buf = nil
+		}
+	}
+}
+
+// nextEvents waits for events; if none come for a while and the client wants
+// bookmarks, it returns one.
+func (s *Server) nextEvents(ctx context.Context, stream *verbs.Watch, bookmarks bool) ([]verbs.WatchEvent, error) {
+	if !bookmarks {
+		return stream.Next(ctx)
+	}
+	for {
+		wait, cancel := context.WithTimeout(ctx, bookmarkInterval)
+		events, err := stream.Next(wait)
+		quiet := wait.Err() != nil
+		cancel()
+		if err == nil || ctx.Err() != nil || !quiet {
+			return events, err
+		}
+		if ev, ok := stream.Bookmark(); ok {
+			return []verbs.WatchEvent{ev}, nil
+		}
+	}
+}
+
+// eventEncoder writes events in one watcher's form.
+type eventEncoder struct {
+	server  *Server
+	request *http.Request
+	media   *mediaType
+	version *verbs.Version
+	// headed is set once a Table's columns have been sent.
+	headed bool
+}
+
+func (e *eventEncoder) append(dst []byte, ev *verbs.WatchEvent) ([]byte, error) {
+	if ev.Type == watch.Bookmark {
+		return e.appendBookmark(dst, ev)
+	}
+	switch e.media.As {
+	case "Table":
+		t, err := e.server.table(e.request, e.version, []*cache.Entry{ev.Entry}, nil)
+		if err != nil {
+			return dst, err
+		}
+		if e.headed {
+			t.ColumnDefinitions = nil
+		}
+		e.headed = true
+		return e.appendObject(dst, ev.Type, t, metaGVK(e.media, "Table"))
+	case "PartialObjectMetadata":
+		p, err := partial(e.version, ev.Entry)
+		if err != nil {
+			return dst, err
+		}
+		return e.appendObject(dst, ev.Type, p, metaGVK(e.media, "PartialObjectMetadata"))
+	}
+	item, err := encodeItem(ev.Entry, e.version, e.media.Media)
+	if err != nil {
+		return dst, err
+	}
+	gvk := e.version.GVK()
+	if e.media.Media == mediaProtobuf {
+		head := appendEnvelopeHead(nil, gvk, len(item))
+		return appendFrame(dst, ev.Type, len(head)+len(item)+len(envelopeTail), head, item, []byte(envelopeTail)), nil
+	}
+	dst = append(dst, `{"type":"`...)
+	dst = append(dst, ev.Type...)
+	dst = append(dst, `","object":`...)
+	if len(item) > 1 && item[1] == '"' && (hasKind(item)) {
+		dst = append(dst, item...)
+	} else {
+		dst = verbs.AppendKind(dst, gvk)
+		if len(item) > 2 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, item[1:]...)
+	}
+	return append(dst, "}\n"...), nil
+}
+
+// hasKind tells encodings that carry their own type meta (custom resources).
+func hasKind(item []byte) bool {
+	return len(item) > 8 && (string(item[1:7]) == `"kind"` || string(item[1:8]) == `"apiVer`)
+}
+
+func (e *eventEncoder) appendBookmark(dst []byte, ev *verbs.WatchEvent) ([]byte, error) {
+	rv := strconv.FormatInt(ev.Revision, 10)
+	var annotations map[string]string
+	if ev.InitialEventsEnd {
+		annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
+	}
+	switch e.media.As {
+	case "Table":
+		return e.appendObject(dst, ev.Type, &metav1.Table{ListMeta: metav1.ListMeta{ResourceVersion: rv}}, metaGVK(e.media, "Table"))
+	case "PartialObjectMetadata":
+		p := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{ResourceVersion: rv, Annotations: annotations}}
+		return e.appendObject(dst, ev.Type, p, metaGVK(e.media, "PartialObjectMetadata"))
+	}
+	obj := e.version.Version.New()
+	obj.SetResourceVersion(rv)
+	obj.SetAnnotations(annotations)
+	return e.appendObject(dst, ev.Type, obj, e.version.GVK())
+}
+
+func (e *eventEncoder) appendStatus(dst []byte, err error) []byte {
+	out, encodeErr := e.appendObject(dst, watch.Error, statusOf(err), schema.GroupVersionKind{Version: "v1", Kind: "Status"})
+	if encodeErr != nil {
+		return nil
+	}
+	return out
+}
+
+func (e *eventEncoder) appendObject(dst []byte, t watch.EventType, obj runtime.Object, gvk schema.GroupVersionKind) ([]byte, error) {
+	media := e.media.Media
+	if media == mediaYAML {
+		media = mediaJSON
+	}
+	data, err := encodeObject(obj, gvk, media)
+	if err != nil {
+		return dst, err
+	}
+	if media == mediaProtobuf {
+		return appendFrame(dst, t, len(data), data), nil
+	}
+	event, err := json.Marshal(metav1.WatchEvent{Type: string(t), Object: runtime.RawExtension{Raw: data}})
+	if err != nil {
+		return dst, err
+	}
+	return append(append(dst, event...), '\n'), nil
+}
+
+// appendFrame appends a length-prefixed WatchEvent message whose object is the
+// concatenation of parts, of the given total size.
+func appendFrame(dst []byte, t watch.EventType, size int, parts ...[]byte) []byte {
+	raw := tagSize(size) + size
+	total := tagSize(len(t)) + len(t) + tagSize(raw) + raw
+	dst = binary.BigEndian.AppendUint32(dst, uint32(total))
+	dst = appendField(dst, 1, string(t))
+	dst = appendTag(dst, 2, raw)
+	dst = appendTag(dst, 1, size)
+	for _, p := range parts {
+		dst = append(dst, p...)
+	}
+	return dst
+}
