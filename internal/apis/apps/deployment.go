@@ -41,7 +41,7 @@ func deployment() *apis.Resource {
 			if old != nil {
 				return nil
 			}
-			return nameWarnings(d.Name)
+			return checks.PodPrefixWarnings(d.Name)
 		},
 		Scale: scale(
 			func(d *appsv1.Deployment) **int32 { return &d.Spec.Replicas },

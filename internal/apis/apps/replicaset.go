@@ -39,7 +39,7 @@ func replicaSet() *apis.Resource {
 			if old != nil {
 				return nil
 			}
-			return nameWarnings(r.Name)
+			return checks.PodPrefixWarnings(r.Name)
 		},
 		Scale: scale(
 			func(r *appsv1.ReplicaSet) **int32 { return &r.Spec.Replicas },

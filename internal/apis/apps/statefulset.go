@@ -42,7 +42,7 @@ func statefulSet() *apis.Resource {
 			if old != nil {
 				return nil
 			}
-			return nameWarnings(s.Name)
+			return checks.PodPrefixWarnings(s.Name)
 		},
 		Scale: scale(
 			func(s *appsv1.StatefulSet) **int32 { return &s.Spec.Replicas },

@@ -1,13 +1,10 @@
 package apps
 
 import (
-	"fmt"
-
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
-	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
@@ -72,16 +69,6 @@ func validateAtMost(part, whole int32, detail string, path *field.Path) field.Er
 		return nil
 	}
 	return field.ErrorList{field.Invalid(path, part, detail)}
-}
-
-// nameWarnings warns of a name that is no host name, since pods' names and
-// host names are made from it.
-func nameWarnings(name string) []string {
-	msgs := utilvalidation.IsDNS1123Label(name)
-	if len(msgs) == 0 {
-		return nil
-	}
-	return []string{fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", msgs)}
 }
 
 // templateColumns are the wide columns that tell what a workload runs.

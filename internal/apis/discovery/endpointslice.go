@@ -1,21 +1,250 @@
 package discovery
 
 import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
+	"skiff/internal/apis/columns"
+	"skiff/internal/apis/fill"
+)
+
+// Limits of one slice, upstream's.
+const (
+	maxEndpoints      = 1000
+	maxAddresses      = 100
+	maxPorts          = 20000
+	maxTopologyLabels = 16
+	maxHints          = 8
+	// maxShown is how many ports or addresses a cell of the table names.
+	maxShown = 3
 )
 
 func endpointSlice() *apis.Resource {
+	docs := discoveryv1.EndpointSlice{}.SwaggerDoc()
 	return apis.Of[*discoveryv1.EndpointSlice]{
 		Names: apis.Names{
 			Group: "discovery.k8s.io", Resource: "endpointslices", Singular: "endpointslice", Kind: "EndpointSlice",
 			Namespaced: true,
 		},
-		Version:    "v1",
-		New:        func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
-		NewList:    func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
-		Generation: true,
+		Version:       "v1",
+		New:           func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
+		NewList:       func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+		Generation:    true,
+		Default:       defaultEndpointSlice,
+		PrepareCreate: func(_ context.Context, s *discoveryv1.EndpointSlice) { dropTopology(s, nil) },
+		PrepareUpdate: func(_ context.Context, s, old *discoveryv1.EndpointSlice) { dropTopology(s, old.Endpoints) },
+		Validate: func(_ context.Context, s *discoveryv1.EndpointSlice) field.ErrorList {
+			return validateEndpointSlice(s, nil)
+		},
+		ValidateUpdate: validateEndpointSliceUpdate,
+		Columns: []metav1.TableColumnDefinition{
+			columns.Name(),
+			columns.String("AddressType", docs["addressType"]),
+			columns.String("Ports", docs["ports"]),
+			columns.String("Endpoints", docs["endpoints"]),
+			columns.AgeColumn(),
+		},
+		Cells: func(s *discoveryv1.EndpointSlice) []any {
+			return []any{s.Name, string(s.AddressType), portsCell(s.Ports), endpointsCell(s.Endpoints), columns.Age(s.CreationTimestamp)}
+		},
 	}.Resource()
+}
+
+func defaultEndpointSlice(s *discoveryv1.EndpointSlice) {
+	for i := range s.Ports {
+		fill.Pointer(&s.Ports[i].Name, "")
+		fill.Pointer(&s.Ports[i].Protocol, corev1.ProtocolTCP)
+	}
+}
+
+// dropTopology clears the field that v1 only keeps for slices written through
+// v1beta1: it cannot be set, only left as it is.
+func dropTopology(s *discoveryv1.EndpointSlice, old []discoveryv1.Endpoint) {
+	for i := range s.Endpoints {
+		e, known := &s.Endpoints[i], false
+		for k := range old {
+			known = known || equality.Semantic.DeepEqual(old[k].DeprecatedTopology, e.DeprecatedTopology)
+		}
+		if !known {
+			e.DeprecatedTopology = nil
+		}
+	}
+}
+
+func validateEndpointSliceUpdate(_ context.Context, s, old *discoveryv1.EndpointSlice) field.ErrorList {
+	var tolerated []string
+	for i := range old.Endpoints {
+		tolerated = append(tolerated, old.Endpoints[i].Addresses...)
+	}
+	errs := validateEndpointSlice(s, tolerated)
+	return append(errs, validation.ValidateImmutableField(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
+}
+
+// validateEndpointSlice checks a slice; the tolerated addresses need not be in
+// canonical form.
+func validateEndpointSlice(s *discoveryv1.EndpointSlice, tolerated []string) field.ErrorList {
+	errs := checks.Enum(s.AddressType, field.NewPath("addressType"), discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
+	path := field.NewPath("endpoints")
+	if len(s.Endpoints) > maxEndpoints {
+		errs = append(errs, field.TooMany(path, len(s.Endpoints), maxEndpoints))
+	} else {
+		for i := range s.Endpoints {
+			errs = append(errs, validateEndpoint(&s.Endpoints[i], s.AddressType, tolerated, path.Index(i))...)
+		}
+	}
+	return append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
+}
+
+func validateEndpoint(e *discoveryv1.Endpoint, kind discoveryv1.AddressType, tolerated []string, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	addresses := path.Child("addresses")
+	if len(e.Addresses) == 0 {
+		errs = append(errs, field.Required(addresses, "must contain at least 1 address"))
+	} else if len(e.Addresses) > maxAddresses {
+		errs = append(errs, field.TooMany(addresses, len(e.Addresses), maxAddresses))
+	}
+	for i, address := range e.Addresses {
+		errs = append(errs, validateAddress(address, kind, tolerated, addresses.Index(i))...)
+	}
+	if e.NodeName != nil {
+		errs = append(errs, checks.Name(*e.NodeName, path.Child("nodeName"), utilvalidation.IsDNS1123Subdomain)...)
+	}
+	topology := path.Child("deprecatedTopology")
+	if len(e.DeprecatedTopology) > maxTopologyLabels {
+		errs = append(errs, field.TooMany(topology, len(e.DeprecatedTopology), maxTopologyLabels))
+	}
+	errs = append(errs, metav1validation.ValidateLabels(e.DeprecatedTopology, topology)...)
+	if e.Hostname != nil {
+		errs = append(errs, checks.Name(*e.Hostname, path.Child("hostname"), utilvalidation.IsDNS1123Label)...)
+	}
+	return append(errs, validateHints(e.Hints, path.Child("hints"))...)
+}
+
+func validateAddress(address string, kind discoveryv1.AddressType, tolerated []string, path *field.Path) field.ErrorList {
+	switch kind {
+	case discoveryv1.AddressTypeFQDN:
+		return utilvalidation.IsFullyQualifiedDomainName(path, address)
+	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
+		if errs := utilvalidation.IsValidIPForLegacyField(path, address, true, tolerated); len(errs) > 0 {
+			return errs
+		}
+		var errs field.ErrorList
+		if addr, err := netip.ParseAddr(address); err == nil && addr.Is4() != (kind == discoveryv1.AddressTypeIPv4) {
+			errs = append(errs, field.Invalid(path, address, fmt.Sprintf("must be an %s address", kind)))
+		}
+		return append(errs, checks.EndpointIP(address, path)...)
+	}
+	return nil
+}
+
+func validateHints(h *discoveryv1.EndpointHints, path *field.Path) field.ErrorList {
+	if h == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	list := func(names []string, path *field.Path, check func(string) []string) {
+		if len(names) > maxHints {
+			errs = append(errs, field.TooMany(path, len(names), maxHints))
+			return
+		}
+		seen := sets.New[string]()
+		for i, name := range names {
+			at := path.Index(i).Child("name")
+			if seen.Has(name) {
+				errs = append(errs, field.Duplicate(at, name))
+			}
+			seen.Insert(name)
+			errs = append(errs, checks.RequiredName(name, at, check)...)
+		}
+	}
+	zones, nodes := make([]string, len(h.ForZones)), make([]string, len(h.ForNodes))
+	for i := range h.ForZones {
+		zones[i] = h.ForZones[i].Name
+	}
+	for i := range h.ForNodes {
+		nodes[i] = h.ForNodes[i].Name
+	}
+	list(zones, path.Child("forZones"), utilvalidation.IsValidLabelValue)
+	list(nodes, path.Child("forNodes"), utilvalidation.IsDNS1123Subdomain)
+	return errs
+}
+
+func validatePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.ErrorList {
+	if len(ports) > maxPorts {
+		return field.ErrorList{field.TooMany(path, len(ports), maxPorts)}
+	}
+	var errs field.ErrorList
+	seen := sets.New[string]()
+	for i := range ports {
+		p, path := &ports[i], path.Index(i)
+		name := ""
+		if p.Name != nil {
+			name = *p.Name
+		}
+		if name != "" {
+			errs = append(errs, checks.Name(name, path.Child("name"), utilvalidation.IsDNS1123Label)...)
+		}
+		if seen.Has(name) {
+			errs = append(errs, field.Duplicate(path.Child("name"), name))
+		}
+		seen.Insert(name)
+		if p.Protocol == nil {
+			errs = append(errs, field.Required(path.Child("protocol"), ""))
+		} else {
+			errs = append(errs, checks.Enum(*p.Protocol, path.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+		}
+		if p.AppProtocol != nil {
+			errs = append(errs, checks.Name(*p.AppProtocol, path.Child("appProtocol"), utilvalidation.IsQualifiedName)...)
+		}
+	}
+	return errs
+}
+
+func portsCell(ports []discoveryv1.EndpointPort) string {
+	var all []string
+	for i := range ports {
+		switch p := &ports[i]; {
+		case p.Port != nil:
+			all = append(all, strconv.Itoa(int(*p.Port)))
+		case p.Name != nil && *p.Name != "":
+			all = append(all, *p.Name)
+		default:
+			all = append(all, "*")
+		}
+	}
+	return shortened(all)
+}
+
+func endpointsCell(endpoints []discoveryv1.Endpoint) string {
+	var all []string
+	for i := range endpoints {
+		all = append(all, endpoints[i].Addresses...)
+	}
+	return shortened(all)
+}
+
+func shortened(all []string) string {
+	switch {
+	case len(all) == 0:
+		return "<unset>"
+	case len(all) > maxShown:
+		return fmt.Sprintf("%s + %d more...", strings.Join(all[:maxShown], ","), len(all)-maxShown)
+	}
+	return strings.Join(all, ",")
 }

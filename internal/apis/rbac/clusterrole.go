@@ -1,8 +1,12 @@
 package rbac
 
 import (
+	"context"
+
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
 )
@@ -12,8 +16,27 @@ func clusterRole() *apis.Resource {
 		Names: apis.Names{
 			Group: "rbac.authorization.k8s.io", Resource: "clusterroles", Singular: "clusterrole", Kind: "ClusterRole",
 		},
-		Version: "v1",
-		New:     func() *rbacv1.ClusterRole { return &rbacv1.ClusterRole{} },
-		NewList: func() runtime.Object { return &rbacv1.ClusterRoleList{} },
+		Version:             "v1",
+		New:                 func() *rbacv1.ClusterRole { return &rbacv1.ClusterRole{} },
+		NewList:             func() runtime.Object { return &rbacv1.ClusterRoleList{} },
+		AllowCreateOnUpdate: true,
+		ValidateName:        validateName,
+		Validate:            validateClusterRole,
 	}.Resource()
+}
+
+func validateClusterRole(_ context.Context, r *rbacv1.ClusterRole) field.ErrorList {
+	errs := validateRules(r.Rules, false)
+	if r.AggregationRule == nil {
+		return errs
+	}
+	path := field.NewPath("aggregationRule", "clusterRoleSelectors")
+	if len(r.AggregationRule.ClusterRoleSelectors) == 0 {
+		errs = append(errs, field.Required(path, "at least one clusterRoleSelector required if aggregationRule is non-nil"))
+	}
+	for i := range r.AggregationRule.ClusterRoleSelectors {
+		selector := &r.AggregationRule.ClusterRoleSelectors[i]
+		errs = append(errs, metav1validation.ValidateLabelSelector(selector, metav1validation.LabelSelectorValidationOptions{}, path.Index(i))...)
+	}
+	return errs
 }

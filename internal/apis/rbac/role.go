@@ -1,8 +1,11 @@
 package rbac
 
 import (
+	"context"
+
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
 )
@@ -13,8 +16,11 @@ func role() *apis.Resource {
 			Group: "rbac.authorization.k8s.io", Resource: "roles", Singular: "role", Kind: "Role",
 			Namespaced: true,
 		},
-		Version: "v1",
-		New:     func() *rbacv1.Role { return &rbacv1.Role{} },
-		NewList: func() runtime.Object { return &rbacv1.RoleList{} },
+		Version:             "v1",
+		New:                 func() *rbacv1.Role { return &rbacv1.Role{} },
+		NewList:             func() runtime.Object { return &rbacv1.RoleList{} },
+		AllowCreateOnUpdate: true,
+		ValidateName:        validateName,
+		Validate:            func(_ context.Context, r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) },
 	}.Resource()
 }
