@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
 
@@ -52,6 +53,21 @@ func desired(o Options) ([]client.Object, error) {
 		return nil, err
 	}
 	return append(objects, authenticationInfo(o), info), nil
+}
+
+// NodeRules returns the rules of ClusterRole system:node, which the Node
+// authorizer goes by.
+func NodeRules() ([]rbacv1.PolicyRule, error) {
+	objects, err := readPolicy()
+	if err != nil {
+		return nil, err
+	}
+	for _, obj := range objects {
+		if role, ok := obj.(*rbacv1.ClusterRole); ok && role.Name == "system:node" {
+			return role.Rules, nil
+		}
+	}
+	return nil, errors.New("policy: there is no ClusterRole system:node")
 }
 
 func readPolicy() ([]client.Object, error) {

@@ -214,7 +214,7 @@ func (a *Authorizer) Authorize(_ context.Context, attrs *authz.Attributes) (auth
 			return true
 		}
 		for i := range rules {
-			if allows(&rules[i], attrs) {
+			if RuleAllows(&rules[i], attrs) {
 				reason = g.reason
 				return false
 			}

@@ -9,8 +9,8 @@ import (
 	"skiff/internal/apiserver/authz"
 )
 
-// allows reports whether the rule allows the request.
-func allows(rule *rbacv1.PolicyRule, a *authz.Attributes) bool {
+// RuleAllows reports whether the rule allows the request.
+func RuleAllows(rule *rbacv1.PolicyRule, a *authz.Attributes) bool {
 	if !matches(rule.Verbs, a.Verb, rbacv1.VerbAll) {
 		return false
 	}
