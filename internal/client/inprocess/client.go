@@ -1,0 +1,373 @@
+// Package inprocess binds components to the API server in their own process: a
+// request is a function call, with the component's identity, through the same
+// authorization, admission and validation as over HTTP. No bytes, no sockets.
+package inprocess
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+
+	"skiff/internal/apiserver/verbs"
+	skiffclient "skiff/internal/client"
+	"skiff/internal/identity"
+)
+
+// Binding makes clients of one API server.
+type Binding struct {
+	server *verbs.Server
+	mapper *mapper
+	cache  *informers
+	log    *slog.Logger
+}
+
+// Bind returns a binding to server. Informers run until ctx ends.
+func Bind(ctx context.Context, server *verbs.Server, log *slog.Logger) *Binding {
+	b := &Binding{server: server, mapper: &mapper{server: server}, log: log}
+	b.cache = newInformers(ctx, b)
+	return b
+}
+
+// Cache reads the server's state without asking who reads: it is for the
+// server's own parts, such as the authorizers.
+func (b *Binding) Cache() skiffclient.Set { return skiffclient.Set{Cache: b.cache} }
+
+// Set returns a component's view of the cluster, acting as user until ctx ends.
+func (b *Binding) Set(ctx context.Context, user *identity.User) skiffclient.Set {
+	c := &inProcess{Binding: b, user: user, agent: agentOf(user.Name)}
+	return skiffclient.Set{Client: c, Cache: b.cache, Recorder: skiffclient.Recorders(ctx, c)}
+}
+
+// agentOf is the field manager's name of a component: the last part of its
+// user name.
+func agentOf(user string) string {
+	return user[strings.LastIndexByte(user, ':')+1:]
+}
+
+type inProcess struct {
+	*Binding
+	user  *identity.User
+	agent string
+}
+
+var _ client.WithWatch = (*inProcess)(nil)
+
+func (c *inProcess) context(ctx context.Context) context.Context {
+	return identity.NewContext(verbs.WithUserAgent(ctx, c.agent), c.user)
+}
+
+// request finds what obj is about and asks whether this may be done.
+func (c *inProcess) request(ctx context.Context, verb, subresource string, obj runtime.Object, namespace, name string) (*verbs.Request, error) {
+	v, err := c.version(obj)
+	if err != nil {
+		return nil, err
+	}
+	req := &verbs.Request{Version: v, Namespace: namespace, Name: name, Subresource: subresource}
+	if !v.Resource().Namespaced {
+		req.Namespace = ""
+	}
+	return req, c.server.AuthorizeRequest(ctx, verb, req)
+}
+
+// version finds the served version of obj's type (an object or a list).
+func (b *Binding) version(obj runtime.Object) (*verbs.Version, error) {
+	gvk, err := apiutil.GVKForObject(obj, b.server.Scheme())
+	if err != nil {
+		return nil, err
+	}
+	if _, v := b.server.LookupKind(gvk); v != nil {
+		return v, nil
+	}
+	if kind, isList := strings.CutSuffix(gvk.Kind, "List"); isList {
+		if _, v := b.server.LookupKind(gvk.GroupVersion().WithKind(kind)); v != nil {
+			return v, nil
+		}
+	}
+	return nil, &meta.NoKindMatchError{GroupKind: gvk.GroupKind(), SearchedVersions: []string{gvk.Version}}
+}
+
+func (c *inProcess) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	ctx = c.context(ctx)
+	req, err := c.request(ctx, "get", "", obj, key.Namespace, key.Name)
+	if err != nil {
+		return err
+	}
+	o := (&client.GetOptions{}).ApplyOptions(opts).AsGetOptions()
+	e, err := c.server.Get(ctx, req, o)
+	if err != nil {
+		return err
+	}
+	return give(e, req.Version, obj)
+}
+
+func (c *inProcess) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	ctx = c.context(ctx)
+	o := (&client.ListOptions{}).ApplyOptions(opts)
+	req, err := c.request(ctx, "list", "", list, o.Namespace, "")
+	if err != nil {
+		return err
+	}
+	raw := o.AsListOptions()
+	res, err := c.server.List(ctx, req, &verbs.ListOptions{
+		Labels: o.LabelSelector, Fields: o.FieldSelector, Limit: o.Limit, Continue: o.Continue,
+		ResourceVersion: raw.ResourceVersion, ResourceVersionMatch: raw.ResourceVersionMatch,
+	})
+	if err != nil {
+		return err
+	}
+	return giveList(res, req.Version, list, o.UnsafeDisableDeepCopy != nil && *o.UnsafeDisableDeepCopy)
+}
+
+func (c *inProcess) Create(ctx context.Context, obj client.Object, opts ...client.CreateOption) error {
+	ctx = c.context(ctx)
+	req, err := c.request(ctx, "create", "", obj, obj.GetNamespace(), "")
+	if err != nil {
+		return err
+	}
+	in, err := take(obj, req.Version)
+	if err != nil {
+		return err
+	}
+	o := (&client.CreateOptions{}).ApplyOptions(opts)
+	if req.Resource().Virtual != nil {
+		out, err := c.server.Act(ctx, req, in, len(o.DryRun) > 0)
+		if err != nil {
+			return err
+		}
+		return assign(out, obj)
+	}
+	e, err := c.server.Create(ctx, req, in, o.AsCreateOptions())
+	if err != nil {
+		return err
+	}
+	return give(e, req.Version, obj)
+}
+
+func (c *inProcess) Update(ctx context.Context, obj client.Object, opts ...client.UpdateOption) error {
+	o := (&client.UpdateOptions{}).ApplyOptions(opts)
+	return c.update(ctx, "", obj, obj, o.AsUpdateOptions())
+}
+
+func (c *inProcess) update(ctx context.Context, subresource string, target, body client.Object, o *metav1.UpdateOptions) error {
+	ctx = c.context(ctx)
+	req, err := c.request(ctx, "update", subresource, target, target.GetNamespace(), target.GetName())
+	if err != nil {
+		return err
+	}
+	if subresource == "scale" {
+		scale, ok := body.(*autoscalingv1.Scale)
+		if !ok {
+			return fmt.Errorf("the scale subresource takes an autoscaling/v1 Scale, not %T", body)
+		}
+		out, err := c.server.UpdateScale(ctx, req, o, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return scale.DeepCopy(), nil })
+		if err != nil {
+			return err
+		}
+		*scale = *out
+		return nil
+	}
+	in, err := take(body, req.Version)
+	if err != nil {
+		return err
+	}
+	if subresource != "" && subresource != "status" {
+		if sub := req.Resource().Subresource(subresource); sub == nil || sub.Edit == nil {
+			return apierrors.NewMethodNotSupported(req.Resource().GroupResource(), "update of "+subresource)
+		}
+		e, err := c.server.Edit(ctx, req, in, o)
+		if err != nil {
+			return err
+		}
+		return give(e, req.Version, body)
+	}
+	e, _, err := c.server.Update(ctx, req, in, o)
+	if err != nil {
+		return err
+	}
+	return give(e, req.Version, body)
+}
+
+func (c *inProcess) Patch(ctx context.Context, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+	o := (&client.PatchOptions{}).ApplyOptions(opts)
+	return c.patch(ctx, "", obj, patch, o.AsPatchOptions())
+}
+
+func (c *inProcess) patch(ctx context.Context, subresource string, obj client.Object, patch client.Patch, o *metav1.PatchOptions) error {
+	ctx = c.context(ctx)
+	req, err := c.request(ctx, "patch", subresource, obj, obj.GetNamespace(), obj.GetName())
+	if err != nil {
+		return err
+	}
+	data, err := patch.Data(obj)
+	if err != nil {
+		return err
+	}
+	if patch.Type() == types.ApplyPatchType && o.FieldManager == "" {
+		o.FieldManager = c.agent
+	}
+	if subresource != "" && subresource != "status" {
+		e, err := c.server.PatchEdit(ctx, req, patch.Type(), data, o)
+		if err != nil {
+			return err
+		}
+		return give(e, req.Version, obj)
+	}
+	e, _, err := c.server.Patch(ctx, req, patch.Type(), data, o)
+	if err != nil {
+		return err
+	}
+	return give(e, req.Version, obj)
+}
+
+func (c *inProcess) Delete(ctx context.Context, obj client.Object, opts ...client.DeleteOption) error {
+	ctx = c.context(ctx)
+	req, err := c.request(ctx, "delete", "", obj, obj.GetNamespace(), obj.GetName())
+	if err != nil {
+		return err
+	}
+	o := (&client.DeleteOptions{}).ApplyOptions(opts)
+	_, _, err = c.server.Delete(ctx, req, o.AsDeleteOptions())
+	return err
+}
+
+func (c *inProcess) DeleteAllOf(ctx context.Context, obj client.Object, opts ...client.DeleteAllOfOption) error {
+	ctx = c.context(ctx)
+	o := (&client.DeleteAllOfOptions{}).ApplyOptions(opts)
+	req, err := c.request(ctx, "deletecollection", "", obj, o.Namespace, "")
+	if err != nil {
+		return err
+	}
+	_, err = c.server.DeleteCollection(ctx, req, o.AsDeleteOptions(), &verbs.ListOptions{Labels: o.LabelSelector, Fields: o.FieldSelector})
+	return err
+}
+
+// Apply implements server-side apply of a typed configuration.
+func (c *inProcess) Apply(ctx context.Context, obj runtime.ApplyConfiguration, opts ...client.ApplyOption) error {
+	return c.apply(ctx, "", obj, (&client.ApplyOptions{}).ApplyOptions(opts))
+}
+
+func (c *inProcess) Status() client.SubResourceWriter { return c.SubResource("status") }
+
+func (c *inProcess) SubResource(name string) client.SubResourceClient {
+	return &subresource{c, name}
+}
+
+func (b *Binding) Scheme() *runtime.Scheme { return b.server.Scheme() }
+
+func (b *Binding) RESTMapper() meta.RESTMapper { return b.mapper }
+
+func (b *Binding) GroupVersionKindFor(obj runtime.Object) (schema.GroupVersionKind, error) {
+	return apiutil.GVKForObject(obj, b.server.Scheme())
+}
+
+func (b *Binding) IsObjectNamespaced(obj runtime.Object) (bool, error) {
+	v, err := b.version(obj)
+	if err != nil {
+		return false, err
+	}
+	return v.Resource().Namespaced, nil
+}
+
+// Watch streams events of what list's type and opts select.
+func (c *inProcess) Watch(ctx context.Context, list client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
+	ctx = c.context(ctx)
+	o := (&client.ListOptions{}).ApplyOptions(opts)
+	req, err := c.request(ctx, "watch", "", list, o.Namespace, "")
+	if err != nil {
+		return nil, err
+	}
+	raw := o.AsListOptions()
+	w, err := c.server.Watch(ctx, req, &verbs.ListOptions{
+		Labels: o.LabelSelector, Fields: o.FieldSelector, ResourceVersion: raw.ResourceVersion,
+		ResourceVersionMatch: raw.ResourceVersionMatch, SendInitialEvents: raw.SendInitialEvents, AllowBookmarks: raw.AllowWatchBookmarks,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return startWatch(ctx, w, req.Version, list), nil
+}
+
+type subresource struct {
+	c    *inProcess
+	name string
+}
+
+func (s *subresource) Get(ctx context.Context, obj, sub client.Object, _ ...client.SubResourceGetOption) error {
+	ctx = s.c.context(ctx)
+	req, err := s.c.request(ctx, "get", s.name, obj, obj.GetNamespace(), obj.GetName())
+	if err != nil {
+		return err
+	}
+	e, err := s.c.server.Get(ctx, req, &metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if s.name == "scale" && req.Resource().Scale != nil {
+		parent, err := e.Object()
+		if err != nil {
+			return err
+		}
+		return assign(req.Resource().ScaleOf(parent), sub)
+	}
+	return give(e, req.Version, sub)
+}
+
+func (s *subresource) Create(ctx context.Context, obj, sub client.Object, opts ...client.SubResourceCreateOption) error {
+	ctx = s.c.context(ctx)
+	req, err := s.c.request(ctx, "create", s.name, obj, obj.GetNamespace(), obj.GetName())
+	if err != nil {
+		return err
+	}
+	d := req.Resource().Subresource(s.name)
+	if d == nil || d.Create == nil {
+		return apierrors.NewMethodNotSupported(req.Resource().GroupResource(), "create of "+s.name)
+	}
+	o := &client.SubResourceCreateOptions{}
+	o.ApplyOptions(opts)
+	out, err := s.c.server.Act(ctx, req, sub.DeepCopyObject(), len(o.DryRun) > 0)
+	if err != nil {
+		return err
+	}
+	if _, isStatus := out.(*metav1.Status); isStatus {
+		return nil
+	}
+	return assign(out, sub)
+}
+
+func (s *subresource) Update(ctx context.Context, obj client.Object, opts ...client.SubResourceUpdateOption) error {
+	o := &client.SubResourceUpdateOptions{}
+	o.ApplyOptions(opts)
+	body := obj
+	if o.SubResourceBody != nil {
+		body = o.SubResourceBody
+	}
+	return s.c.update(ctx, s.name, obj, body, o.AsUpdateOptions())
+}
+
+func (s *subresource) Patch(ctx context.Context, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+	o := &client.SubResourcePatchOptions{}
+	o.ApplyOptions(opts)
+	if o.SubResourceBody != nil {
+		return fmt.Errorf("patching %s with a body of its own is not supported in process", s.name)
+	}
+	return s.c.patch(ctx, s.name, obj, patch, o.AsPatchOptions())
+}
+
+func (s *subresource) Apply(ctx context.Context, obj runtime.ApplyConfiguration, opts ...client.SubResourceApplyOption) error {
+	o := &client.SubResourceApplyOptions{}
+	o.ApplyOpts(opts)
+	return s.c.apply(ctx, s.name, obj, &o.ApplyOptions)
+}
+
