@@ -94,7 +94,7 @@ func defaultStatefulSet(obj *appsv1.StatefulSet) {
 		if claim.Status.Phase == "" {
 			claim.Status.Phase = corev1.ClaimPending
 		}
-		fill.Pointer(&claim.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+		core.DefaultPersistentVolumeClaimSpec(&claim.Spec)
 	}
 }
 
@@ -105,6 +105,10 @@ func validateStatefulSet(_ context.Context, s *appsv1.StatefulSet) field.ErrorLi
 		for _, msg := range utilvalidation.IsDNS1123Label(s.Spec.ServiceName) {
 			errs = append(errs, field.Invalid(path.Child("serviceName"), s.Spec.ServiceName, msg))
 		}
+	}
+	for i := range s.Spec.VolumeClaimTemplates {
+		at := path.Child("volumeClaimTemplates").Index(i).Child("spec")
+		errs = append(errs, core.ValidatePersistentVolumeClaimSpec(&s.Spec.VolumeClaimTemplates[i].Spec, at)...)
 	}
 	template := withClaims(&s.Spec)
 	return append(errs, core.ValidatePodTemplateSpec(template, path.Child("template"))...)
