@@ -1,0 +1,136 @@
+// Package controller is what all controllers have in common: what they are
+// given, and how a reconciler is put on a queue that the cache's events fill.
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	crclient "sigs.k8s.io/controller-runtime/pkg/client"
+	crcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"skiff/internal/client"
+)
+
+// Deps is what a controller is given.
+type Deps struct {
+	client.Set
+	Clock clock.WithTicker
+	Log   *slog.Logger
+}
+
+// Runnable is a controller that is ready to run.
+type Runnable interface {
+	// Start works until ctx ends; it returns an error if the cache could not
+	// be read.
+	Start(ctx context.Context) error
+}
+
+// Func makes a Runnable of a function.
+type Func func(ctx context.Context) error
+
+// Start calls the function.
+func (f Func) Start(ctx context.Context) error { return f(ctx) }
+
+// Request names the object to reconcile.
+type Request = reconcile.Request
+
+// Queue is where event handlers put requests.
+type Queue = workqueue.TypedRateLimitingInterface[Request]
+
+// Reconcile brings the world one step nearer to what the named object wants.
+type Reconcile func(ctx context.Context, key types.NamespacedName) (reconcile.Result, error)
+
+// Failed requests wait from firstRetry to lastRetry, doubling, before they are
+// tried again.
+const (
+	firstRetry = 5 * time.Millisecond
+	lastRetry  = 2 * time.Minute
+)
+
+// New makes a controller that calls f, from as many goroutines as workers
+// says but never twice at a time for one key, with what the sources put on its
+// queue.
+func New(d Deps, name string, workers int, f Reconcile, sources ...source.Source) (Runnable, error) {
+	c, err := crcontroller.NewTypedUnmanaged(name, crcontroller.TypedOptions[Request]{
+		SkipNameValidation:      ptr.To(true),
+		MaxConcurrentReconciles: workers,
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[Request](firstRetry, lastRetry),
+		// A queue with a name reports to a process-wide metrics provider, and
+		// wakes up twice a second for it.
+		NewQueue: func(_ string, limiter workqueue.TypedRateLimiter[Request]) Queue {
+			return workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[Request]{Clock: d.Clock})
+		},
+		// V(4) is slog's debug level: what the library says of itself.
+		Logger: logr.FromSlogHandler(d.Log.Handler()).V(4),
+		Reconciler: reconcile.Func(func(ctx context.Context, r Request) (reconcile.Result, error) {
+			return f(ctx, r.NamespacedName)
+		}),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("controller %s: %w", name, err)
+	}
+	for _, s := range sources {
+		if err := c.Watch(s); err != nil {
+			return nil, fmt.Errorf("controller %s: %w", name, err)
+		}
+	}
+	return c, nil
+}
+
+// Watch calls changed with every change of objects of T's kind: old is nil
+// when the object is new (or seen for the first time), obj is nil when it is
+// gone. Both are shared with others and must not be changed.
+func Watch[T crclient.Object](d Deps, kind T, changed func(q Queue, old, obj T)) source.Source {
+	var none T
+	return source.Kind(d.Cache, kind, handler.TypedFuncs[T, Request]{
+		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[T], q Queue) { changed(q, none, e.Object) },
+		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[T], q Queue) {
+			changed(q, e.ObjectOld, e.ObjectNew)
+		},
+		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[T], q Queue) { changed(q, e.Object, none) },
+	})
+}
+
+// WatchSelf puts every object of T's kind on the queue when it changes.
+func WatchSelf[T crclient.Object](d Deps, kind T) source.Source {
+	return source.Kind(d.Cache, kind, &handler.TypedEnqueueRequestForObject[T]{})
+}
+
+// Tick puts the empty key on the queue at start and then once in every period.
+func Tick(d Deps, period time.Duration) source.Source {
+	return source.Func(func(ctx context.Context, q Queue) error {
+		go func() {
+			ticker := d.Clock.NewTicker(period)
+			defer ticker.Stop()
+			for {
+				q.Add(Request{})
+				select {
+				case <-ctx.Done():
+					return
+				case <-ticker.C():
+				}
+			}
+		}()
+		return nil
+	})
+}
+
+// Add puts the object of that namespace and name on the queue.
+func Add(q Queue, namespace, name string) {
+	q.Add(Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}})
+}
+
+// Key returns the object's namespace and name.
+func Key(o crclient.Object) types.NamespacedName { return crclient.ObjectKeyFromObject(o) }

@@ -1,0 +1,115 @@
+// Package expect keeps a controller from acting on a cache that has not yet
+// seen what the controller itself did: an owner whose last writes are not in
+// the cache is left alone until they are.
+package expect
+
+import (
+	"strconv"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	crclient "sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// patience is how long an owner waits for a write that the cache never shows
+// (upstream's ExpectationsTimeout).
+const patience = 5 * time.Minute
+
+// Tracker remembers writes to objects of one kind, by the owner they were made
+// for. It relies on resource versions being ordered within a kind (KEP-5504)
+// and events coming in that order.
+type Tracker struct {
+	clock clock.PassiveClock
+
+	mu     sync.Mutex
+	seen   uint64
+	owners map[types.NamespacedName]*pending
+}
+
+type pending struct {
+	version uint64
+	deleted map[types.UID]struct{}
+	since   time.Time
+}
+
+// New returns an empty Tracker.
+func New(c clock.PassiveClock) *Tracker {
+	return &Tracker{clock: c, owners: map[types.NamespacedName]*pending{}}
+}
+
+// Saw is called with every object that an event brings, after the cache has it.
+func (t *Tracker) Saw(o crclient.Object) {
+	v, err := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.seen = max(t.seen, v)
+}
+
+// Wrote is called with the answer to a create, update or patch.
+func (t *Tracker) Wrote(owner types.NamespacedName, o crclient.Object) {
+	v, err := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.pending(owner)
+	p.version = max(p.version, v)
+}
+
+// Deleted is called after a successful delete.
+func (t *Tracker) Deleted(owner types.NamespacedName, uid types.UID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.pending(owner)
+	if p.deleted == nil {
+		p.deleted = map[types.UID]struct{}{}
+	}
+	p.deleted[uid] = struct{}{}
+}
+
+func (t *Tracker) pending(owner types.NamespacedName) *pending {
+	p := t.owners[owner]
+	if p == nil {
+		p = &pending{}
+		t.owners[owner] = p
+	}
+	p.since = t.clock.Now()
+	return p
+}
+
+// Forget drops everything about an owner that is gone.
+func (t *Tracker) Forget(owner types.NamespacedName) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.owners, owner)
+}
+
+// Wait returns 0 if the cache has all that was written for the owner, and
+// otherwise how long to wait for it at most; the event that brings it comes
+// earlier. alive says whether the cache holds the object without a deletion
+// timestamp.
+func (t *Tracker) Wait(owner types.NamespacedName, alive func(types.UID) bool) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.owners[owner]
+	if p == nil {
+		return 0
+	}
+	for uid := range p.deleted {
+		if !alive(uid) {
+			delete(p.deleted, uid)
+		}
+	}
+	left := patience - t.clock.Since(p.since)
+	if (p.version <= t.seen && len(p.deleted) == 0) || left <= 0 {
+		delete(t.owners, owner)
+		return 0
+	}
+	return left
+}
