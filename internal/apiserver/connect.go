@@ -2,12 +2,21 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/proxy"
 
+	"skiff/internal/apiserver/authz"
 	"skiff/internal/apiserver/verbs"
 )
 
@@ -18,10 +27,289 @@ type NodeDialer interface {
 	Kubelet(ctx context.Context, node *corev1.Node) (*url.URL, http.RoundTripper, error)
 }
 
+// connect answers for subresources that open a stream to a node, pod or
+// service.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request) error {
-	return apierrors.NewServiceUnavailable("streams to nodes are not available")
+	if s.Nodes == nil {
+		return apierrors.NewServiceUnavailable("this API server has no way to reach nodes")
+	}
+	e, err := s.Verbs.Get(r.Context(), &verbs.Request{Version: req.Version, Namespace: req.Namespace, Name: plainName(req.Name, info.Subresource)}, &metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	obj, err := e.Object()
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	switch parent := obj.(type) {
+	case *corev1.Pod:
+		switch info.Subresource {
+		case "log":
+			return s.podLog(w, r, req, parent)
+		case "exec", "attach", "portforward":
+			return s.podStream(w, r, info, req, parent)
+		case "proxy":
+			return s.podProxy(w, r, info, req, parent)
+		}
+	case *corev1.Service:
+		if info.Subresource == "proxy" {
+			return s.serviceProxy(w, r, info, req, parent)
+		}
+	case *corev1.Node:
+		if info.Subresource == "proxy" {
+			return s.nodeProxy(w, r, info, req, parent)
+		}
+	}
+	return notFound()
 }
 
-func (s *Server) serveOpenAPIPath(w http.ResponseWriter, r *http.Request, info *requestInfo) bool {
-	return false
+// plainName takes scheme and port off a name of the form scheme:name:port,
+// which proxy requests may use.
+func plainName(name, subresource string) string {
+	if subresource != "proxy" {
+		return name
+	}
+	_, name, _ = splitProxyName(name)
+	return name
+}
+
+func splitProxyName(name string) (scheme, plain, port string) {
+	switch parts := strings.Split(name, ":"); len(parts) {
+	case 2:
+		return "", parts[0], parts[1]
+	case 3:
+		return parts[0], parts[1], parts[2]
+	}
+	return "", name, ""
+}
+
+func (s *Server) kubeletOf(ctx context.Context, pod *corev1.Pod) (*url.URL, http.RoundTripper, error) {
+	if pod.Spec.NodeName == "" {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
+	}
+	nodes := s.Verbs.Lookup(schema.GroupResource{Resource: "nodes"})
+	e, err := s.Verbs.Get(ctx, &verbs.Request{Version: nodes.Versions[0], Name: pod.Spec.NodeName}, &metav1.GetOptions{ResourceVersion: "0"})
+	if err != nil {
+		return nil, nil, err
+	}
+	node, err := e.Object()
+	if err != nil {
+		return nil, nil, apierrors.NewInternalError(err)
+	}
+	u, rt, err := s.Nodes.Kubelet(ctx, node.(*corev1.Node))
+	if err != nil {
+		return nil, nil, apierrors.NewServiceUnavailable(err.Error())
+	}
+	return u, rt, nil
+}
+
+// container picks the container that a request means.
+func container(pod *corev1.Pod, name string) (string, error) {
+	var names, inits []string
+	for i := range pod.Spec.Containers {
+		names = append(names, pod.Spec.Containers[i].Name)
+	}
+	for i := range pod.Spec.InitContainers {
+		inits = append(inits, pod.Spec.InitContainers[i].Name)
+	}
+	all := append(slices.Clone(names), inits...)
+	for i := range pod.Spec.EphemeralContainers {
+		all = append(all, pod.Spec.EphemeralContainers[i].Name)
+	}
+	if name != "" {
+		if !slices.Contains(all, name) {
+			return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod.Name))
+		}
+		return name, nil
+	}
+	if d := pod.Annotations["kubectl.kubernetes.io/default-container"]; d != "" && slices.Contains(names, d) {
+		return d, nil
+	}
+	if len(names) == 1 {
+		return names[0], nil
+	}
+	text := fmt.Sprintf("a container name must be specified for pod %s, choose one of: %v", pod.Name, names)
+	if len(inits) > 0 {
+		text += fmt.Sprintf(" or one of the init containers: %v", inits)
+	}
+	return "", apierrors.NewBadRequest(text)
+}
+
+func (s *Server) podLog(w http.ResponseWriter, r *http.Request, req *verbs.Request, pod *corev1.Pod) error {
+	if r.Method != http.MethodGet {
+		return apierrors.NewMethodNotSupported(schema.GroupResource{Resource: "pods/log"}, strings.ToLower(r.Method))
+	}
+	q := r.URL.Query()
+	name, err := container(pod, q.Get("container"))
+	if err != nil {
+		return err
+	}
+	for _, field := range []string{"tailLines", "limitBytes", "sinceSeconds"} {
+		if v := q.Get(field); v != "" {
+			if n, err := strconv.ParseInt(v, 10, 64); err != nil || n < 0 {
+				return apierrors.NewBadRequest(fmt.Sprintf("%s must be a number that is not negative, it is %q", field, v))
+			}
+		}
+	}
+	target, rt, err := s.kubeletOf(r.Context(), pod)
+	if err != nil {
+		return err
+	}
+	q.Del("container")
+	target.Path = "/containerLogs/" + pod.Namespace + "/" + pod.Name + "/" + name
+	target.RawQuery = q.Encode()
+	s.forward(w, r, target, rt, false)
+	return nil
+}
+
+func (s *Server) podStream(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request, pod *corev1.Pod) error {
+	if info.Verb == "get" {
+		// A WebSocket can only begin with GET; what it does is still a create
+		// (KEP-5241).
+		if err := s.Verbs.Authorize(r.Context(), &authz.Attributes{
+			Verb: "create", Version: "v1", Resource: "pods", Subresource: info.Subresource, Namespace: req.Namespace, Name: req.Name,
+		}); err != nil {
+			return err
+		}
+	}
+	q := r.URL.Query()
+	out := url.Values{}
+	path := "/portForward/" + pod.Namespace + "/" + pod.Name
+	var options runtime.Object = &corev1.PodPortForwardOptions{}
+	if info.Subresource != "portforward" {
+		name, err := container(pod, q.Get("container"))
+		if err != nil {
+			return err
+		}
+		path = "/" + info.Subresource + "/" + pod.Namespace + "/" + pod.Name + "/" + name
+		for from, to := range map[string]string{"stdin": "input", "stdout": "output", "stderr": "error", "tty": "tty"} {
+			if truthy(q.Get(from)) {
+				out.Set(to, "1")
+			}
+		}
+		out["command"] = q["command"]
+		if info.Subresource == "exec" {
+			if len(q["command"]) == 0 {
+				return apierrors.NewBadRequest("you must specify at least 1 command for the container")
+			}
+			options = &corev1.PodExecOptions{Container: name, Command: q["command"], Stdin: truthy(q.Get("stdin")), Stdout: truthy(q.Get("stdout")), Stderr: truthy(q.Get("stderr")), TTY: truthy(q.Get("tty"))}
+		} else {
+			options = &corev1.PodAttachOptions{Container: name, Stdin: truthy(q.Get("stdin")), Stdout: truthy(q.Get("stdout")), Stderr: truthy(q.Get("stderr")), TTY: truthy(q.Get("tty"))}
+		}
+	} else if ports := q["ports"]; len(ports) > 0 {
+		out["port"] = ports
+	}
+	if err := s.Verbs.Connect(r.Context(), req, options); err != nil {
+		return err
+	}
+	target, rt, err := s.kubeletOf(r.Context(), pod)
+	if err != nil {
+		return err
+	}
+	target.Path, target.RawQuery = path, out.Encode()
+	s.forward(w, r, target, rt, true)
+	return nil
+}
+
+// forward hands the request on, upgrades (SPDY, WebSocket) included.
+func (s *Server) forward(w http.ResponseWriter, r *http.Request, target *url.URL, rt http.RoundTripper, upgrade bool) {
+	r = r.Clone(r.Context())
+	// The requester's credentials are for this server alone.
+	for _, h := range []string{"Authorization", "Impersonate-User", "Impersonate-Group", "Impersonate-Uid"} {
+		r.Header.Del(h)
+	}
+	h := proxy.NewUpgradeAwareHandler(target, rt, false, upgrade, responder{r})
+	h.UseLocationHost = true
+	h.UseRequestLocation = false
+	h.ServeHTTP(w, r)
+}
+
+// responder answers when the other side cannot be reached.
+type responder struct{ r *http.Request }
+
+func (p responder) Error(w http.ResponseWriter, _ *http.Request, err error) {
+	if _, ok := err.(apierrors.APIStatus); ok {
+		writeError(w, p.r, err)
+		return
+	}
+	writeError(w, p.r, apierrors.NewServiceUnavailable("error trying to reach the other side: "+err.Error()))
+}
+
+func (s *Server) nodeProxy(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request, node *corev1.Node) error {
+	if err := s.Verbs.Connect(r.Context(), req, &corev1.NodeProxyOptions{Path: info.Rest}); err != nil {
+		return err
+	}
+	target, rt, err := s.Nodes.Kubelet(r.Context(), node)
+	if err != nil {
+		return apierrors.NewServiceUnavailable(err.Error())
+	}
+	if _, _, port := splitProxyName(req.Name); port != "" && port != target.Port() {
+		target.Host = target.Hostname() + ":" + port
+		target.Scheme, rt = "http", s.toPods
+	}
+	return s.proxyTo(w, r, info, target, rt)
+}
+
+func (s *Server) podProxy(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request, pod *corev1.Pod) error {
+	if err := s.Verbs.Connect(r.Context(), req, &corev1.PodProxyOptions{Path: info.Rest}); err != nil {
+		return err
+	}
+	scheme, _, port := splitProxyName(req.Name)
+	if port == "" {
+		for i := range pod.Spec.Containers {
+			if p := pod.Spec.Containers[i].Ports; len(p) > 0 && port == "" {
+				port = strconv.Itoa(int(p[0].ContainerPort))
+			}
+		}
+	}
+	if pod.Status.PodIP == "" {
+		return apierrors.NewServiceUnavailable(fmt.Sprintf("pod %s has no address yet", pod.Name))
+	}
+	target := &url.URL{Scheme: orHTTP(scheme), Host: joinPort(pod.Status.PodIP, port)}
+	return s.proxyTo(w, r, info, target, s.toPods)
+}
+
+func orHTTP(scheme string) string {
+	if scheme == "" {
+		return "http"
+	}
+	return scheme
+}
+
+func joinPort(host, port string) string {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	if port == "" {
+		return host
+	}
+	return host + ":" + port
+}
+
+// serviceProxy asks one of the service's ready endpoints.
+func (s *Server) serviceProxy(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request, service *corev1.Service) error {
+	if err := s.Verbs.Connect(r.Context(), req, &corev1.ServiceProxyOptions{Path: info.Rest}); err != nil {
+		return err
+	}
+	scheme, _, port := splitProxyName(req.Name)
+	host, err := s.endpointOf(r.Context(), service, port)
+	if err != nil {
+		return err
+	}
+	return s.proxyTo(w, r, info, &url.URL{Scheme: orHTTP(scheme), Host: host}, s.toPods)
+}
+
+func (s *Server) proxyTo(w http.ResponseWriter, r *http.Request, info *requestInfo, target *url.URL, rt http.RoundTripper) error {
+	target.Path = info.Rest
+	if target.Path == "" {
+		if !strings.HasSuffix(r.URL.Path, "/") && r.Method == http.MethodGet {
+			http.Redirect(w, r, r.URL.Path+"/", http.StatusMovedPermanently)
+			return nil
+		}
+		target.Path = "/"
+	}
+	target.RawQuery = r.URL.RawQuery
+	prefix := strings.TrimSuffix(r.URL.Path, info.Rest)
+	s.forward(w, r, target, &proxy.Transport{Scheme: "https", Host: r.Host, PathPrepend: prefix, RoundTripper: rt}, false)
+	return nil
 }

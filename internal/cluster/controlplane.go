@@ -1,0 +1,273 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/clock"
+
+	"skiff/internal/apis"
+	"skiff/internal/apis/builtin"
+	"skiff/internal/apiserver"
+	"skiff/internal/apiserver/admission"
+	"skiff/internal/apiserver/allocate"
+	"skiff/internal/apiserver/authn"
+	"skiff/internal/apiserver/authn/bearer"
+	"skiff/internal/apiserver/authn/bootstraptoken"
+	"skiff/internal/apiserver/authn/requestheader"
+	authnserviceaccount "skiff/internal/apiserver/authn/serviceaccount"
+	authnx509 "skiff/internal/apiserver/authn/x509"
+	"skiff/internal/apiserver/authz"
+	"skiff/internal/apiserver/authz/node"
+	"skiff/internal/apiserver/authz/privileged"
+	"skiff/internal/apiserver/authz/rbac"
+	"skiff/internal/apiserver/verbs"
+	"skiff/internal/client/inprocess"
+	"skiff/internal/cluster/bootstrap"
+	"skiff/internal/cluster/pki"
+	"skiff/internal/identity"
+	"skiff/internal/serviceaccount"
+	"skiff/internal/store"
+	"skiff/internal/store/cache"
+	"skiff/internal/store/pebble"
+)
+
+// ControlPlane is an API server over its store: what every other part talks
+// to.
+type ControlPlane struct {
+	Config ServerConfig
+	// Address is where the API server listens, with the real port.
+	Address netip.AddrPort
+	PKI     *pki.Bundle
+	Verbs   *verbs.Server
+	Clients *inprocess.Binding
+	Scheme  *runtime.Scheme
+
+	engine   store.Engine
+	listener net.Listener
+	server   *apiserver.Server
+	log      *slog.Logger
+}
+
+// issuerURL is the service account issuer and the API server's audience.
+func issuerURL(domain string) string { return "https://kubernetes.default.svc." + domain }
+
+// OpenControlPlane opens the store and puts the API server together; Run
+// serves it. The port is bound when it returns.
+func OpenControlPlane(ctx context.Context, c ServerConfig) (_ *ControlPlane, err error) {
+	c = c.withDefaults()
+	listener, err := net.Listen("tcp", netip.AddrPortFrom(c.BindAddress, uint16(c.Port)).String())
+	if err != nil {
+		return nil, fmt.Errorf("the API server cannot listen on port %d: %w (is another server running? choose another port)", c.Port, err)
+	}
+	p := &ControlPlane{Config: c, listener: listener, log: c.Log, Scheme: builtin.NewScheme()}
+	p.Address = netip.AddrPortFrom(c.AdvertiseAddress, uint16(listener.Addr().(*net.TCPAddr).Port))
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	serviceIP := c.ServiceCIDR.Masked().Addr().Next()
+	certificates := make(chan error, 1)
+	go func() {
+		var err error
+		p.PKI, err = pki.Open(pki.Options{
+			Dir: filepath.Join(c.DataDir, "pki"), Names: append([]string{c.Node.Name}, c.names()...),
+			IPs: append([]netip.Addr{serviceIP, c.AdvertiseAddress}, c.addresses()...), ClusterDomain: c.Node.ClusterDomain,
+		})
+		certificates <- err
+	}()
+	p.engine, err = pebble.Open(pebble.Options{Dir: filepath.Join(c.DataDir, "db"), Log: c.Log})
+	if certErr := <-certificates; certErr != nil {
+		return nil, certErr
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := p.assemble(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *ControlPlane) assemble(ctx context.Context) error {
+	c, clk := p.Config, clock.RealClock{}
+	state := cache.New(p.engine, clk, c.Log)
+	p.Verbs = verbs.New(verbs.Config{Engine: p.engine, Cache: state, Scheme: p.Scheme, Clock: clk, Log: c.Log})
+
+	issuer, err := serviceaccount.NewIssuer(issuerURL(c.Node.ClusterDomain), p.PKI.ServiceAccountKey)
+	if err != nil {
+		return err
+	}
+	audiences := []string{issuerURL(c.Node.ClusterDomain)}
+	roles := rbac.New()
+	nodeRules, err := bootstrap.NodeRules()
+	if err != nil {
+		return err
+	}
+	nodes := node.New(nodeRules)
+	authorizer := authz.Union{privileged.Authorizer{}, nodes, roles}
+	review := &tokenReviewer{audiences: audiences}
+	for _, d := range builtin.Resources(builtin.Hooks{Authorizer: authorizer, Rules: rules{roles}, Tokens: review}) {
+		serveTokens(d, serviceaccount.TokenCreate(issuer, audiences, clk))
+		if _, err := p.Verbs.Add(ctx, d); err != nil {
+			return err
+		}
+	}
+	if err := state.Load(ctx); err != nil {
+		return err
+	}
+	go func() {
+		if err := state.Run(ctx); err != nil && ctx.Err() == nil {
+			p.log.Error("the state can no longer be followed; restart the server", "error", err)
+		}
+	}()
+	go p.Verbs.Warm()
+	p.Clients = inprocess.Bind(ctx, p.Verbs, c.Log)
+	informers := p.Clients.Cache().Cache
+	loopback := p.Clients.Set(ctx, identity.Loopback())
+
+	addresses := allocate.New([]netip.Prefix{c.ServiceCIDR}, clk)
+	chain := admission.Chain{addresses}
+	p.Verbs.SetPolicy(authorizer, chain)
+	if err := errors.Join(roles.Follow(ctx, informers), nodes.Follow(ctx, informers), addresses.Follow(ctx, informers)); err != nil {
+		return err
+	}
+
+	verifier, err := serviceaccount.NewVerifier(audiences, &p.PKI.ServiceAccountKey.PublicKey)
+	if err != nil {
+		return err
+	}
+	accounts, err := authnserviceaccount.New(verifier, audiences, clk, informers, loopback.Client)
+	if err != nil {
+		return err
+	}
+	tokens := bearer.Authenticator{accounts, bootstraptoken.New(informers, clk)}
+	review.accounts, review.tokens = accounts, tokens
+	openid, keys, err := issuer.Discovery("https://" + p.Address.String() + "/openid/v1/jwks")
+	if err != nil {
+		return err
+	}
+	p.server = apiserver.New(apiserver.Config{
+		Verbs: p.Verbs,
+		Authenticator: authn.Union{
+			&requestheader.Authenticator{Roots: p.PKI.FrontProxyCA.Pool(), AllowedNames: []string{"front-proxy-client"}, Clock: clk},
+			&authnx509.Authenticator{Roots: p.PKI.CA.Pool(), Clock: clk},
+			tokens,
+		},
+		Nodes: &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()},
+		Clock: clk, Log: c.Log,
+		Handlers: map[string]http.Handler{"/.well-known/openid-configuration": openid, "/openid/v1/jwks": keys},
+	})
+	return bootstrap.Ensure(ctx, loopback.Client, bootstrap.Options{
+		ServiceCIDRs: []netip.Prefix{c.ServiceCIDR}, CA: p.PKI.CA.PEM, FrontProxyCA: p.PKI.FrontProxyCA.PEM, Server: p.URL(),
+	})
+}
+
+// URL is the API server's address for clients.
+func (p *ControlPlane) URL() string { return "https://" + p.Address.String() }
+
+// Run serves the API until ctx ends, then closes the store. Nothing may use
+// the control plane afterwards.
+func (p *ControlPlane) Run(ctx context.Context) error {
+	defer p.close()
+	go func() {
+		if err := p.PKI.Run(ctx, p.log); err != nil && ctx.Err() == nil {
+			p.log.Error("certificates are no longer renewed", "error", err)
+		}
+	}()
+	if err := p.ensureKubernetesService(ctx); err != nil {
+		return err
+	}
+	clientCAs := p.PKI.CA.Pool()
+	clientCAs.AddCert(p.PKI.FrontProxyCA.Certificate)
+	return p.server.Serve(ctx, p.listener, &tls.Config{
+		MinVersion: tls.VersionTLS12, GetCertificate: p.PKI.Serving.GetCertificate,
+		// Certificates are asked for, verified by the authenticators.
+		ClientAuth: tls.RequestClientCert, ClientCAs: clientCAs,
+	})
+}
+
+func (p *ControlPlane) close() {
+	p.listener.Close()
+	if p.engine != nil {
+		if err := p.engine.Close(); err != nil {
+			p.log.Error("closing the store", "error", err)
+		}
+	}
+}
+
+// serveTokens completes the service accounts' declaration with what makes
+// their tokens.
+func serveTokens(d *apis.Resource, create func(context.Context, apis.Storage, string, string, runtime.Object, bool) (runtime.Object, error)) {
+	if d.GroupResource() != (apis.Names{Resource: "serviceaccounts"}).GroupResource() {
+		return
+	}
+	for i := range d.Subresources {
+		if d.Subresources[i].Name == "token" {
+			d.Subresources[i].Kind = authenticationv1.SchemeGroupVersion.WithKind("TokenRequest")
+			d.Subresources[i].New = func() runtime.Object { return &authenticationv1.TokenRequest{} }
+			d.Subresources[i].Create = create
+		}
+	}
+}
+
+// rules shows RBAC to the reviews of a user's own rules.
+type rules struct{ *rbac.Authorizer }
+
+func (r rules) RulesFor(_ context.Context, u *identity.User, namespace string) ([]authorizationv1.ResourceRule, []authorizationv1.NonResourceRule, bool, error) {
+	status := r.Authorizer.RulesFor(u, namespace)
+	var err error
+	if status.EvaluationError != "" {
+		err = errors.New(status.EvaluationError)
+	}
+	return status.ResourceRules, status.NonResourceRules, status.Incomplete, err
+}
+
+// tokenReviewer answers TokenReviews by the authenticators of requests, which
+// are made after the declarations.
+type tokenReviewer struct {
+	audiences []string
+	accounts  *authnserviceaccount.Authenticator
+	tokens    bearer.Authenticator
+}
+
+func (t *tokenReviewer) ReviewToken(ctx context.Context, token string, audiences []string) (*identity.User, []string, error) {
+	if len(audiences) == 0 {
+		audiences = t.audiences
+	}
+	if user, good, err := t.accounts.Review(ctx, token, audiences); user != nil || err != nil {
+		return user, good, err
+	}
+	user, err := t.tokens.AuthenticateToken(ctx, token)
+	return user, audiences, err
+}
+
+// names and addresses split TLSNames by kind.
+func (c *ServerConfig) names() (out []string) {
+	for _, n := range c.TLSNames {
+		if _, err := netip.ParseAddr(n); err != nil {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func (c *ServerConfig) addresses() (out []netip.Addr) {
+	for _, n := range c.TLSNames {
+		if ip, err := netip.ParseAddr(n); err == nil {
+			out = append(out, ip)
+		}
+	}
+	return out
+}
