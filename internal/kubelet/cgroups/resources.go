@@ -1,0 +1,146 @@
+// Package cgroups turns requests and limits into cgroup values and keeps the
+// cgroups above the containers: kubepods, its quality-of-service classes and
+// one for each pod, on cgroup v1 and v2. The containers' own cgroups are the
+// runtime's.
+package cgroups
+
+import (
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/resource"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Bounds of the kernel and of upstream's conversions.
+const (
+	minShares     = 2
+	maxShares     = 262144
+	sharesPerCPU  = 1024
+	quotaPeriod   = 100_000 // microseconds
+	minQuota      = 1_000   // microseconds
+	minWeight     = 1
+	maxWeight     = 10_000
+	pressureFloor = 1000
+)
+
+// OOM score adjustments (see "Node-pressure eviction: node out of memory
+// behavior").
+const (
+	sandboxOOMScore     = -998
+	guaranteedOOMScore  = -997
+	bestEffortOOMScore  = 1000
+	systemCriticalLevel = 2_000_000_000
+)
+
+// Shares converts thousandths of a CPU to cpu.shares.
+func Shares(milliCPU int64) int64 {
+	return min(max(milliCPU*sharesPerCPU/1000, minShares), maxShares)
+}
+
+// Weight converts cpu.shares to cgroup v2's cpu.weight.
+func Weight(shares int64) int64 {
+	return minWeight + (shares-minShares)*(maxWeight-minWeight)/(maxShares-minShares)
+}
+
+// Quota converts thousandths of a CPU to a CFS quota in microseconds for each
+// period; zero means none.
+func Quota(milliCPU int64) int64 {
+	if milliCPU == 0 {
+		return 0
+	}
+	return max(milliCPU*quotaPeriod/1000, minQuota)
+}
+
+// QOS returns the pod's quality-of-service class (see "Pod Quality of Service
+// Classes"); the one in its status wins, since it never changes.
+func QOS(pod *v1.Pod) v1.PodQOSClass {
+	if pod.Status.QOSClass != "" {
+		return pod.Status.QOSClass
+	}
+	any, guaranteed := false, true
+	check := func(r v1.ResourceRequirements) {
+		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+			limit, request := r.Limits[name], r.Requests[name]
+			if !limit.IsZero() || !request.IsZero() {
+				any = true
+			}
+			if limit.IsZero() || (!request.IsZero() && request.Cmp(limit) != 0) {
+				guaranteed = false
+			}
+		}
+	}
+	if resource.IsPodLevelResourcesSet(pod) {
+		check(*pod.Spec.Resources)
+	} else {
+		for i := range pod.Spec.Containers {
+			check(pod.Spec.Containers[i].Resources)
+		}
+		for i := range pod.Spec.InitContainers {
+			check(pod.Spec.InitContainers[i].Resources)
+		}
+	}
+	switch {
+	case !any:
+		return v1.PodQOSBestEffort
+	case guaranteed:
+		return v1.PodQOSGuaranteed
+	default:
+		return v1.PodQOSBurstable
+	}
+}
+
+// OOMScoreAdj returns the adjustment for a container of pod on a node with
+// capacity bytes of memory.
+func OOMScoreAdj(pod *v1.Pod, c *v1.Container, capacity int64) int64 {
+	if pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCriticalLevel {
+		return guaranteedOOMScore
+	}
+	switch QOS(pod) {
+	case v1.PodQOSGuaranteed:
+		return guaranteedOOMScore
+	case v1.PodQOSBestEffort:
+		return bestEffortOOMScore
+	}
+	if capacity <= 0 {
+		return bestEffortOOMScore - 1
+	}
+	score := pressureFloor - pressureFloor*c.Resources.Requests.Memory().Value()/capacity
+	return min(max(score, pressureFloor+guaranteedOOMScore), bestEffortOOMScore-1)
+}
+
+// ContainerResources returns the limits the runtime sets on a container.
+func ContainerResources(pod *v1.Pod, c *v1.Container, capacity int64, unified bool) *cri.LinuxContainerResources {
+	request, limit := c.Resources.Requests.Cpu(), c.Resources.Limits.Cpu()
+	milli := request.MilliValue()
+	if request.IsZero() && !limit.IsZero() {
+		milli = limit.MilliValue()
+	}
+	r := &cri.LinuxContainerResources{
+		CpuShares:          Shares(milli),
+		CpuPeriod:          quotaPeriod,
+		CpuQuota:           Quota(limit.MilliValue()),
+		MemoryLimitInBytes: c.Resources.Limits.Memory().Value(),
+		OomScoreAdj:        OOMScoreAdj(pod, c, capacity),
+	}
+	for name, q := range c.Resources.Limits {
+		if size, ok := hugePageSize(name); ok {
+			r.HugepageLimits = append(r.HugepageLimits, &cri.HugepageLimit{PageSize: size, Limit: uint64(q.Value())})
+		}
+	}
+	if unified {
+		// All of a container's processes end together when one hits the limit.
+		r.Unified = map[string]string{"memory.oom.group": "1"}
+	}
+	return r
+}
+
+// SandboxResources returns what the runtime is told of a pod as a whole.
+func SandboxResources(pod *v1.Pod) *cri.LinuxContainerResources {
+	v := podValues(pod)
+	return &cri.LinuxContainerResources{
+		CpuShares:          v.shares,
+		CpuPeriod:          quotaPeriod,
+		CpuQuota:           v.quota,
+		MemoryLimitInBytes: v.memory,
+		OomScoreAdj:        sandboxOOMScore,
+	}
+}

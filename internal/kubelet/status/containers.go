@@ -1,0 +1,176 @@
+package status
+
+import (
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff/internal/kubelet/plan"
+	"skiff/internal/kubelet/runtime"
+)
+
+// Reasons of a container's state that are the kubelet's, not the runtime's.
+const (
+	reasonCreating     = "ContainerCreating"
+	reasonInitializing = "PodInitializing"
+	reasonUnknown      = "ContainerStatusUnknown"
+	messageUnknown     = "The container could not be located when the pod was terminated"
+	exitCodeUnknown    = 137
+)
+
+// containerStatus returns the status of one container.
+func (g *generator) containerStatus(c *v1.Container, kind plan.Kind, initialized bool) v1.ContainerStatus {
+	out := v1.ContainerStatus{Name: c.Name, Image: c.Image}
+	last := g.Runtime.Latest(c.Name)
+	if last == nil {
+		out.State.Waiting = g.waiting(c.Name, kind, initialized)
+		g.unlocated(&out)
+		g.started(&out, c, kind, nil)
+		return out
+	}
+	out.ContainerID = g.RuntimeName + "://" + last.ID
+	out.Image = last.Image
+	out.ImageID = last.ImageID
+	out.RestartCount = int32(last.Attempt)
+	if kind == plan.Ephemeral {
+		out.RestartCount = 0
+	}
+	out.State = g.stateOf(last)
+	if previous := g.Runtime.Previous(c.Name); previous != nil {
+		out.LastTerminationState = g.stateOf(previous)
+	}
+	if last.State == runtime.Exited {
+		if w, ok := g.Waiting[c.Name]; ok && !g.Terminating {
+			out.LastTerminationState = out.State
+			out.State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: w.Reason, Message: w.Message}}
+		}
+	}
+	if last.State == runtime.Running {
+		out.Resources = resourcesOf(c, last)
+		out.AllocatedResources = c.Resources.Requests.DeepCopy()
+		out.User = userOf(last)
+	}
+	out.VolumeMounts = mountsOf(c)
+	g.unlocated(&out)
+	g.started(&out, c, kind, last)
+	return out
+}
+
+// unlocated marks a container of a pod that has ended as lost, if nothing is
+// known of its end.
+func (g *generator) unlocated(out *v1.ContainerStatus) {
+	if !g.Terminated || out.State.Terminated != nil {
+		return
+	}
+	if out.State.Waiting != nil && out.ContainerID == "" {
+		// It never started; it has nothing to report.
+		return
+	}
+	out.State = v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
+		Reason: reasonUnknown, Message: messageUnknown, ExitCode: exitCodeUnknown, ContainerID: out.ContainerID,
+	}}
+}
+
+func (g *generator) waiting(name string, kind plan.Kind, initialized bool) *v1.ContainerStateWaiting {
+	if w, ok := g.Waiting[name]; ok {
+		return &v1.ContainerStateWaiting{Reason: w.Reason, Message: w.Message}
+	}
+	if len(g.Pod.Spec.InitContainers) > 0 && !initialized && kind != plan.Ephemeral {
+		return &v1.ContainerStateWaiting{Reason: reasonInitializing}
+	}
+	return &v1.ContainerStateWaiting{Reason: reasonCreating}
+}
+
+// started fills Ready and Started, which depend on the probes.
+func (g *generator) started(out *v1.ContainerStatus, c *v1.Container, kind plan.Kind, last *runtime.Container) {
+	running := last != nil && last.State == runtime.Running
+	started := false
+	switch {
+	case kind == plan.Regular || kind == plan.Init && plan.IsSidecar(c):
+		started = running && g.Probes.Started(c, last.ID)
+		out.Ready = started && g.Probes.Ready(c, last.ID) && !g.Terminated
+	case kind == plan.Init:
+		started = running
+		out.Ready = last != nil && last.State == runtime.Exited && last.ExitCode == 0
+	default:
+		return
+	}
+	out.Started = &started
+}
+
+func (g *generator) stateOf(c *runtime.Container) v1.ContainerState {
+	switch c.State {
+	case runtime.Running:
+		return v1.ContainerState{Running: &v1.ContainerStateRunning{StartedAt: metav1.NewTime(c.StartedAt).Rfc3339Copy()}}
+	case runtime.Exited:
+		t := &v1.ContainerStateTerminated{
+			ExitCode: c.ExitCode, Reason: c.Reason, Message: c.Message,
+			FinishedAt:  metav1.NewTime(c.FinishedAt).Rfc3339Copy(),
+			ContainerID: g.RuntimeName + "://" + c.ID,
+		}
+		if c.StartedAt.UnixNano() > 0 {
+			t.StartedAt = metav1.NewTime(c.StartedAt).Rfc3339Copy()
+		}
+		return v1.ContainerState{Terminated: t}
+	case runtime.Created:
+		return v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: reasonCreating}}
+	default:
+		return v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: reasonUnknown}}
+	}
+}
+
+// resourcesOf returns what the runtime has set for a container, in the terms
+// of the spec: a value that the kernel's rounding makes no different is the
+// spec's.
+func resourcesOf(c *v1.Container, last *runtime.Container) *v1.ResourceRequirements {
+	out := c.Resources.DeepCopy()
+	r := last.Resources
+	if r == nil {
+		return out
+	}
+	if limit := r.MemoryLimitInBytes; limit > 0 && out.Limits.Memory().Value() != limit {
+		if out.Limits == nil {
+			out.Limits = v1.ResourceList{}
+		}
+		out.Limits[v1.ResourceMemory] = *resource.NewQuantity(limit, resource.BinarySI)
+	}
+	return out
+}
+
+func userOf(last *runtime.Container) *v1.ContainerUser {
+	if last.User == nil {
+		return nil
+	}
+	return &v1.ContainerUser{Linux: &v1.LinuxContainerUser{
+		UID: last.User.Uid, GID: last.User.Gid, SupplementalGroups: last.User.SupplementalGroups,
+	}}
+}
+
+func mountsOf(c *v1.Container) []v1.VolumeMountStatus {
+	var out []v1.VolumeMountStatus
+	for _, m := range c.VolumeMounts {
+		s := v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
+		if m.ReadOnly {
+			mode := v1.RecursiveReadOnlyDisabled
+			if m.RecursiveReadOnly != nil {
+				mode = *m.RecursiveReadOnly
+			}
+			s.RecursiveReadOnly = &mode
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// unready names the containers among statuses that are not ready.
+func unready(statuses []v1.ContainerStatus) string {
+	var names []string
+	for i := range statuses {
+		if !statuses[i].Ready {
+			names = append(names, statuses[i].Name)
+		}
+	}
+	return strings.Join(names, " ")
+}

@@ -1,0 +1,250 @@
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"skiff/internal/kubelet/plan"
+	"skiff/internal/kubelet/status"
+)
+
+// worker is one pod's event loop. Its goroutine exists only while the pod is
+// dirty. Invariants:
+//
+//  1. At most one goroutine syncs a pod, and it alone touches the fields below
+//     mu; events only set what is under mu and mark the pod dirty.
+//  2. Once a pod ends (it is deleted, its work is done, or the node ends it) it
+//     never starts a container again.
+//  3. A sync that waits (for a pull, a hook, a container to stop) is interrupted
+//     when the pod starts to end or is given less time.
+type worker struct {
+	k   *Kubelet
+	uid string
+
+	mu struct {
+		sync.Mutex
+		// pod is the newest object from the API; after it left the API, its
+		// last state, with removed set.
+		pod            *v1.Pod
+		removed        bool
+		dirty, running bool
+		contentDirty   bool
+		// ended is true when the pod's containers are gone for good: it holds
+		// nothing of the node any more.
+		ended bool
+		// rejected is true when the node did not take the pod.
+		rejected  bool
+		interrupt context.CancelFunc
+	}
+
+	admitted  bool
+	started   time.Time
+	backoff   plan.Backoff
+	waiting   map[string]status.Waiting
+	announced map[string]time.Time // back-offs of which an event told
+	// failed is why the node ends the pod; finished is true when its work is
+	// done.
+	failed   *status.Waiting
+	finished bool
+	// stopBegan is when its containers were first asked to stop.
+	stopBegan time.Time
+	cleaned   bool
+	mounted   bool
+	refresh   time.Time // when volumes' content must be renewed
+	failures  int
+	mountErr  string
+}
+
+func newWorker(k *Kubelet, uid string) *worker {
+	return &worker{k: k, uid: uid, waiting: map[string]status.Waiting{}, announced: map[string]time.Time{}}
+}
+
+// update takes the pod's newest object.
+func (w *worker) update(pod *v1.Pod) {
+	w.mu.Lock()
+	old := w.mu.pod
+	w.mu.pod = pod
+	if w.mu.interrupt != nil && hurried(old, pod) {
+		w.mu.interrupt()
+	}
+	w.mu.Unlock()
+	w.kick()
+}
+
+// hurried reports whether the pod has to end now, or in less time than before.
+func hurried(old, pod *v1.Pod) bool {
+	if pod.DeletionTimestamp == nil {
+		return false
+	}
+	return old == nil || old.DeletionTimestamp == nil || pod.DeletionTimestamp.Before(old.DeletionTimestamp)
+}
+
+// remove says that the pod is not in the API any more.
+func (w *worker) remove(pod *v1.Pod) {
+	w.mu.Lock()
+	if !w.mu.removed {
+		w.mu.removed = true
+		if w.mu.interrupt != nil && (w.mu.pod == nil || w.mu.pod.DeletionTimestamp == nil || *grace(pod) == 0) {
+			w.mu.interrupt()
+		}
+		w.mu.pod = pod
+	}
+	w.mu.Unlock()
+	w.kick()
+}
+
+func (w *worker) contentChanged() {
+	w.mu.Lock()
+	w.mu.contentDirty = true
+	w.mu.Unlock()
+	w.kick()
+}
+
+// current returns the pod's newest object, nil if it has left the API.
+func (w *worker) current() (pod *v1.Pod, removed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mu.removed {
+		return nil, true
+	}
+	return w.mu.pod, false
+}
+
+// holding returns the pod if it holds resources of the node.
+func (w *worker) holding() *v1.Pod {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mu.ended || w.mu.rejected || w.mu.pod == nil || !w.admitted {
+		return nil
+	}
+	return w.mu.pod
+}
+
+func (w *worker) isRejected() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.mu.rejected
+}
+
+// kick marks the pod dirty and makes sure that a goroutine sees it.
+func (w *worker) kick() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mu.dirty = true
+	if w.mu.running || w.k.ctx.Err() != nil {
+		return
+	}
+	w.mu.running = true
+	w.k.workers.Add(1)
+	go w.loop()
+}
+
+func (w *worker) loop() {
+	defer w.k.workers.Done()
+	for {
+		w.mu.Lock()
+		if !w.mu.dirty || w.k.ctx.Err() != nil {
+			w.mu.running = false
+			w.mu.Unlock()
+			return
+		}
+		w.mu.dirty = false
+		ctx, cancel := context.WithCancel(w.k.ctx)
+		w.mu.interrupt = cancel
+		pod, removed := w.mu.pod, w.mu.removed
+		w.mu.Unlock()
+
+		again, err := w.sync(ctx, pod, removed)
+		interrupted := ctx.Err() != nil
+		cancel()
+		switch {
+		case w.k.ctx.Err() != nil:
+		case interrupted || again:
+			w.mu.Lock()
+			w.mu.dirty = true
+			w.mu.Unlock()
+		case err != nil:
+			w.retry(pod, err)
+		}
+		if err == nil {
+			w.failures = 0
+		}
+	}
+}
+
+// Delays between tries of what failed.
+const (
+	firstRetry = 500 * time.Millisecond
+	lastRetry  = 10 * time.Second
+)
+
+func (w *worker) retry(pod *v1.Pod, err error) {
+	delay := min(firstRetry<<min(w.failures, 10), lastRetry)
+	w.failures++
+	w.k.log.Debug("pod is not as it should be yet", "namespace", pod.Namespace, "pod", pod.Name, "retry", delay, "err", err)
+	w.wakeAt(w.k.Clock.Now().Add(delay))
+}
+
+// wakeAt makes the pod dirty at a time.
+func (w *worker) wakeAt(at time.Time) { w.k.wakes.Set(w.uid, at) }
+
+// sync takes the next steps; again asks for another look at once.
+func (w *worker) sync(ctx context.Context, pod *v1.Pod, removed bool) (again bool, err error) {
+	k := w.k
+	if w.cleaned {
+		if removed {
+			k.forget(w.uid)
+			return false, nil
+		}
+		return false, w.finish(ctx, pod)
+	}
+	state, err := k.inspector.Pod(ctx, w.uid, pod.Namespace, pod.Name)
+	if err != nil {
+		return false, err
+	}
+	if !removed {
+		pod = k.writer.Base(pod)
+	}
+	w.adopt(pod, state, removed)
+	if w.ending(pod, removed) {
+		return w.terminate(ctx, pod, state, removed)
+	}
+	if !w.admitted {
+		if rejection := w.admit(pod, state); rejection != nil {
+			w.failed = rejection
+			return true, nil
+		}
+	}
+	return w.run(ctx, pod, state)
+}
+
+// ending reports whether the pod is to end, or has.
+func (w *worker) ending(pod *v1.Pod, removed bool) bool {
+	return removed || pod.DeletionTimestamp != nil || w.failed != nil || w.finished ||
+		pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
+}
+
+// grace returns how long the pod's containers may take to stop, in seconds.
+func grace(pod *v1.Pod) *int64 {
+	fallback := int64(30)
+	switch {
+	case pod.DeletionGracePeriodSeconds != nil:
+		return pod.DeletionGracePeriodSeconds
+	case pod.Spec.TerminationGracePeriodSeconds != nil:
+		return pod.Spec.TerminationGracePeriodSeconds
+	}
+	return &fallback
+}
+
+// joined returns errs as one error, or nil.
+func joined(errs []error) error { return errors.Join(errs...) }
+
+// format names a pod as upstream's messages do.
+func format(pod *v1.Pod) string {
+	return fmt.Sprintf("%s_%s(%s)", pod.Name, pod.Namespace, pod.UID)
+}
