@@ -1,34 +1,45 @@
 package core
 
 import (
+	"context"
+
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skiff/internal/apis"
+	"skiff/internal/apis/columns"
 )
 
-// DefaultPodSpec fills in what a pod's author left out. It is idempotent.
-func DefaultPodSpec(spec *corev1.PodSpec) {
-	if spec.DNSPolicy == "" {
-		spec.DNSPolicy = corev1.DNSClusterFirst
-	}
-	if spec.RestartPolicy == "" {
-		spec.RestartPolicy = corev1.RestartPolicyAlways
-	}
-}
-
-// DefaultPodTemplateSpec fills in what a template's author left out.
-func DefaultPodTemplateSpec(t *corev1.PodTemplateSpec) { DefaultPodSpec(&t.Spec) }
-
-// ValidatePodTemplateSpec checks a template that stands at path.
-func ValidatePodTemplateSpec(t *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if len(t.Spec.Containers) == 0 {
-		errs = append(errs, field.Required(path.Child("spec", "containers"), ""))
-	}
-	return errs
-}
-
-// ValidatePodTemplateSpecUpdate checks a changed template: what an old object
-// already has is tolerated where newer rules would refuse it.
-func ValidatePodTemplateSpecUpdate(t, old *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
-	return ValidatePodTemplateSpec(t, path)
+func podTemplates() *apis.Resource {
+	at := field.NewPath("template")
+	return apis.Of[*corev1.PodTemplate]{
+		Names:               apis.Names{Resource: "podtemplates", Singular: "podtemplate", Kind: "PodTemplate", Namespaced: true},
+		Version:             "v1",
+		New:                 func() *corev1.PodTemplate { return &corev1.PodTemplate{} },
+		NewList:             func() runtime.Object { return &corev1.PodTemplateList{} },
+		AllowCreateOnUpdate: true,
+		Generation:          true,
+		Default:             func(t *corev1.PodTemplate) { DefaultPodTemplateSpec(&t.Template) },
+		Validate: func(_ context.Context, t *corev1.PodTemplate) field.ErrorList {
+			return ValidatePodTemplateSpec(&t.Template, at)
+		},
+		ValidateUpdate: func(_ context.Context, t, old *corev1.PodTemplate) field.ErrorList {
+			return ValidatePodTemplateSpecUpdate(&t.Template, &old.Template, at)
+		},
+		Warnings: func(_ context.Context, t, _ *corev1.PodTemplate) []string {
+			return PodTemplateWarnings(&t.Template, at)
+		},
+		Columns: []metav1.TableColumnDefinition{
+			columns.Name(),
+			columns.String("Containers", "Names of each container in the template."),
+			columns.String("Images", "Images referenced by each container in the template."),
+			columns.String("Pod Labels", "The labels for the pod template."),
+		},
+		Cells: func(t *corev1.PodTemplate) []any {
+			names, images := columns.Containers(t.Template.Spec.Containers)
+			return []any{t.Name, names, images, columns.Labels(t.Template.Labels)}
+		},
+	}.Resource()
 }
