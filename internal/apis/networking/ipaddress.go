@@ -1,10 +1,20 @@
 package networking
 
 import (
+	"context"
+	"net/netip"
+	"strings"
+
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
+	"skiff/internal/apis/columns"
 )
 
 func ipAddress() *apis.Resource {
@@ -13,8 +23,65 @@ func ipAddress() *apis.Resource {
 			Group: "networking.k8s.io", Resource: "ipaddresses", Singular: "ipaddress", Kind: "IPAddress",
 			ShortNames: []string{"ip"},
 		},
-		Version: "v1",
-		New:     func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
-		NewList: func() runtime.Object { return &networkingv1.IPAddressList{} },
+		Version:      "v1",
+		New:          func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
+		NewList:      func() runtime.Object { return &networkingv1.IPAddressList{} },
+		ValidateName: validateIPAddressName,
+		Validate:     validateIPAddress,
+		ValidateUpdate: func(_ context.Context, a, old *networkingv1.IPAddress) field.ErrorList {
+			return validation.ValidateImmutableField(a.Spec.ParentRef, old.Spec.ParentRef, field.NewPath("spec", "parentRef"))
+		},
+		Columns: []metav1.TableColumnDefinition{
+			columns.Name(),
+			columns.String("ParentRef", networkingv1.IPAddressSpec{}.SwaggerDoc()["parentRef"]),
+		},
+		Cells: func(a *networkingv1.IPAddress) []any {
+			return []any{a.Name, parentCell(a.Spec.ParentRef)}
+		},
 	}.Resource()
+}
+
+// parentCell returns e.g. services/default/kubernetes.
+func parentCell(p *networkingv1.ParentReference) string {
+	if p == nil {
+		return columns.None
+	}
+	parts := []string{p.Resource}
+	if p.Group != "" {
+		parts[0] = p.Resource + "." + p.Group
+	}
+	if p.Namespace != "" {
+		parts = append(parts, p.Namespace)
+	}
+	return strings.Join(append(parts, p.Name), "/")
+}
+
+// validateIPAddressName demands the canonical form, so that no address has two
+// names.
+func validateIPAddressName(name string, _ bool) []string {
+	addr, err := netip.ParseAddr(name)
+	switch {
+	case err != nil:
+		return []string{"must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"}
+	case addr.String() != name:
+		return []string{"must be a canonical format IP address"}
+	}
+	return nil
+}
+
+func validateIPAddress(_ context.Context, a *networkingv1.IPAddress) field.ErrorList {
+	p, path := a.Spec.ParentRef, field.NewPath("spec", "parentRef")
+	if p == nil {
+		return field.ErrorList{field.Required(path, "")}
+	}
+	var errs field.ErrorList
+	if p.Group != "" {
+		errs = append(errs, checks.Name(p.Group, path.Child("group"), utilvalidation.IsDNS1123Subdomain)...)
+	}
+	errs = append(errs, checks.RequiredName(p.Resource, path.Child("resource"), pathSegment)...)
+	errs = append(errs, checks.RequiredName(p.Name, path.Child("name"), pathSegment)...)
+	if p.Namespace != "" {
+		errs = append(errs, checks.Name(p.Namespace, path.Child("namespace"), pathSegment)...)
+	}
+	return errs
 }

@@ -1,20 +1,87 @@
 package networking
 
 import (
+	"context"
+	"net/netip"
+	"strings"
+
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/columns"
 )
+
+// maxServiceCIDRs is one for each address family.
+const maxServiceCIDRs = 2
 
 func serviceCIDR() *apis.Resource {
 	return apis.Of[*networkingv1.ServiceCIDR]{
 		Names: apis.Names{
 			Group: "networking.k8s.io", Resource: "servicecidrs", Singular: "servicecidr", Kind: "ServiceCIDR",
 		},
-		Version:   "v1",
-		New:       func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
-		NewList:   func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
-		HasStatus: true,
+		Version:        "v1",
+		New:            func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
+		NewList:        func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
+		HasStatus:      true,
+		Validate:       validateServiceCIDR,
+		ValidateUpdate: validateServiceCIDRUpdate,
+		ValidateStatusUpdate: func(_ context.Context, c, _ *networkingv1.ServiceCIDR) field.ErrorList {
+			return metav1validation.ValidateConditions(c.Status.Conditions, field.NewPath("status", "conditions"))
+		},
+		Columns: []metav1.TableColumnDefinition{
+			columns.Name(),
+			columns.String("CIDRs", networkingv1.ServiceCIDRSpec{}.SwaggerDoc()["cidrs"]),
+			columns.AgeColumn(),
+		},
+		Cells: func(c *networkingv1.ServiceCIDR) []any {
+			return []any{c.Name, strings.Join(c.Spec.CIDRs, ","), columns.Age(c.CreationTimestamp)}
+		},
 	}.Resource()
+}
+
+func validateServiceCIDR(_ context.Context, c *networkingv1.ServiceCIDR) field.ErrorList {
+	path := field.NewPath("spec", "cidrs")
+	cidrs := c.Spec.CIDRs
+	switch {
+	case len(cidrs) == 0:
+		return field.ErrorList{field.Required(path, "at least one CIDR required")}
+	case len(cidrs) > maxServiceCIDRs:
+		return field.ErrorList{field.Invalid(path, c.Spec, "may only hold up to 2 values")}
+	}
+	var errs field.ErrorList
+	families := map[bool]bool{}
+	for i, cidr := range cidrs {
+		errs = append(errs, utilvalidation.IsValidCIDR(path.Index(i), cidr)...)
+		if prefix, err := netip.ParsePrefix(cidr); err == nil {
+			families[prefix.Addr().Is4()] = true
+		}
+	}
+	if len(errs) == 0 && len(families) != len(cidrs) {
+		errs = append(errs, field.Invalid(path, c.Spec, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96"))
+	}
+	return errs
+}
+
+// validateServiceCIDRUpdate lets a range of the other family be added, and
+// nothing else: addresses in use must stay in their range.
+func validateServiceCIDRUpdate(ctx context.Context, c, old *networkingv1.ServiceCIDR) field.ErrorList {
+	path := field.NewPath("spec", "cidrs")
+	was, is := old.Spec.CIDRs, c.Spec.CIDRs
+	if len(is) < len(was) {
+		return field.ErrorList{field.Invalid(path, is, "CIDRs can not be removed")}
+	}
+	for i := range was {
+		if is[i] != was[i] {
+			return field.ErrorList{field.Invalid(path.Index(i), is[i], "field is immutable")}
+		}
+	}
+	if len(is) == len(was) {
+		return nil
+	}
+	return validateServiceCIDR(ctx, c)
 }
