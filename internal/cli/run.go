@@ -6,6 +6,7 @@ package cli
 import (
 	"context"
 	"io"
+	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -36,6 +37,9 @@ func Embedded(args []string) func(context.Context) error {
 // Run does what args, the program's name first, say. The work ends when ctx
 // does.
 func Run(ctx context.Context, args []string, s Streams) error {
+	if filepath.Base(args[0]) == "kubectl" {
+		return runKubectl(ctx, s, args[1:])
+	}
 	root := newRoot(s)
 	root.SetArgs(args[1:])
 	return root.ExecuteContext(ctx)
@@ -52,7 +56,9 @@ func newRoot(s Streams) *cobra.Command {
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
 	root.AddCommand(
-		newVersion(),
+		newUp(), newDown(), newNode(), newNodeInit(),
+		newServer(), newAgent(), newToken(),
+		newKubectl(s), newImage(), newVersion(),
 	)
 	return root
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -177,7 +178,7 @@ func (c *Config) start() (*child, error) {
 	cmd.Dir = "/"
 	// The daemon is mostly idle: a small heap matters more than the
 	// collector's work.
-	cmd.Env = append(os.Environ(), "GOGC=40", "GOMEMLIMIT=256MiB",
+	cmd.Env = append(environ(), "GOGC=40", "GOMEMLIMIT=256MiB",
 		// After its own restart containerd finds some shims by name only.
 		"PATH="+c.BinDir()+":"+os.Getenv("PATH"))
 	cmd.Stdout, cmd.Stderr = log, log
@@ -191,6 +192,12 @@ func (c *Config) start() (*child, error) {
 	}
 	go cmd.Wait() // reap it; child.done tells that it ended
 	return child, os.WriteFile(c.pidFile(), []byte(strconv.Itoa(child.pid)), 0o644)
+}
+
+// environ is the environment without what lets a process speak for us to our
+// own service manager.
+func environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NOTIFY_SOCKET=") })
 }
 
 func (c *Config) openLog() (*os.File, error) {

@@ -126,7 +126,7 @@ func (c *Cluster) StartNode(n *Node, binary string) error {
 		if err != nil {
 			return err
 		}
-		u := &up{UpOptions: UpOptions{Binary: binary}, Cluster: c, cgroups: cg}
+		u := &up{Cluster: c, options: UpOptions{Binary: binary}, cgroups: cg}
 		if c.isServer(n) {
 			return u.startNode(n, cg, binary, u.serverCommand(n))
 		}

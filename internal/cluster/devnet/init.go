@@ -142,10 +142,15 @@ func (s *supervisor) run(ctx context.Context) error {
 }
 
 func (s *supervisor) start() error {
+	nothing, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	defer nothing.Close()
 	p, err := os.StartProcess(s.spec.Command[0], s.spec.Command, &os.ProcAttr{
 		Dir:   "/",
 		Env:   append(os.Environ(), "NOTIFY_SOCKET="+s.spec.Notify),
-		Files: []*os.File{nil, os.Stdout, os.Stderr},
+		Files: []*os.File{nothing, os.Stdout, os.Stderr},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {

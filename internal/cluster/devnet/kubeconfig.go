@@ -44,6 +44,8 @@ func (c *Cluster) adminKubeconfig() (*clientcmdapi.Config, error) {
 		return nil, fmt.Errorf("%s has a context without cluster or user", path)
 	}
 	cluster.Server = c.Server()
+	// They are to be written into another file than they come from.
+	cluster.LocationOfOrigin, user.LocationOfOrigin = "", ""
 	name := c.ContextName()
 	config := clientcmdapi.NewConfig()
 	config.Clusters[name] = cluster

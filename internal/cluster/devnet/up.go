@@ -56,7 +56,7 @@ func Up(ctx context.Context, o UpOptions) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &up{UpOptions: o, Cluster: c, cgroups: cg}
+	u := &up{Cluster: c, options: o, cgroups: cg}
 	if err := u.run(ctx); err != nil {
 		err = errors.Join(err, u.lastWords())
 		// The caller may be ending; the clean-up is done all the same.
@@ -100,17 +100,18 @@ func (o *UpOptions) describe() (c *Cluster, isNew bool, err error) {
 
 // up is one run of Up.
 type up struct {
-	UpOptions
 	*Cluster
+	options UpOptions
 	cgroups *cgroups
 	client  *kubernetes.Clientset
-	token   string
+	// token lets agents join; it is made when the first one needs it.
+	token string
 }
 
 func (u *up) run(ctx context.Context) error {
-	server := &u.Cluster.Nodes[0]
-	step := u.Progress.step
-	if err := step(fmt.Sprintf("network %s on bridge %s", u.Cluster.Subnet, u.bridge()), func() error {
+	server := &u.Nodes[0]
+	step := u.options.Progress.step
+	if err := step(fmt.Sprintf("network %s on bridge %s", u.Subnet, u.bridge()), func() error {
 		return errors.Join(u.save(), u.makeNetwork())
 	}); err != nil {
 		return err
@@ -118,11 +119,11 @@ func (u *up) run(ctx context.Context) error {
 	if err := u.startServer(ctx, server); err != nil {
 		return err
 	}
-	if err := step("kubeconfig context "+u.ContextName(), func() error { return u.connectUser(ctx) }); err != nil {
+	if err := step("kubeconfig context "+u.ContextName(), u.connectUser); err != nil {
 		return err
 	}
-	for i := range u.Cluster.Nodes[1:] {
-		n := &u.Cluster.Nodes[i+1]
+	for i := range u.Nodes[1:] {
+		n := &u.Nodes[i+1]
 		if u.InitPID(n) != 0 {
 			continue
 		}
@@ -157,12 +158,12 @@ func (u *up) startServer(ctx context.Context, n *Node) error {
 		return err
 	}
 	defer news.close()
-	if err := u.Progress.step("namespaces of "+n.Name+" at "+n.IP.String(), func() error {
-		return u.startNode(n, u.cgroups, u.Binary, u.serverCommand(n))
+	if err := u.options.Progress.step("namespaces of "+n.Name+" at "+n.IP.String(), func() error {
+		return u.startNode(n, u.cgroups, u.options.Binary, u.serverCommand(n))
 	}); err != nil {
 		return err
 	}
-	return u.Progress.step("server ready", func() error {
+	return u.options.Progress.step("server ready", func() error {
 		ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 		defer cancel()
 		return news.awaitReady(ctx)
@@ -172,7 +173,7 @@ func (u *up) startServer(ctx context.Context, n *Node) error {
 func (u *up) startAgent(ctx context.Context, n *Node) error {
 	if u.token == "" {
 		token := jointoken.New()
-		secret := token.Object("development cluster "+u.Cluster.Name, time.Now().Add(jointoken.DefaultTTL))
+		secret := token.Object("development cluster "+u.Name, time.Now().Add(jointoken.DefaultTTL))
 		if _, err := u.client.CoreV1().Secrets(secret.Namespace).Create(ctx, secret, metav1.CreateOptions{}); err != nil {
 			return fmt.Errorf("making a bootstrap token: %w", err)
 		}
@@ -181,7 +182,7 @@ func (u *up) startAgent(ctx context.Context, n *Node) error {
 	if err := os.MkdirAll(u.nodeDir(n), 0o700); err != nil {
 		return err
 	}
-	return u.startNode(n, u.cgroups, u.Binary, u.agentCommand(n))
+	return u.startNode(n, u.cgroups, u.options.Binary, u.agentCommand(n))
 }
 
 // nodeArgs are what server and agent have in common.
@@ -194,18 +195,21 @@ func (u *up) nodeArgs(n *Node) []string {
 }
 
 func (u *up) serverCommand(n *Node) []string {
-	command := append([]string{u.Binary, "server", "--tls-name", u.gateway().String()}, u.nodeArgs(n)...)
-	return append(command, u.ServerArgs...)
+	command := append([]string{u.options.Binary, "server", "--tls-name", u.gateway().String()}, u.nodeArgs(n)...)
+	return append(command, u.options.ServerArgs...)
 }
 
 func (u *up) agentCommand(n *Node) []string {
-	command := append([]string{u.Binary, "agent", "--server", u.Server(), "--token", u.token, "--ca-file", u.CAFile()}, u.nodeArgs(n)...)
-	return append(command, u.AgentArgs...)
+	command := append([]string{u.options.Binary, "agent", "--server", u.Server(), "--ca-file", u.CAFile()}, u.nodeArgs(n)...)
+	if u.token != "" {
+		command = append(command, "--token", u.token)
+	}
+	return append(command, u.options.AgentArgs...)
 }
 
 // connectUser writes the cluster's kubeconfig and authority, merges the context
 // into the user's kubeconfig, and makes the client.
-func (u *up) connectUser(ctx context.Context) error {
+func (u *up) connectUser() error {
 	admin, err := u.adminKubeconfig()
 	if err != nil {
 		return err
@@ -228,8 +232,8 @@ func (u *up) connectUser(ctx context.Context) error {
 func (u *up) lastWords() error {
 	const lines = 15
 	var said []error
-	for i := range u.Cluster.Nodes {
-		n := &u.Cluster.Nodes[i]
+	for i := range u.Nodes {
+		n := &u.Nodes[i]
 		text, err := os.ReadFile(u.LogFile(n))
 		if err != nil {
 			continue
