@@ -2,6 +2,7 @@ package store
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -95,7 +96,7 @@ var ErrSnapshot = errors.New("the snapshot is damaged or incomplete")
 // order; it returns the revision of the snapshot. Whether all of it is sound is
 // only known at the end: what fn did must be undone if there is an error.
 func ReadSnapshot(r io.Reader, fn func(SnapshotKV) error) (int64, error) {
-	s := snapshotReader{r: bufio.NewReaderSize(r, 64<<10), crc: crc32.New(castagnoli)}
+	s := snapshotReader{r: bufio.NewReaderSize(r, 64<<10)}
 	if magic := s.bytes(uint64(len(snapshotMagic))); s.err == nil && string(magic) != snapshotMagic {
 		return 0, fmt.Errorf("%w: it does not begin like a snapshot", ErrSnapshot)
 	}
@@ -125,7 +126,7 @@ func ReadSnapshot(r io.Reader, fn func(SnapshotKV) error) (int64, error) {
 			if count := uint64(s.int()); s.err == nil && count != n {
 				return 0, fmt.Errorf("%w: it has %d keys instead of %d", ErrSnapshot, n, count)
 			}
-			want := s.crc.Sum32()
+			want := s.crc
 			if sum := s.bytes(4); s.err == nil && binary.BigEndian.Uint32(sum) != want {
 				return 0, fmt.Errorf("%w: its checksum does not match", ErrSnapshot)
 			}
@@ -139,10 +140,51 @@ func ReadSnapshot(r io.Reader, fn func(SnapshotKV) error) (int64, error) {
 	return 0, s.err
 }
 
+// Restore writes the keys of a portable snapshot into an engine that has none
+// of them. They get new revisions: an engine's own way to restore, if it has
+// one, keeps them. Keys that have expired are left out.
+func Restore(ctx context.Context, e Engine, r io.Reader, now time.Time) error {
+	// Within the limits of an etcd with default settings.
+	const maxOps, maxBytes = 100, 1 << 20
+	var ops []Op
+	size := 0
+	flush := func() error {
+		if len(ops) == 0 {
+			return nil
+		}
+		if _, err := e.Txn(ctx, ops...); err != nil {
+			return fmt.Errorf("restore: %w", err)
+		}
+		ops, size = nil, 0
+		return nil
+	}
+	_, err := ReadSnapshot(r, func(kv SnapshotKV) error {
+		op := Op{Key: kv.Key, Value: kv.Value}
+		if !kv.Expires.IsZero() {
+			if op.TTL = int64(kv.Expires.Sub(now).Seconds()); op.TTL < 1 {
+				return nil
+			}
+		}
+		if n := len(op.Key) + len(op.Value); len(ops) == maxOps || size+n > maxBytes {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		ops = append(ops, op)
+		size += len(op.Key) + len(op.Value)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return flush()
+}
+
 // snapshotReader reads fields until the first error, which it keeps.
 type snapshotReader struct {
 	r   *bufio.Reader
-	crc hash.Hash32
+	crc uint32
+	one [1]byte
 	err error
 }
 
@@ -150,7 +192,8 @@ type snapshotReader struct {
 func (s *snapshotReader) ReadByte() (byte, error) {
 	b, err := s.r.ReadByte()
 	if err == nil {
-		s.crc.Write([]byte{b})
+		s.one[0] = b
+		s.crc = crc32.Update(s.crc, castagnoli, s.one[:])
 	}
 	return b, err
 }
@@ -183,7 +226,7 @@ func (s *snapshotReader) bytes(n uint64) []byte {
 		_, err := io.ReadFull(s.r, b[have:])
 		s.fail(err)
 	}
-	s.crc.Write(b)
+	s.crc = crc32.Update(s.crc, castagnoli, b)
 	return b
 }
 

@@ -20,8 +20,6 @@ const (
 	maxGroupBytes  = 1 << 20
 	// maxTxnBytes bounds one transaction, far above what an API server sends.
 	maxTxnBytes = 64 << 20
-	// maxTTL is etcd's, in seconds.
-	maxTTL = 9_000_000_000
 	// queued is how many writers may wait for the committer without blocking,
 	// and inflight how many groups may wait for the disk.
 	queued   = 1024
@@ -90,9 +88,12 @@ func (c *committer) init(e *Engine) {
 
 // Txn implements store.Engine. If ctx ends first, the outcome is unknown.
 func (e *Engine) Txn(ctx context.Context, ops ...store.Op) (int64, error) {
-	size, err := checkOps(ops)
-	if err != nil {
+	if err := store.CheckOps(ops); err != nil {
 		return 0, err
+	}
+	size := sizeOf(ops)
+	if size > maxTxnBytes {
+		return 0, fmt.Errorf("the transaction has %d bytes; at most %d are allowed", size, maxTxnBytes)
 	}
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -119,35 +120,13 @@ func (e *Engine) Txn(ctx context.Context, ops ...store.Op) (int64, error) {
 	return revision, err
 }
 
-// checkOps returns the size of what ops will write.
-func checkOps(ops []store.Op) (int, error) {
-	if len(ops) == 0 {
-		return 0, errors.New("a transaction needs at least one operation")
-	}
+// sizeOf estimates what ops will write, in bytes.
+func sizeOf(ops []store.Op) int {
 	size := 0
 	for i := range ops {
-		if err := checkKey(ops[i].Key); err != nil {
-			return 0, err
-		}
-		if ops[i].TTL < 0 || ops[i].TTL > maxTTL {
-			return 0, fmt.Errorf("key %s: a TTL of %d s is not between 0 and %d", ops[i].Key, ops[i].TTL, maxTTL)
-		}
 		size += 3*len(ops[i].Key) + len(ops[i].Value) + 64
 	}
-	if size > maxTxnBytes {
-		return 0, fmt.Errorf("the transaction has %d bytes; at most %d are allowed", size, maxTxnBytes)
-	}
-	if len(ops) == 1 {
-		return size, nil
-	}
-	seen := make(map[string]struct{}, len(ops))
-	for i := range ops {
-		if _, twice := seen[ops[i].Key]; twice {
-			return 0, fmt.Errorf("key %s is twice in one transaction", ops[i].Key)
-		}
-		seen[ops[i].Key] = struct{}{}
-	}
-	return size, nil
+	return size
 }
 
 // commit runs until the queue is closed.

@@ -16,7 +16,7 @@ var errStop = errors.New("stop")
 
 // Get returns the newest durable value of key.
 func (e *Engine) Get(ctx context.Context, key string) (store.KV, error) {
-	if err := checkKey(key); err != nil {
+	if err := store.CheckKey(key); err != nil {
 		return store.KV{}, err
 	}
 	var found store.KV

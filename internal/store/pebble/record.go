@@ -3,8 +3,6 @@ package pebble
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"strings"
 )
 
 // The database holds five kinds of records, told apart by their first byte. All
@@ -169,16 +167,6 @@ func prefixEnd(b []byte) []byte {
 			end[i]++
 			return end[:i+1]
 		}
-	}
-	return nil
-}
-
-func checkKey(key string) error {
-	if key == "" {
-		return errors.New("a key must not be empty")
-	}
-	if strings.IndexByte(key, 0) >= 0 {
-		return fmt.Errorf("key %q has a NUL byte", key)
 	}
 	return nil
 }

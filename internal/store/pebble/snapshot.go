@@ -104,7 +104,7 @@ func restore(o Options, r io.Reader) (err error) {
 	b := db.NewBatch()
 	defer func() { b.Close() }()
 	revision, err := store.ReadSnapshot(r, func(kv store.SnapshotKV) error {
-		if err := checkKey(kv.Key); err != nil {
+		if err := store.CheckKey(kv.Key); err != nil {
 			return err
 		}
 		cur := current{create: kv.CreateRevision, mod: kv.ModRevision}
