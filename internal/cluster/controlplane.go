@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"sync"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -53,10 +54,12 @@ type ControlPlane struct {
 	Clients *inprocess.Binding
 	Scheme  *runtime.Scheme
 
-	engine   store.Engine
-	listener net.Listener
-	server   *apiserver.Server
-	log      *slog.Logger
+	cancel    context.CancelFunc
+	following sync.WaitGroup
+	engine    store.Engine
+	listener  net.Listener
+	server    *apiserver.Server
+	log       *slog.Logger
 }
 
 // issuerURL is the service account issuer and the API server's audience.
@@ -70,7 +73,8 @@ func OpenControlPlane(ctx context.Context, c ServerConfig) (_ *ControlPlane, err
 	if err != nil {
 		return nil, fmt.Errorf("the API server cannot listen on port %d: %w (is another server running? choose another port)", c.Port, err)
 	}
-	p := &ControlPlane{Config: c, listener: listener, log: c.Log, Scheme: builtin.NewScheme()}
+	ctx, cancel := context.WithCancel(ctx)
+	p := &ControlPlane{Config: c, cancel: cancel, listener: listener, log: c.Log, Scheme: builtin.NewScheme()}
 	p.Address = netip.AddrPortFrom(c.AdvertiseAddress, uint16(listener.Addr().(*net.TCPAddr).Port))
 	defer func() {
 		if err != nil {
@@ -127,11 +131,11 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	if err := state.Load(ctx); err != nil {
 		return err
 	}
-	go func() {
+	p.following.Go(func() {
 		if err := state.Run(ctx); err != nil && ctx.Err() == nil {
 			p.log.Error("the state can no longer be followed; restart the server", "error", err)
 		}
-	}()
+	})
 	go p.Verbs.Warm()
 	p.Clients = inprocess.Bind(ctx, p.Verbs, c.Log)
 	informers := p.Clients.Cache().Cache
@@ -199,7 +203,9 @@ func (p *ControlPlane) Run(ctx context.Context) error {
 }
 
 func (p *ControlPlane) close() {
+	p.cancel()
 	p.listener.Close()
+	p.following.Wait()
 	if p.engine != nil {
 		if err := p.engine.Close(); err != nil {
 			p.log.Error("closing the store", "error", err)
@@ -210,7 +216,7 @@ func (p *ControlPlane) close() {
 // serveTokens completes the service accounts' declaration with what makes
 // their tokens.
 func serveTokens(d *apis.Resource, create func(context.Context, apis.Storage, string, string, runtime.Object, bool) (runtime.Object, error)) {
-	if d.GroupResource() != (apis.Names{Resource: "serviceaccounts"}).GroupResource() {
+	if d.Group != "" || d.Names.Resource != "serviceaccounts" {
 		return
 	}
 	for i := range d.Subresources {

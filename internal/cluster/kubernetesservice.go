@@ -35,6 +35,11 @@ func (p *ControlPlane) ensureKubernetesService(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("the API server's Service: %w", err)
 	}
+	if p.Address.Addr().IsLoopback() {
+		// Nothing but this machine could reach it, and the API refuses such
+		// endpoints.
+		return nil
+	}
 	address, port := p.Address.Addr().String(), int32(p.Address.Port())
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta:  meta,
