@@ -1,0 +1,115 @@
+// Package certificates says who may approve and sign certificate requests, and
+// what nobody may ask for (CertificateApproval, CertificateSigning,
+// CertificateSubjectRestriction).
+package certificates
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"slices"
+	"strings"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"skiff/internal/apiserver/admission"
+	"skiff/internal/apiserver/authz"
+	"skiff/internal/identity"
+)
+
+const (
+	group    = "certificates.k8s.io"
+	resource = "certificatesigningrequests"
+)
+
+// Approval lets only those approve that have the verb approve on the signer.
+type Approval struct{ Authorizer authz.Authorizer }
+
+// Validate implements admission.Validator.
+func (p *Approval) Validate(ctx context.Context, a *admission.Attributes) error {
+	if a.Operation != admission.Update || !a.Is(group, resource, "approval") {
+		return nil
+	}
+	signer := a.Old.(*certificatesv1.CertificateSigningRequest).Spec.SignerName
+	if !allowed(ctx, p.Authorizer, a.User, "approve", signer) {
+		return a.Forbidden("user not permitted to approve requests with signerName %q", signer)
+	}
+	return nil
+}
+
+// Signing lets only those sign, or refuse to, that have the verb sign on the
+// signer.
+type Signing struct{ Authorizer authz.Authorizer }
+
+// Validate implements admission.Validator.
+func (p *Signing) Validate(ctx context.Context, a *admission.Attributes) error {
+	if a.Operation != admission.Update || !a.Is(group, resource, "status") {
+		return nil
+	}
+	request, old := a.Object.(*certificatesv1.CertificateSigningRequest), a.Old.(*certificatesv1.CertificateSigningRequest)
+	if bytes.Equal(request.Status.Certificate, old.Status.Certificate) &&
+		equality.Semantic.DeepEqual(failed(request), failed(old)) {
+		return nil
+	}
+	if signer := old.Spec.SignerName; !allowed(ctx, p.Authorizer, a.User, "sign", signer) {
+		return a.Forbidden("user not permitted to sign requests with signerName %q", signer)
+	}
+	return nil
+}
+
+func failed(r *certificatesv1.CertificateSigningRequest) (conditions []certificatesv1.CertificateSigningRequestCondition) {
+	for _, c := range r.Status.Conditions {
+		if c.Type == certificatesv1.CertificateFailed {
+			conditions = append(conditions, c)
+		}
+	}
+	return conditions
+}
+
+// allowed asks for the signer itself, and then for all of its domain.
+func allowed(ctx context.Context, z authz.Authorizer, user *identity.User, verb, signer string) bool {
+	domain, _, _ := strings.Cut(signer, "/")
+	for _, name := range []string{signer, domain + "/*"} {
+		decision, _, _ := z.Authorize(ctx, &authz.Attributes{
+			User: user, Verb: verb, Group: group, Version: "*", Resource: "signers", Name: name,
+		})
+		if decision == authz.Allow {
+			return true
+		}
+	}
+	return false
+}
+
+// Subject refuses requests for a client of the API server in system:masters,
+// whom no role could limit.
+type Subject struct{}
+
+// Validate implements admission.Validator.
+func (Subject) Validate(_ context.Context, a *admission.Attributes) error {
+	if a.Operation != admission.Create || !a.Is(group, resource, "") {
+		return nil
+	}
+	request := a.Object.(*certificatesv1.CertificateSigningRequest)
+	if request.Spec.SignerName != certificatesv1.KubeAPIServerClientSignerName {
+		return nil
+	}
+	parsed, err := parse(request.Spec.Request)
+	if err != nil {
+		return a.Forbidden("failed to parse CSR: %w", err)
+	}
+	if slices.Contains(parsed.Subject.Organization, identity.GroupMasters) {
+		return a.Forbidden("use of %s signer with %s group is not allowed", request.Spec.SignerName, identity.GroupMasters)
+	}
+	return nil
+}
+
+func parse(data []byte) (*x509.CertificateRequest, error) {
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" {
+		return nil, errors.New("PEM block type must be CERTIFICATE REQUEST")
+	}
+	return x509.ParseCertificateRequest(block.Bytes)
+}

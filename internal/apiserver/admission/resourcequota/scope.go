@@ -1,0 +1,105 @@
+package resourcequota
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	resourcehelper "k8s.io/component-helpers/resource"
+)
+
+// inScope reports whether the quota's scopes, if it has any, all hold for the
+// object.
+func inScope(quota *corev1.ResourceQuota, obj runtime.Object) bool {
+	var needs []corev1.ScopedResourceSelectorRequirement
+	for _, scope := range quota.Spec.Scopes {
+		needs = append(needs, corev1.ScopedResourceSelectorRequirement{ScopeName: scope, Operator: corev1.ScopeSelectorOpExists})
+	}
+	if quota.Spec.ScopeSelector != nil {
+		needs = append(needs, quota.Spec.ScopeSelector.MatchExpressions...)
+	}
+	for i := range needs {
+		if !holds(&needs[i], obj) {
+			return false
+		}
+	}
+	return true
+}
+
+func holds(need *corev1.ScopedResourceSelectorRequirement, obj runtime.Object) bool {
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		switch need.ScopeName {
+		case corev1.ResourceQuotaScopeTerminating:
+			return o.Spec.ActiveDeadlineSeconds != nil && *o.Spec.ActiveDeadlineSeconds >= 0
+		case corev1.ResourceQuotaScopeNotTerminating:
+			return o.Spec.ActiveDeadlineSeconds == nil
+		case corev1.ResourceQuotaScopeBestEffort:
+			return bestEffort(o)
+		case corev1.ResourceQuotaScopeNotBestEffort:
+			return !bestEffort(o)
+		case corev1.ResourceQuotaScopePriorityClass:
+			return selects(need, o.Spec.PriorityClassName)
+		case corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
+			return crossNamespace(o)
+		}
+	case *corev1.PersistentVolumeClaim:
+		if need.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass {
+			name := ""
+			if o.Spec.VolumeAttributesClassName != nil {
+				name = *o.Spec.VolumeAttributesClassName
+			}
+			return selects(need, name)
+		}
+	}
+	return false
+}
+
+func selects(need *corev1.ScopedResourceSelectorRequirement, value string) bool {
+	switch need.Operator {
+	case corev1.ScopeSelectorOpExists:
+		return value != ""
+	case corev1.ScopeSelectorOpDoesNotExist:
+		return value == ""
+	case corev1.ScopeSelectorOpIn:
+		return slices.Contains(need.Values, value)
+	case corev1.ScopeSelectorOpNotIn:
+		return !slices.Contains(need.Values, value)
+	}
+	return false
+}
+
+// bestEffort reports whether no container asks for CPU or memory.
+func bestEffort(pod *corev1.Pod) bool {
+	o := resourcehelper.PodResourcesOptions{}
+	for _, list := range []corev1.ResourceList{resourcehelper.PodRequests(pod, o), resourcehelper.PodLimits(pod, o)} {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			if q := list[name]; q.Sign() > 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func crossNamespace(pod *corev1.Pod) bool {
+	if pod.Spec.Affinity == nil {
+		return false
+	}
+	var terms []corev1.PodAffinityTerm
+	if a := pod.Spec.Affinity.PodAffinity; a != nil {
+		terms = append(terms, a.RequiredDuringSchedulingIgnoredDuringExecution...)
+		for i := range a.PreferredDuringSchedulingIgnoredDuringExecution {
+			terms = append(terms, a.PreferredDuringSchedulingIgnoredDuringExecution[i].PodAffinityTerm)
+		}
+	}
+	if a := pod.Spec.Affinity.PodAntiAffinity; a != nil {
+		terms = append(terms, a.RequiredDuringSchedulingIgnoredDuringExecution...)
+		for i := range a.PreferredDuringSchedulingIgnoredDuringExecution {
+			terms = append(terms, a.PreferredDuringSchedulingIgnoredDuringExecution[i].PodAffinityTerm)
+		}
+	}
+	return slices.ContainsFunc(terms, func(t corev1.PodAffinityTerm) bool {
+		return len(t.Namespaces) > 0 || t.NamespaceSelector != nil
+	})
+}
