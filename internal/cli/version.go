@@ -24,9 +24,15 @@ func newVersion() *cobra.Command {
 	}
 }
 
-// revision is the commit that the binary was built from, as the Go toolchain
-// recorded it.
+// version is set by the linker.
+var version string
+
+// revision is the version that the linker was given, else the commit that the
+// Go toolchain recorded.
 func revision() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
