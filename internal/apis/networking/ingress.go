@@ -30,14 +30,16 @@ func ingress() *apis.Resource {
 			ShortNames: []string{"ing"},
 			Namespaced: true,
 		},
-		Version:              "v1",
-		New:                  func() *networkingv1.Ingress { return &networkingv1.Ingress{} },
-		NewList:              func() runtime.Object { return &networkingv1.IngressList{} },
-		Prefix:               "/registry/ingress",
-		HasStatus:            true,
-		Generation:           true,
-		Validate:             validateIngress,
-		ValidateUpdate:       func(_ context.Context, i, _ *networkingv1.Ingress) field.ErrorList { return validateIngressSpec(&i.Spec) },
+		Version:    "v1",
+		New:        func() *networkingv1.Ingress { return &networkingv1.Ingress{} },
+		NewList:    func() runtime.Object { return &networkingv1.IngressList{} },
+		Prefix:     "/registry/ingress",
+		HasStatus:  true,
+		Generation: true,
+		Validate:   validateIngress,
+		ValidateUpdate: func(_ context.Context, i, _ *networkingv1.Ingress) field.ErrorList {
+			return validateIngressSpec(&i.Spec)
+		},
 		ValidateStatusUpdate: validateIngressStatus,
 		Warnings: func(_ context.Context, i, _ *networkingv1.Ingress) []string {
 			if _, found := i.Annotations[classAnnotation]; !found {

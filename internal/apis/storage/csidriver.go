@@ -1,19 +1,121 @@
 package storage
 
 import (
+	"context"
+	"strings"
+
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
+	"skiff/internal/apis/columns"
+	"skiff/internal/apis/fill"
 )
 
 func csiDriver() *apis.Resource {
+	docs := storagev1.CSIDriverSpec{}.SwaggerDoc()
 	return apis.Of[*storagev1.CSIDriver]{
 		Names: apis.Names{
 			Group: "storage.k8s.io", Resource: "csidrivers", Singular: "csidriver", Kind: "CSIDriver",
 		},
-		Version: "v1",
-		New:     func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
-		NewList: func() runtime.Object { return &storagev1.CSIDriverList{} },
+		Version:                "v1",
+		New:                    func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
+		NewList:                func() runtime.Object { return &storagev1.CSIDriverList{} },
+		RequireResourceVersion: true,
+		ValidateName: func(name string, _ bool) []string {
+			var msgs []string
+			for _, e := range validateDriverName(name, field.NewPath("name")) {
+				msgs = append(msgs, e.ErrorBody())
+			}
+			return msgs
+		},
+		Default: func(d *storagev1.CSIDriver) {
+			fill.Pointer(&d.Spec.AttachRequired, true)
+			fill.Pointer(&d.Spec.PodInfoOnMount, false)
+			fill.Pointer(&d.Spec.StorageCapacity, false)
+			fill.Pointer(&d.Spec.FSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)
+			fill.Pointer(&d.Spec.RequiresRepublish, false)
+			fill.Pointer(&d.Spec.SELinuxMount, false)
+			if len(d.Spec.VolumeLifecycleModes) == 0 {
+				d.Spec.VolumeLifecycleModes = []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent}
+			}
+		},
+		Validate: validateCSIDriver,
+		ValidateUpdate: func(ctx context.Context, d, old *storagev1.CSIDriver) field.ErrorList {
+			path := field.NewPath("spec")
+			errs := validateCSIDriver(ctx, d)
+			errs = append(errs, validation.ValidateImmutableField(d.Spec.AttachRequired, old.Spec.AttachRequired, path.Child("attachedRequired"))...)
+			return append(errs, validation.ValidateImmutableField(d.Spec.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes, path.Child("volumeLifecycleModes"))...)
+		},
+		Columns: []metav1.TableColumnDefinition{
+			columns.Name(),
+			columns.Boolean("AttachRequired", docs["attachRequired"]),
+			columns.Boolean("PodInfoOnMount", docs["podInfoOnMount"]),
+			columns.Boolean("StorageCapacity", docs["storageCapacity"]),
+			columns.String("TokenRequests", docs["tokenRequests"]),
+			columns.Boolean("RequiresRepublish", docs["requiresRepublish"]),
+			columns.String("Modes", docs["volumeLifecycleModes"]),
+			columns.AgeColumn(),
+		},
+		Cells: func(d *storagev1.CSIDriver) []any {
+			modes, tokens := columns.None, "<unset>"
+			if len(d.Spec.VolumeLifecycleModes) > 0 {
+				var names []string
+				for _, m := range d.Spec.VolumeLifecycleModes {
+					names = append(names, string(m))
+				}
+				modes = strings.Join(names, ",")
+			}
+			if d.Spec.TokenRequests != nil {
+				var audiences []string
+				for _, t := range d.Spec.TokenRequests {
+					audiences = append(audiences, t.Audience)
+				}
+				tokens = strings.Join(audiences, ",")
+			}
+			return []any{
+				d.Name, ptr.Deref(d.Spec.AttachRequired, true), ptr.Deref(d.Spec.PodInfoOnMount, false), ptr.Deref(d.Spec.StorageCapacity, false),
+				tokens, ptr.Deref(d.Spec.RequiresRepublish, false), modes, columns.Age(d.CreationTimestamp),
+			}
+		},
 	}.Resource()
+}
+
+func validateCSIDriver(_ context.Context, d *storagev1.CSIDriver) field.ErrorList {
+	var errs field.ErrorList
+	s, path := &d.Spec, field.NewPath("spec")
+	required := func(v *bool, name string) {
+		if v == nil {
+			errs = append(errs, field.Required(path.Child(name), ""))
+		}
+	}
+	required(s.AttachRequired, "attachedRequired")
+	required(s.PodInfoOnMount, "podInfoOnMount")
+	required(s.StorageCapacity, "storageCapacity")
+	if s.FSGroupPolicy != nil {
+		errs = append(errs, checks.Enum(*s.FSGroupPolicy, path.Child("fsGroupPolicy"),
+			storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy, storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy)...)
+	}
+	for i, mode := range s.VolumeLifecycleModes {
+		errs = append(errs, checks.Enum(mode, path.Child("volumeLifecycleModes").Index(i), storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)...)
+	}
+	const minExpiration = 10 * 60
+	audiences := map[string]bool{}
+	for i, t := range s.TokenRequests {
+		at := path.Child("tokenRequests").Index(i)
+		if audiences[t.Audience] {
+			errs = append(errs, field.Duplicate(at.Child("audience"), t.Audience))
+			continue
+		}
+		audiences[t.Audience] = true
+		if t.ExpirationSeconds != nil && *t.ExpirationSeconds < minExpiration {
+			errs = append(errs, field.Invalid(at.Child("expirationSeconds"), *t.ExpirationSeconds, "may not specify a duration less than 10 minutes"))
+		}
+	}
+	return errs
 }

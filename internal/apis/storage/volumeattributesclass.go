@@ -1,10 +1,16 @@
 package storage
 
 import (
+	"context"
+	"maps"
+
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/columns"
 )
 
 func volumeAttributesClass() *apis.Resource {
@@ -13,8 +19,34 @@ func volumeAttributesClass() *apis.Resource {
 			Group: "storage.k8s.io", Resource: "volumeattributesclasses", Singular: "volumeattributesclass", Kind: "VolumeAttributesClass",
 			ShortNames: []string{"vac"},
 		},
-		Version: "v1",
-		New:     func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} },
-		NewList: func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
+		Version:  "v1",
+		New:      func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} },
+		NewList:  func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
+		Validate: validateVolumeAttributesClass,
+		ValidateUpdate: func(ctx context.Context, c, old *storagev1.VolumeAttributesClass) field.ErrorList {
+			errs := validateVolumeAttributesClass(ctx, c)
+			if c.DriverName != old.DriverName {
+				errs = append(errs, field.Forbidden(field.NewPath("driverName"), "updates to driverName are forbidden."))
+			}
+			if !maps.Equal(c.Parameters, old.Parameters) {
+				errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
+			}
+			return errs
+		},
+		Columns: []metav1.TableColumnDefinition{
+			columns.Name(),
+			columns.String("DriverName", storagev1.VolumeAttributesClass{}.SwaggerDoc()["driverName"]),
+			columns.AgeColumn(),
+		},
+		Cells: func(c *storagev1.VolumeAttributesClass) []any {
+			return []any{
+				markDefault(c.Name, c.Annotations, "storage.alpha.kubernetes.io/is-default-class"),
+				c.DriverName, columns.Age(c.CreationTimestamp),
+			}
+		},
 	}.Resource()
+}
+
+func validateVolumeAttributesClass(_ context.Context, c *storagev1.VolumeAttributesClass) field.ErrorList {
+	return append(validateProvisioner(c.DriverName, field.NewPath("driverName")), validateParameters(c.Parameters, true, field.NewPath("parameters"))...)
 }
