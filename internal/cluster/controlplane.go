@@ -32,6 +32,7 @@ import (
 	"skiff/internal/apiserver/authz/node"
 	"skiff/internal/apiserver/authz/privileged"
 	"skiff/internal/apiserver/authz/rbac"
+	"skiff/internal/apiserver/openapi"
 	"skiff/internal/apiserver/verbs"
 	"skiff/internal/client/inprocess"
 	"skiff/internal/cluster/bootstrap"
@@ -169,8 +170,9 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 			&authnx509.Authenticator{Roots: p.PKI.CA.Pool(), Clock: clk},
 			tokens,
 		},
-		Nodes: &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()},
-		Clock: clk, Log: c.Log,
+		OpenAPI: openapi.New(p.Verbs),
+		Nodes:   &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()},
+		Clock:   clk, Log: c.Log,
 		Handlers: map[string]http.Handler{"/.well-known/openid-configuration": openid, "/openid/v1/jwks": keys},
 	})
 	return bootstrap.Ensure(ctx, loopback.Client, bootstrap.Options{

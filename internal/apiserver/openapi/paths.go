@@ -1,0 +1,284 @@
+package openapi
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"skiff/internal/apis"
+	"skiff/internal/apiserver/verbs"
+)
+
+var (
+	reads  = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
+	lists  = append(slices.Clone(reads), "application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch")
+	bodies = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
+	// patches are the media types of a PATCH.
+	patches = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
+)
+
+const kindExtension = "x-kubernetes-group-version-kind"
+
+// describe makes the document of the given versions.
+func describe(versions []*verbs.Version) *spec.Swagger {
+	g := &generator{
+		definitions: &definitions{schemas: spec.Definitions{}, kinds: map[string][]any{}},
+		paths:       map[string]spec.PathItem{},
+	}
+	slices.SortFunc(versions, func(a, b *verbs.Version) int {
+		return strings.Compare(a.GVK().String(), b.GVK().String())
+	})
+	for _, v := range versions {
+		g.add(v)
+	}
+	for name, kinds := range g.definitions.kinds {
+		s := g.definitions.schemas[name]
+		s.AddExtension(kindExtension, kinds)
+		g.definitions.schemas[name] = s
+	}
+	return &spec.Swagger{SwaggerProps: spec.SwaggerProps{
+		Swagger:     "2.0",
+		Info:        &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes", Version: "v1.36.3"}},
+		Paths:       &spec.Paths{Paths: g.paths},
+		Definitions: g.definitions.schemas,
+		SecurityDefinitions: spec.SecurityDefinitions{"BearerToken": &spec.SecurityScheme{SecuritySchemeProps: spec.SecuritySchemeProps{
+			Type: "apiKey", Name: "authorization", In: "header", Description: "Bearer Token authentication",
+		}}},
+	}}
+}
+
+type generator struct {
+	definitions *definitions
+	paths       map[string]spec.PathItem
+}
+
+// kind returns the reference to an object's schema and notes its kind.
+func (g *generator) kind(obj any, gvk schema.GroupVersionKind) spec.Schema {
+	ref := g.definitions.ref(reflect.TypeOf(obj).Elem())
+	name := strings.TrimPrefix(ref.Ref.String(), "#/definitions/")
+	entry := gvkExtension(gvk)
+	for _, have := range g.definitions.kinds[name] {
+		if reflect.DeepEqual(have, entry) {
+			return ref
+		}
+	}
+	g.definitions.kinds[name] = append(g.definitions.kinds[name], entry)
+	return ref
+}
+
+func gvkExtension(gvk schema.GroupVersionKind) any {
+	return map[string]any{"group": gvk.Group, "version": gvk.Version, "kind": gvk.Kind}
+}
+
+// add describes a version's paths.
+func (g *generator) add(v *verbs.Version) {
+	if _, untyped := v.Version.New().(*unstructured.Unstructured); untyped {
+		return
+	}
+	r := v.Resource()
+	root := "/" + pathOf(v.GroupVersion())
+	collection := root + "/" + r.Names.Resource
+	if r.Namespaced {
+		collection = root + "/namespaces/{namespace}/" + r.Names.Resource
+	}
+	o := operations{generator: g, version: v, object: g.kind(v.Version.New(), v.GVK()), tag: tagOf(v.GroupVersion())}
+	var item spec.PathItem
+	var many spec.PathItem
+	for _, verb := range served(r) {
+		switch verb {
+		case "list":
+			list := g.kind(v.Version.NewList(), v.GroupVersion().WithKind(r.ListKind))
+			many.Get = o.operation("list", "list", &list, lists, listParameters()...)
+			if r.Namespaced {
+				all := spec.PathItem{}
+				all.Get = o.operation("list", "list", &list, lists, listParameters()...)
+				all.Get.ID += "ForAllNamespaces"
+				g.paths[root+"/"+r.Names.Resource] = all
+			}
+		case "create":
+			many.Post = o.withBody("post", "create", o.object, bodies, append(writeParameters(), validationParameter())...)
+		case "deletecollection":
+			many.Delete = o.withBody("deletecollection", "deleteCollection", g.kind(&metav1.DeleteOptions{}, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}), bodies, listParameters()...)
+		case "get":
+			item.Get = o.operation("get", "read", &o.object, reads)
+		case "update":
+			item.Put = o.withBody("put", "replace", o.object, bodies, append(writeParameters(), validationParameter())...)
+		case "patch":
+			item.Patch = o.patch()
+		case "delete":
+			item.Delete = o.withBody("delete", "delete", g.kind(&metav1.DeleteOptions{}, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}), bodies, dryRunParameter())
+		}
+	}
+	namespace := []spec.Parameter{}
+	if r.Namespaced {
+		namespace = append(namespace, pathParameter("namespace"))
+	}
+	many.Parameters = namespace
+	g.paths[collection] = many
+	if item.Get == nil && item.Put == nil && item.Patch == nil && item.Delete == nil && len(r.Subresources) == 0 {
+		return
+	}
+	item.Parameters = append(slices.Clone(namespace), pathParameter("name"))
+	if item.Get != nil || item.Delete != nil {
+		g.paths[collection+"/{name}"] = item
+	}
+	g.addSubresources(o, collection+"/{name}/", item.Parameters)
+}
+
+func (g *generator) addSubresources(o operations, prefix string, parameters []spec.Parameter) {
+	r := o.version.Resource()
+	edit := func(name string, object spec.Schema) {
+		sub := o
+		sub.object, sub.suffix = object, strings.ToUpper(name[:1])+name[1:]
+		item := spec.PathItem{}
+		item.Parameters = parameters
+		item.Get = sub.operation("get", "read", &object, reads)
+		item.Put = sub.withBody("put", "replace", object, bodies, append(writeParameters(), validationParameter())...)
+		item.Patch = sub.patch()
+		g.paths[prefix+name] = item
+	}
+	if r.HasStatus {
+		edit("status", o.object)
+	}
+	if r.Scale != nil {
+		edit("scale", g.kind(&autoscalingv1.Scale{}, autoscalingv1.SchemeGroupVersion.WithKind("Scale")))
+	}
+	for i := range r.Subresources {
+		sub := &r.Subresources[i]
+		switch {
+		case sub.Edit != nil:
+			edit(sub.Name, o.object)
+		case sub.Create != nil && sub.New != nil:
+			s := o
+			s.suffix = strings.ToUpper(sub.Name[:1]) + sub.Name[1:]
+			s.object = g.kind(sub.New(), sub.Kind)
+			item := spec.PathItem{}
+			item.Parameters = parameters
+			item.Post = s.withBody("post", "create", s.object, bodies, append(writeParameters(), validationParameter())...)
+			g.paths[prefix+sub.Name] = item
+		}
+	}
+}
+
+func served(r *verbs.Resource) []string {
+	if r.Verbs != nil {
+		return r.Verbs
+	}
+	if r.Virtual == nil {
+		return apis.StandardVerbs
+	}
+	var out []string
+	if r.Virtual.Create != nil {
+		out = append(out, "create")
+	}
+	if r.Virtual.Get != nil {
+		out = append(out, "get")
+	}
+	if r.Virtual.List != nil {
+		out = append(out, "list")
+	}
+	return out
+}
+
+// operations describes what can be done with one version of a resource.
+type operations struct {
+	*generator
+	version *verbs.Version
+	object  spec.Schema
+	tag     string
+	// suffix is the subresource's part of operation names.
+	suffix string
+}
+
+// tagOf is the group version's name in operation IDs: CoreV1, appsV1.
+func tagOf(gv schema.GroupVersion) string {
+	group, _, _ := strings.Cut(gv.Group, ".")
+	if group == "" {
+		group = "core"
+	}
+	return group + "_" + gv.Version
+}
+
+func (o operations) operation(action, verb string, result *spec.Schema, produces []string, parameters ...spec.Parameter) *spec.Operation {
+	group, version, _ := strings.Cut(o.tag, "_")
+	id := verb + strings.ToUpper(group[:1]) + group[1:] + strings.ToUpper(version[:1]) + version[1:]
+	if o.version.Resource().Namespaced {
+		id += "Namespaced"
+	}
+	op := &spec.Operation{OperationProps: spec.OperationProps{ID: id + o.version.Kind + o.suffix}}
+	op.Tags = []string{o.tag}
+	op.Consumes, op.Produces, op.Schemes = []string{"*/*"}, produces, []string{"https"}
+	op.Parameters = parameters
+	ok := spec.Response{ResponseProps: spec.ResponseProps{Description: "OK", Schema: result}}
+	op.Responses = &spec.Responses{ResponsesProps: spec.ResponsesProps{StatusCodeResponses: map[int]spec.Response{
+		200: ok, 401: {ResponseProps: spec.ResponseProps{Description: "Unauthorized"}},
+	}}}
+	op.AddExtension("x-kubernetes-action", action)
+	op.AddExtension(kindExtension, gvkExtension(o.version.GVK()))
+	return op
+}
+
+func (o operations) withBody(action, verb string, body spec.Schema, consumes []string, parameters ...spec.Parameter) *spec.Operation {
+	op := o.operation(action, verb, &o.object, reads, parameters...)
+	op.Consumes = consumes
+	op.Parameters = append([]spec.Parameter{{ParamProps: spec.ParamProps{Name: "body", In: "body", Required: action != "delete" && action != "deletecollection", Schema: &body}}}, op.Parameters...)
+	return op
+}
+
+func (o operations) patch() *spec.Operation {
+	body := o.definitions.ref(reflect.TypeFor[metav1.Patch]())
+	force := query("force", "boolean", "Force takes over fields that other managers own (server-side apply only).")
+	return o.withBody("patch", "patch", body, patches, append(writeParameters(), validationParameter(), force)...)
+}
+
+func query(name, kind, description string) spec.Parameter {
+	return spec.Parameter{
+		SimpleSchema: spec.SimpleSchema{Type: kind},
+		ParamProps:   spec.ParamProps{Name: name, In: "query", Description: description},
+		CommonValidations: spec.CommonValidations{
+			UniqueItems: true,
+		},
+	}
+}
+
+func pathParameter(name string) spec.Parameter {
+	p := query(name, "string", "the object's "+name)
+	p.In, p.Required = "path", true
+	return p
+}
+
+func dryRunParameter() spec.Parameter {
+	return query("dryRun", "string", `"All" goes through every stage but stores nothing.`)
+}
+
+func validationParameter() spec.Parameter {
+	return query("fieldValidation", "string", `What happens to unknown and duplicate fields: "Ignore", "Warn" (the default) or "Strict".`)
+}
+
+func writeParameters() []spec.Parameter {
+	return []spec.Parameter{
+		dryRunParameter(),
+		query("fieldManager", "string", "The name under which the fields that are set are owned."),
+	}
+}
+
+func listParameters() []spec.Parameter {
+	return []spec.Parameter{
+		query("allowWatchBookmarks", "boolean", "Asks for BOOKMARK events in a watch."),
+		query("continue", "string", "The token that the last page of a list came with."),
+		query("fieldSelector", "string", "Selects objects by their fields."),
+		query("labelSelector", "string", "Selects objects by their labels."),
+		query("limit", "integer", "The greatest number of objects in the answer."),
+		query("resourceVersion", "string", "How new the answer has to be."),
+		query("resourceVersionMatch", "string", "How resourceVersion is meant."),
+		query("sendInitialEvents", "boolean", "Begins a watch with the present state."),
+		query("timeoutSeconds", "integer", "How long the call may last."),
+		query("watch", "boolean", "Streams changes instead of listing."),
+	}
+}
