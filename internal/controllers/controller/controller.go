@@ -134,3 +134,12 @@ func Add(q Queue, namespace, name string) {
 
 // Key returns the object's namespace and name.
 func Key(o crclient.Object) types.NamespacedName { return crclient.ObjectKeyFromObject(o) }
+
+// Capture lets f keep the queue, for controllers whose keys wake one another.
+// It is called before any event handler and any reconcile.
+func Capture(f func(Queue)) source.Source {
+	return source.Func(func(_ context.Context, q Queue) error {
+		f(q)
+		return nil
+	})
+}

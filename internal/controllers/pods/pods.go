@@ -183,3 +183,18 @@ func Available(p *corev1.Pod, minReadySeconds int32, now time.Time) bool {
 	left, ok := AvailableIn(p, minReadySeconds, now)
 	return ok && left == 0
 }
+
+// SetDisruptionTarget adds the condition that says why a pod is about to be
+// deleted (KEP-3329); it reports whether the pod changed.
+func SetDisruptionTarget(p *corev1.Pod, reason, message string, now time.Time) bool {
+	if c := Condition(p, corev1.DisruptionTarget); c != nil && c.Status == corev1.ConditionTrue {
+		return false
+	}
+	c := corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: reason, Message: message, LastTransitionTime: metav1.NewTime(now)}
+	if old := Condition(p, corev1.DisruptionTarget); old != nil {
+		*old = c
+	} else {
+		p.Status.Conditions = append(p.Status.Conditions, c)
+	}
+	return true
+}

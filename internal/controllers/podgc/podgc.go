@@ -1,0 +1,178 @@
+// Package podgc removes pods that no kubelet will remove: those of nodes that
+// are gone, those that were deleted before they had a node, and the oldest of
+// too many that ended.
+package podgc
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	crclient "sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"skiff/internal/controllers/controller"
+	"skiff/internal/controllers/index"
+	"skiff/internal/controllers/pods"
+)
+
+// Options bound what is kept.
+type Options struct {
+	// Terminated is the number of ended pods that are kept; 0 means 12500, and
+	// a negative number all.
+	Terminated int
+}
+
+const (
+	// quarantine is how long a node must be missing before its pods go.
+	quarantine = 40 * time.Second
+	// sweep is the time between counts of ended pods.
+	sweep = 5 * time.Minute
+)
+
+type reconciler struct {
+	controller.Deps
+	terminated int
+	// missing is when a node was first found missing.
+	missing map[string]time.Time
+}
+
+// New makes the pod garbage collector. A key is a pod; or a node, without a
+// namespace; or empty, for the count of ended pods.
+func New(d controller.Deps, o Options) (controller.Runnable, error) {
+	if o.Terminated == 0 {
+		o.Terminated = 12500
+	}
+	r := &reconciler{Deps: d, terminated: o.Terminated, missing: map[string]time.Time{}}
+	return controller.New(d, "podgc", 1, r.reconcile,
+		controller.Tick(d, sweep),
+		controller.Watch(d, &corev1.Node{}, func(q controller.Queue, old, node *corev1.Node) {
+			if node == nil {
+				controller.Add(q, "", old.Name)
+			}
+		}),
+		controller.Watch(d, &corev1.Pod{}, func(q controller.Queue, old, pod *corev1.Pod) {
+			switch {
+			case pod == nil:
+			case pod.Spec.NodeName == "" && pod.DeletionTimestamp != nil:
+				controller.Add(q, pod.Namespace, pod.Name)
+			case pod.Spec.NodeName != "" && (old == nil || old.Spec.NodeName == "") && !r.exists(context.Background(), pod.Spec.NodeName):
+				controller.Add(q, "", pod.Spec.NodeName)
+			}
+		}))
+}
+
+func (r *reconciler) exists(ctx context.Context, node string) bool {
+	err := r.Cache.Get(ctx, types.NamespacedName{Name: node}, &corev1.Node{}, crclient.UnsafeDisableDeepCopy)
+	return !apierrors.IsNotFound(err)
+}
+
+func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
+	switch {
+	case key.Namespace != "":
+		return reconcile.Result{}, r.unscheduled(ctx, key)
+	case key.Name != "":
+		return r.orphans(ctx, key.Name)
+	}
+	return reconcile.Result{}, r.ended(ctx)
+}
+
+// unscheduled removes a pod that was deleted before it had a node.
+func (r *reconciler) unscheduled(ctx context.Context, key types.NamespacedName) error {
+	var pod corev1.Pod
+	if err := r.Cache.Get(ctx, key, &pod, crclient.UnsafeDisableDeepCopy); err != nil {
+		return crclient.IgnoreNotFound(err)
+	}
+	if pod.Spec.NodeName != "" || pod.DeletionTimestamp == nil {
+		return nil
+	}
+	return r.remove(ctx, &pod, nil)
+}
+
+// orphans removes the pods of a node that is gone for good.
+func (r *reconciler) orphans(ctx context.Context, node string) (reconcile.Result, error) {
+	if r.exists(ctx, node) {
+		delete(r.missing, node)
+		return reconcile.Result{}, nil
+	}
+	now := r.Clock.Now()
+	since, ok := r.missing[node]
+	if !ok {
+		since = now
+		r.missing[node] = now
+	}
+	if left := since.Add(quarantine).Sub(now); left > 0 {
+		return reconcile.Result{RequeueAfter: left}, nil
+	}
+	err := r.Client.Get(ctx, types.NamespacedName{Name: node}, &corev1.Node{})
+	if !apierrors.IsNotFound(err) {
+		delete(r.missing, node)
+		return reconcile.Result{}, err
+	}
+	var list corev1.PodList
+	if err := r.Cache.List(ctx, &list, crclient.MatchingFields{index.Node: node}, crclient.UnsafeDisableDeepCopy); err != nil {
+		return reconcile.Result{}, err
+	}
+	for i := range list.Items {
+		err := r.remove(ctx, &list.Items[i], func(p *corev1.Pod) {
+			pods.SetDisruptionTarget(p, "DeletionByPodGC", "PodGC: node no longer exists", now)
+		})
+		if err != nil {
+			return reconcile.Result{}, err
+		}
+	}
+	delete(r.missing, node)
+	return reconcile.Result{}, nil
+}
+
+// ended removes the oldest ended pods beyond the number to keep.
+func (r *reconciler) ended(ctx context.Context) error {
+	if r.terminated < 0 {
+		return nil
+	}
+	var list corev1.PodList
+	if err := r.Cache.List(ctx, &list, crclient.UnsafeDisableDeepCopy); err != nil {
+		return err
+	}
+	for _, p := range beyond(list.Items, r.terminated) {
+		if err := r.remove(ctx, p, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// beyond returns the ended pods that are too many, the oldest first.
+func beyond(all []corev1.Pod, keep int) []*corev1.Pod {
+	var ended []*corev1.Pod
+	for i := range all {
+		if pods.Finished(&all[i]) {
+			ended = append(ended, &all[i])
+		}
+	}
+	if len(ended) <= keep {
+		return nil
+	}
+	slices.SortStableFunc(ended, func(a, b *corev1.Pod) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	return ended[:len(ended)-keep]
+}
+
+// remove deletes the pod at once. One that has not ended becomes Failed first,
+// so that its owner sees that it did not succeed.
+func (r *reconciler) remove(ctx context.Context, shared *corev1.Pod, mark func(*corev1.Pod)) error {
+	pod := shared.DeepCopy()
+	if !pods.Finished(pod) {
+		pod.Status.Phase = corev1.PodFailed
+		if mark != nil {
+			mark(pod)
+		}
+		err := r.Client.Status().Patch(ctx, pod, crclient.StrategicMergeFrom(shared))
+		if err != nil {
+			return crclient.IgnoreNotFound(err)
+		}
+	}
+	return crclient.IgnoreNotFound(r.Client.Delete(ctx, pod, crclient.GracePeriodSeconds(0), crclient.Preconditions{UID: &pod.UID}))
+}
