@@ -51,8 +51,8 @@ type Op struct {
 // Event is one change of one key.
 type Event struct {
 	KV
-	// Deleted tells a removal; KV.Value is then nil and ModRevision that of the
-	// removal.
+	// Deleted tells a removal; KV.Value is then nil, CreateRevision 0 and
+	// ModRevision that of the removal.
 	Deleted bool
 	// Decoded is Op.Decoded of the write, or nil.
 	Decoded any
@@ -79,24 +79,32 @@ type RangeOptions struct {
 // use.
 type Engine interface {
 	// Revision returns the newest revision, linearizably: every transaction
-	// acknowledged anywhere before the call is at or below it.
+	// acknowledged anywhere before the call is at or below it. Every watch
+	// reaches the returned revision soon, by a batch without events if need be.
 	Revision(ctx context.Context) (int64, error)
 	// Get returns the newest value of key, or ErrNotFound.
 	Get(ctx context.Context, key string) (KV, error)
 	// Range calls fn for each key with the prefix, in order, as of one
 	// revision, which it returns. It stops at fn's first error and returns it.
-	// A revision that is compacted gives *CompactedError.
+	// A revision that is compacted gives *CompactedError, one that is not there
+	// yet *FutureRevisionError.
 	Range(ctx context.Context, prefix string, o RangeOptions, fn func(KV) error) (int64, error)
 	// Txn applies all ops or none and returns the new revision. If a
-	// condition does not hold, the error is *ConflictError. Keys must be
-	// distinct.
+	// condition does not hold, the error is *ConflictError. CheckOps says what
+	// ops must be like. Removing what does not exist is no change: a
+	// transaction that only does that makes no revision and returns the newest.
+	// If ctx ends first, the outcome is unknown.
 	Txn(ctx context.Context, ops ...Op) (int64, error)
 	// Watch calls fn with every batch after revision `after`, from one
 	// goroutine at a time, until ctx ends or fn fails; it returns that error.
-	// If events after `after` are compacted the error is *CompactedError.
+	// If events after `after` are compacted the error is *CompactedError. A
+	// batch may hold events of many revisions, but never a part of one. A
+	// watcher that is slow holds up nobody. fn must not close the engine.
 	Watch(ctx context.Context, prefix string, after int64, fn func(Batch) error) error
 	// Compact drops history: values that were replaced or deleted at or before
-	// revision. The newest value of each key stays.
+	// revision. The newest value of each key stays, and revision itself can
+	// still be read. What is compacted already is passed over; a revision that
+	// is not there yet gives *FutureRevisionError.
 	Compact(ctx context.Context, revision int64) error
 	// Snapshot writes a consistent copy of the newest state, in the portable
 	// form that ReadSnapshot reads.

@@ -252,7 +252,7 @@ func (c *committer) current(key string) (current, error) {
 		return current{}, nil
 	}
 	if err != nil {
-		return current{}, fmt.Errorf("read the database: %w", err)
+		return current{}, readError(err)
 	}
 	cur, err := decodeCurrent(raw)
 	if err != nil {

@@ -155,12 +155,24 @@ func openDB(o Options) (*database, error) {
 	return &database{DB: db, lock: lock}, nil
 }
 
-// damaged explains an error that came up while opening the database.
+// damaged explains an error that came up while opening the database in dir.
 func damaged(dir string, err error) error {
-	if errors.Is(err, pebble.ErrCorruption) || errors.Is(err, errRecord) {
-		return fmt.Errorf("the database in %s is damaged: %w; move the directory away and restore a snapshot (nothing in it was changed)", dir, err)
+	if isCorruption(err) {
+		return fmt.Errorf("the database in %s is damaged: %w; move the directory away and restore a snapshot", dir, err)
 	}
 	return fmt.Errorf("open the database in %s: %w", dir, err)
+}
+
+// readError explains an error of a read.
+func readError(err error) error {
+	if isCorruption(err) {
+		return fmt.Errorf("the database is damaged: %w; stop, move its directory away and restore a snapshot", err)
+	}
+	return fmt.Errorf("read the database: %w", err)
+}
+
+func isCorruption(err error) bool {
+	return pebble.IsCorruptionError(err) || errors.Is(err, errRecord)
 }
 
 // load reads where the database stands, and marks a new one.

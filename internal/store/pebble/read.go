@@ -70,11 +70,11 @@ func (e *Engine) read(ctx context.Context, lower, upper []byte, at int64, fn fun
 		}
 		it, err := e.db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 		if err != nil {
-			return 0, fmt.Errorf("read the database: %w", err)
+			return 0, readError(err)
 		}
 		if oldest := e.compacted.Load(); revision < oldest {
 			if err := it.Close(); err != nil {
-				return 0, fmt.Errorf("read the database: %w", err)
+				return 0, readError(err)
 			}
 			if at == 0 {
 				continue // a compaction overtook us; there is a newer revision
@@ -83,7 +83,7 @@ func (e *Engine) read(ctx context.Context, lower, upper []byte, at int64, fn fun
 		}
 		err = scan(ctx, it, revision, fn)
 		if cerr := it.Close(); err == nil && cerr != nil {
-			err = fmt.Errorf("read the database: %w", cerr)
+			err = readError(cerr)
 		}
 		if errors.Is(err, errStop) {
 			err = nil
@@ -112,7 +112,7 @@ func scan(ctx context.Context, it *pebble.Iterator, revision int64, fn func(stor
 		last = append(last[:0], key...)
 		raw, err := it.ValueAndErr()
 		if err != nil {
-			return fmt.Errorf("read the database: %w", err)
+			return readError(err)
 		}
 		create, value, err := splitVersion(raw)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -30,12 +31,12 @@ func (e *Engine) Snapshot(ctx context.Context, w io.Writer) error {
 
 	expiries, err := s.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: []byte{kindCurrent}, UpperBound: []byte{kindCurrent + 1}})
 	if err != nil {
-		return fmt.Errorf("read the database: %w", err)
+		return readError(err)
 	}
 	defer expiries.Close()
 	it, err := s.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: []byte{kindVersion}, UpperBound: []byte{kindVersion + 1}})
 	if err != nil {
-		return fmt.Errorf("read the database: %w", err)
+		return readError(err)
 	}
 	defer it.Close()
 	out, err := store.NewSnapshotWriter(w, revision)
@@ -80,7 +81,7 @@ func Restore(o Options, r io.Reader) (err error) {
 	if entries, err := os.ReadDir(o.Dir); err == nil && len(entries) > 0 {
 		return fmt.Errorf("restore into %s: the directory is not empty; move it away first", o.Dir)
 	}
-	target := o.Dir
+	target := filepath.Clean(o.Dir)
 	o.Dir = target + ".restoring"
 	if err := os.RemoveAll(o.Dir); err != nil {
 		return fmt.Errorf("restore into %s: %w", target, err)
@@ -92,7 +93,14 @@ func Restore(o Options, r io.Reader) (err error) {
 	if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("restore into %s: %w", target, err)
 	}
-	return os.Rename(o.Dir, target)
+	if err := os.Rename(o.Dir, target); err != nil {
+		return fmt.Errorf("restore into %s: %w", target, err)
+	}
+	parent, err := o.fs.OpenDir(filepath.Dir(target))
+	if err != nil {
+		return fmt.Errorf("restore into %s: %w", target, err)
+	}
+	return errors.Join(parent.Sync(), parent.Close())
 }
 
 func restore(o Options, r io.Reader) (err error) {

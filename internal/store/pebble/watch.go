@@ -251,7 +251,7 @@ func (e *Engine) replay(ctx context.Context, prefix string, after, newest int64)
 		LowerBound: appendLogKey(nil, after+1), UpperBound: appendLogKey(nil, newest+1),
 	})
 	if err != nil {
-		return nil, 0, fmt.Errorf("read the database: %w", err)
+		return nil, 0, readError(err)
 	}
 	defer it.Close()
 	var txns []txn
@@ -266,12 +266,12 @@ func (e *Engine) replay(ctx context.Context, prefix string, after, newest int64)
 			err = fmt.Errorf("revision %d is missing: %w", last+1, errRecord)
 		}
 		if err != nil {
-			return nil, 0, damaged(e.o.Dir, err)
+			return nil, 0, readError(err)
 		}
 		last = revision
 		raw, err := it.ValueAndErr()
 		if err != nil {
-			return nil, 0, fmt.Errorf("read the database: %w", err)
+			return nil, 0, readError(err)
 		}
 		t := txn{revision: revision}
 		var failed error
@@ -284,7 +284,7 @@ func (e *Engine) replay(ctx context.Context, prefix string, after, newest int64)
 			}
 		})
 		if err = errors.Join(err, failed); err != nil {
-			return nil, 0, damaged(e.o.Dir, fmt.Errorf("revision %d: %w", revision, err))
+			return nil, 0, readError(fmt.Errorf("revision %d: %w", revision, err))
 		}
 		txns = append(txns, t)
 		if len(txns) == replayTxns || size >= replayBytes {
@@ -292,10 +292,10 @@ func (e *Engine) replay(ctx context.Context, prefix string, after, newest int64)
 		}
 	}
 	if err := it.Error(); err != nil {
-		return nil, 0, fmt.Errorf("read the database: %w", err)
+		return nil, 0, readError(err)
 	}
 	if last != max(newest, e.start) {
-		return nil, 0, damaged(e.o.Dir, fmt.Errorf("revision %d is missing: %w", last+1, errRecord))
+		return nil, 0, readError(fmt.Errorf("revision %d is missing: %w", last+1, errRecord))
 	}
 	return txns, newest, nil
 }

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -69,7 +70,11 @@ const (
 )
 
 // Member is a running member.
-type Member struct{ etcd *embed.Etcd }
+type Member struct {
+	etcd *embed.Etcd
+	// close is once because etcd's own, called twice, waits forever.
+	close sync.Once
+}
 
 // Start runs a member and waits until it can serve, which for a member of
 // several takes most of them. It goes on until Close.
@@ -82,7 +87,7 @@ func Start(ctx context.Context, o Options) (*Member, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd member %s in %s: %w", o.Name, o.Dir, err)
 	}
-	m := &Member{e}
+	m := &Member{etcd: e}
 	select {
 	case <-e.Server.ReadyNotify():
 		return m, nil
@@ -158,13 +163,15 @@ func (m *Member) Client() *clientv3.Client { return v3client.New(m.etcd.Server) 
 func (m *Member) Done() <-chan struct{} { return m.etcd.Server.StopNotify() }
 
 // Close stops the member. The cluster still counts it; see Leave.
-func (m *Member) Close() { m.etcd.Close() }
+func (m *Member) Close() { m.close.Do(m.etcd.Close) }
 
 // Join announces a member to a cluster, through any of its members, and returns
 // Options.Cluster for its start. A member that was announced before but never
 // started is taken up again.
 func Join(ctx context.Context, c *clientv3.Client, name, peerURL string) (map[string]string, error) {
-	list, err := c.MemberList(ctx)
+	// What one member knows is enough, and is all there is while a cluster of
+	// two waits for its second.
+	list, err := c.MemberList(ctx, clientv3.WithSerializable())
 	if err != nil {
 		return nil, fmt.Errorf("join etcd: %w", err)
 	}
