@@ -35,11 +35,11 @@ func (n *node) compute(svc *corev1.Service, epSlices []*discoveryv1.EndpointSlic
 		datagrams: map[key][]netip.AddrPort{},
 	}}
 	f.gather()
+	if len(f.cluster) == 0 {
+		return nil // Not a Service of this family.
+	}
 	for i := range svc.Spec.Ports {
 		f.port(&svc.Spec.Ports[i], epSlices)
-	}
-	if len(f.part.elements) == 0 {
-		return nil
 	}
 	return f.part
 }

@@ -68,6 +68,11 @@ const (
 	spread
 	// spreadSticky does the same and remembers the choice for the client.
 	spreadSticky
+	// first picks the endpoint in slot 0. While the kernel goes over to a new
+	// state, a packet can meet the old rules with the new slots; should its
+	// slot be gone, it must still not pass unchanged, as the connection would
+	// then be tracked as one to the Service's own address for good.
+	first
 )
 
 // rule is one rule of a chain; which fields count depends on op.
@@ -111,10 +116,10 @@ func balance(want []netip.AddrPort, affinity time.Duration, outsiders bool, prev
 		c.slots = assign(nil, want)
 	}
 	if affinity > 0 {
-		// The last rule takes over when the map of clients is full.
+		// The rules after these take over when the map of clients is full.
 		c.rules = append(c.rules, rule{op: resume}, rule{op: spreadSticky, n: len(want)})
 	}
-	c.rules = append(c.rules, rule{op: spread, n: len(want)})
+	c.rules = append(c.rules, rule{op: spread, n: len(want)}, rule{op: first})
 	return c
 }
 

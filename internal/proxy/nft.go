@@ -141,8 +141,8 @@ func (b *batch) apply(c *change) {
 	for i := range c.altered {
 		b.alter(&c.altered[i])
 	}
-	b.elements(c.removed, b.conn.SetDeleteElements)
-	b.elements(c.added, b.conn.SetAddElements)
+	b.elements(c.removed, false)
+	b.elements(c.added, true)
 	for _, n := range c.deleted {
 		b.conn.FlushChain(b.chain(n.name))
 	}
@@ -183,9 +183,18 @@ func (b *batch) alter(a *alteration) {
 	}
 }
 
-func (b *batch) elements(list []element, do func(*nftables.Set, []nftables.SetElement) error) {
+func (b *batch) elements(list []element, add bool) {
+	do := b.conn.SetDeleteElements
+	if add {
+		do = b.conn.SetAddElements
+	}
 	by := map[collection][]nftables.SetElement{}
 	for _, e := range list {
+		if e.in == hairpins && !add {
+			// A packet may have been sent to the endpoint just before. The set
+			// stays small: it has at most all addresses of the node's pods.
+			continue
+		}
 		by[e.in] = append(by[e.in], b.element(e))
 	}
 	for in, elements := range by {

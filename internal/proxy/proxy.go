@@ -104,6 +104,15 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if err := p.watch(ctx); err != nil {
 		return err
 	}
+	// Looking through the tracked flows takes long on a busy node, so it must
+	// not hold up the rules.
+	stale := make(chan map[key][]netip.AddrPort, 1)
+	defer close(stale)
+	go func() {
+		for front := range stale {
+			p.forget(front)
+		}
+	}()
 	var retry <-chan time.Time
 	p.notify()
 	for {
@@ -115,11 +124,20 @@ func (p *Proxy) Run(ctx context.Context) error {
 		}
 		began := p.Clock.Now()
 		retry = nil
-		if err := p.sync(); err != nil {
+		front, err := p.sync()
+		if err != nil {
 			p.Log.Error("service rules not changed, trying again", "err", err)
 			retry = p.Clock.After(time.Second)
 		} else {
 			p.announce()
+		}
+		if front != nil {
+			// The newest state is the one that counts.
+			select {
+			case <-stale:
+			default:
+			}
+			stale <- front
 		}
 		if rest := p.Interval - p.Clock.Since(began); rest > 0 {
 			select {
@@ -255,32 +273,37 @@ func (p *Proxy) notify() {
 	}
 }
 
-// sync brings the kernel from the last state to the present one.
-func (p *Proxy) sync() error {
+// sync brings the kernel from the last state to the present one. When UDP front
+// ends have changed it returns where all of them may lead.
+func (p *Proxy) sync() (map[key][]netip.AddrPort, error) {
 	next, datagrams := p.compute()
 	var changes [2]*change
 	for i := range changes {
 		changes[i] = p.tables[i].update(next[i])
 	}
 	if err := p.install(changes); err != nil {
-		return err
-	}
-	if datagrams {
-		front := map[key][]netip.AddrPort{}
-		for _, t := range p.tables {
-			for _, part := range t.parts {
-				for k, v := range part.datagrams {
-					// Node ports have one key for both families.
-					front[k] = append(front[k], v...)
-				}
-			}
-		}
-		if err := p.kernel.forgetDatagrams(front, p.NodeIPs); err != nil {
-			p.Log.Warn("stale UDP flows may remain", "err", err)
-		}
+		return nil, err
 	}
 	p.health.sync(p.targets)
-	return nil
+	if !datagrams {
+		return nil, nil
+	}
+	front := map[key][]netip.AddrPort{}
+	for _, t := range p.tables {
+		for _, part := range t.parts {
+			for k, v := range part.datagrams {
+				// Node ports have one key for both families.
+				front[k] = append(front[k], v...)
+			}
+		}
+	}
+	return front, nil
+}
+
+func (p *Proxy) forget(front map[key][]netip.AddrPort) {
+	if err := p.kernel.forgetDatagrams(front, p.NodeIPs); err != nil {
+		p.Log.Warn("stale UDP flows may remain", "err", err)
+	}
 }
 
 // install applies the changes; when that fails, someone else has changed the

@@ -44,8 +44,14 @@ func (b *batch) expressions(n namedChain, r rule) []expr.Any {
 		}
 	case spreadSticky:
 		return append(b.pick(n, r.n), b.payload(b.saddr, regClient()), b.remember(b.clientMap(n).Name, n), b.send())
-	default:
+	case spread:
 		return append(b.pick(n, r.n), b.send())
+	default:
+		return []expr.Any{
+			&expr.Immediate{Register: reg(0), Data: make([]byte, 4)},
+			&expr.Lookup{SourceRegister: reg(0), DestRegister: reg(0), IsDestRegSet: true, SetName: b.slotMap(n.name).Name},
+			b.send(),
+		}
 	}
 }
 
