@@ -182,4 +182,3 @@ func matches(t *corev1.Toleration, taint *corev1.Taint) bool {
 	}
 	return false
 }
-

@@ -1,0 +1,128 @@
+// Package controllers is the list of all controllers: which there are, and as
+// whom each acts.
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+
+	"skiff/internal/client"
+	"skiff/internal/controllers/controller"
+	"skiff/internal/controllers/csr"
+	"skiff/internal/controllers/deployment"
+	"skiff/internal/controllers/endpointslice"
+	"skiff/internal/controllers/garbagecollector"
+	"skiff/internal/controllers/index"
+	"skiff/internal/controllers/namespace"
+	"skiff/internal/controllers/nodeipam"
+	"skiff/internal/controllers/nodelifecycle"
+	"skiff/internal/controllers/podgc"
+	"skiff/internal/controllers/replicaset"
+	"skiff/internal/controllers/rootca"
+	"skiff/internal/controllers/serviceaccount"
+	"skiff/internal/controllers/tainteviction"
+)
+
+// Config is what the controllers need of the cluster.
+type Config struct {
+	// Set returns the client of the ServiceAccount of that name in kube-system:
+	// each controller has only the rights of its bootstrap role.
+	Set func(serviceAccount string) client.Set
+	// Discover returns what the API server serves.
+	Discover controller.Discover
+	// CABundle is the cluster's CA certificates, PEM.
+	CABundle []byte
+	// ClusterCIDRs are what nodes get their pod ranges from; none leaves nodes
+	// without. Mask sizes of 0 mean /24 and /64.
+	ClusterCIDRs                       []netip.Prefix
+	NodeMaskSizeIPv4, NodeMaskSizeIPv6 int
+	ServiceCIDRs                       []netip.Prefix
+	// Certificates signs certificate requests.
+	Certificates csr.Options
+	Nodes        nodelifecycle.Options
+	PodGC        podgc.Options
+	Clock        clock.WithTicker
+	Log          *slog.Logger
+}
+
+// Controllers are all controllers, ready to run.
+type Controllers struct {
+	all []named
+}
+
+type named struct {
+	name string
+	controller.Runnable
+}
+
+// New makes all controllers. It adds indexes to the caches, which must not be
+// started with Pods, ReplicaSets … before.
+func New(ctx context.Context, c Config) (*Controllers, error) {
+	all := &Controllers{}
+	indexed := map[cache.Cache]bool{}
+	var problems []error
+	add := func(name, account string, make func(controller.Deps) (controller.Runnable, error)) {
+		set := c.Set(account)
+		if !indexed[set.Cache] {
+			indexed[set.Cache] = true
+			if err := index.Add(ctx, set.Cache); err != nil {
+				problems = append(problems, err)
+			}
+		}
+		r, err := make(controller.Deps{Set: set, Clock: c.Clock, Log: c.Log.With("controller", name)})
+		if err != nil {
+			problems = append(problems, fmt.Errorf("controller %s: %w", name, err))
+		}
+		all.all = append(all.all, named{name, r})
+	}
+	add("replicaset", "replicaset-controller", replicaset.New)
+	add("deployment", "deployment-controller", deployment.New)
+	add("endpointslice", "endpointslice-controller", endpointslice.New)
+	add("serviceaccount", "service-account-controller", serviceaccount.New)
+	add("tainteviction", "node-controller", tainteviction.New)
+	add("rootca", "root-ca-cert-publisher", func(d controller.Deps) (controller.Runnable, error) { return rootca.New(d, c.CABundle) })
+	add("namespace", "namespace-controller", func(d controller.Deps) (controller.Runnable, error) { return namespace.New(d, c.Discover) })
+	add("garbagecollector", "generic-garbage-collector", func(d controller.Deps) (controller.Runnable, error) { return garbagecollector.New(d, c.Discover) })
+	add("nodelifecycle", "node-controller", func(d controller.Deps) (controller.Runnable, error) { return nodelifecycle.New(d, c.Nodes) })
+	add("podgc", "pod-garbage-collector", func(d controller.Deps) (controller.Runnable, error) { return podgc.New(d, c.PodGC) })
+	add("csr", "certificate-controller", func(d controller.Deps) (controller.Runnable, error) { return csr.New(d, c.Certificates) })
+	if len(c.ClusterCIDRs) > 0 {
+		add("nodeipam", "node-controller", func(d controller.Deps) (controller.Runnable, error) {
+			return nodeipam.New(d, nodeipam.Options{
+				ClusterCIDRs: c.ClusterCIDRs, Reserved: c.ServiceCIDRs,
+				MaskSizeIPv4: c.NodeMaskSizeIPv4, MaskSizeIPv6: c.NodeMaskSizeIPv6,
+			})
+		})
+	}
+	return all, errors.Join(problems...)
+}
+
+// Run runs all controllers until ctx ends; if one cannot run, it ends them all
+// and returns why.
+func (c *Controllers) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var problems []error
+	for _, n := range c.all {
+		wg.Go(func() {
+			if err := n.Start(ctx); err != nil {
+				err = fmt.Errorf("controller %s: %w", n.name, err)
+				cancel(err)
+				mu.Lock()
+				defer mu.Unlock()
+				problems = append(problems, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(problems...)
+}
