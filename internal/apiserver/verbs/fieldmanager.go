@@ -6,6 +6,7 @@ import (
 	"sync"
 	"unicode/utf8"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -104,6 +105,10 @@ func (c converter) ConvertToVersion(in runtime.Object, target runtime.GroupVersi
 		return nil, runtime.NewNotRegisteredErrForTarget("verbs", nil, target)
 	}
 	from := c.versionOf(obj)
+	obj, err := c.typed(obj, from)
+	if err != nil {
+		return nil, err
+	}
 	if from.GVK() == gvk {
 		if obj.GetObjectKind().GroupVersionKind() != gvk {
 			obj = obj.DeepCopyObject().(apis.Object)
@@ -113,7 +118,6 @@ func (c converter) ConvertToVersion(in runtime.Object, target runtime.GroupVersi
 	}
 	obj = obj.DeepCopyObject().(apis.Object)
 	if !from.IsHub && from.Version.ToHub != nil {
-		var err error
 		if obj, err = from.Version.ToHub(obj); err != nil {
 			return nil, err
 		}
@@ -130,6 +134,20 @@ func (c converter) ConvertToVersion(in runtime.Object, target runtime.GroupVersi
 		return out, nil
 	}
 	return obj, nil
+}
+
+// typed gives what the field manager merged, which has no Go type, that of its
+// version.
+func (c converter) typed(obj apis.Object, v *Version) (apis.Object, error) {
+	u, merged := obj.(*unstructured.Unstructured)
+	out := v.Version.New()
+	if _, custom := out.(*unstructured.Unstructured); !merged || custom {
+		return obj, nil
+	}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, out); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // versionOf tells obj's version by its type meta, the hub where it has none.
