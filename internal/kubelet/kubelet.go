@@ -57,7 +57,8 @@ type Config struct {
 	// logs (default /var/log/pods).
 	RootDir    string
 	PodLogsDir string
-	// RuntimeEndpoint is the path of the CRI runtime's socket.
+	// RuntimeEndpoint is the path of the CRI runtime's socket; "unix://" may
+	// stand before it.
 	RuntimeEndpoint string
 	// CgroupRoot is the cgroup below which kubepods is made (default /);
 	// CgroupMount is where cgroup file systems are (default /sys/fs/cgroup).

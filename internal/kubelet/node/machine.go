@@ -17,7 +17,6 @@ import (
 
 // Machine is what does not change while the kubelet runs.
 type Machine struct {
-	Hostname string
 	// Memory is the machine's, in bytes.
 	Memory   int64
 	Capacity v1.ResourceList
@@ -35,17 +34,12 @@ func InspectMachine(root string) (*Machine, error) {
 	if err := unix.Statfs(root, &fs); err != nil {
 		return nil, fmt.Errorf("reading file system of %s: %w", root, err)
 	}
-	hostname, err := os.Hostname()
-	if err != nil {
-		return nil, err
-	}
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return nil, err
 	}
 	m := &Machine{
-		Hostname: hostname,
-		Memory:   memory,
+		Memory: memory,
 		Capacity: v1.ResourceList{
 			v1.ResourceCPU:              *resource.NewQuantity(int64(goruntime.NumCPU()), resource.DecimalSI),
 			v1.ResourceMemory:           *resource.NewQuantity(memory, resource.BinarySI),

@@ -13,7 +13,6 @@ import (
 // SandboxOptions is what a sandbox needs that its pod does not say.
 type SandboxOptions struct {
 	Attempt      uint32
-	NodeHostname string
 	CgroupParent string
 	LogDir       string
 	SeccompDir   string
@@ -27,8 +26,9 @@ func LogDir(root, namespace, name, uid string) string {
 
 // Sandbox returns the runtime's configuration of pod's sandbox.
 func Sandbox(pod *v1.Pod, o SandboxOptions) *cri.PodSandboxConfig {
-	hostname := o.NodeHostname
-	if !pod.Spec.HostNetwork || pod.Spec.HostnameOverride != nil {
+	// In the host's network the host's name stands.
+	hostname := ""
+	if !pod.Spec.HostNetwork {
 		name, domain := Hostname(pod, o.Cluster.Domain)
 		hostname = name
 		if isTrue(pod.Spec.SetHostnameAsFQDN) && domain != "" {

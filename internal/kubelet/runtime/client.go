@@ -7,6 +7,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -25,11 +26,12 @@ type Client struct {
 	conn *grpc.ClientConn
 }
 
-// Dial prepares a connection to the CRI socket at path. It does not wait for
+// Dial prepares a connection to the CRI socket at path, with or without
+// "unix://" before it. It does not wait for
 // the runtime: calls fail with Unavailable until it answers, and gRPC
 // reconnects by itself.
 func Dial(path string) (*Client, error) {
-	conn, err := grpc.NewClient("unix://"+path,
+	conn, err := grpc.NewClient("unix://"+strings.TrimPrefix(path, "unix://"),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{

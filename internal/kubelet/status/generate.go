@@ -86,6 +86,13 @@ func Generate(in Input) v1.PodStatus {
 		out.Phase, out.Reason, out.Message = pod.Status.Phase, pod.Status.Reason, pod.Status.Message
 	}
 	g.conditions(&out, initialized)
+	if terminal(out.Phase) && !in.Terminated && !terminal(pod.Status.Phase) {
+		// Who sees a pod's last phase may count on nothing of it running.
+		out.Phase, out.Reason, out.Message = pod.Status.Phase, pod.Status.Reason, pod.Status.Message
+		if out.Phase == "" {
+			out.Phase = v1.PodPending
+		}
+	}
 	return out
 }
 

@@ -1,0 +1,442 @@
+//go:build e2e
+
+package kubelet_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"skiff/internal/cluster/testcluster"
+	"skiff/internal/containerd/runtimetest"
+	"skiff/internal/identity"
+	"skiff/internal/images/imagetest"
+	"skiff/internal/kubelet"
+)
+
+func TestMain(m *testing.M) { runtimetest.Main(m) }
+
+const (
+	nodeName = "node"
+	port     = 21250
+)
+
+// node is a control plane, a container runtime and a kubelet between them.
+type node struct {
+	*testcluster.Cluster
+	runtime *runtimetest.Node
+	root    string
+	logs    string
+	stop    func()
+}
+
+func start(t *testing.T) *node {
+	t.Helper()
+	n := &node{runtime: runtimetest.Start(t), Cluster: testcluster.Start(t), root: t.TempDir(), logs: t.TempDir()}
+	account := &v1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}}
+	if err := n.Client.Create(t.Context(), account); err != nil {
+		t.Fatal(err)
+	}
+	n.startKubelet(t)
+	t.Cleanup(func() { n.stop() })
+	t.Cleanup(func() {
+		grace := client.GracePeriodSeconds(0)
+		if err := n.Client.DeleteAllOf(context.Background(), &v1.Pod{}, client.InNamespace("default"), grace); err != nil {
+			t.Error(err)
+		}
+		eventually(t, func() error {
+			entries, err := os.ReadDir(filepath.Join(n.root, "pods"))
+			if err == nil && len(entries) > 0 {
+				err = fmt.Errorf("%d pods are left", len(entries))
+			}
+			return err
+		})
+	})
+	return n
+}
+
+func (n *node) startKubelet(t *testing.T) {
+	t.Helper()
+	loopback := netip.MustParseAddr("127.0.0.1")
+	_, serving, err := n.PKI.Kubelet(nodeName, loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := n.Set(identity.Component(identity.NodePrefix+nodeName, identity.GroupNodes))
+	k, err := kubelet.New(kubelet.Config{
+		NodeName: nodeName, NodeIPs: []netip.Addr{loopback}, RootDir: n.root, PodLogsDir: n.logs,
+		RuntimeEndpoint: n.runtime.Endpoint(), CgroupRoot: "/skiff-test-kubelet", Address: loopback, Port: port,
+		ServingCert: func() (*tls.Certificate, error) { return serving.Certificate(), nil },
+		ClientCA:    n.PKI.CA.Pool(), Authorize: kubelet.AuthorizeByReview(n.Client, nodeName),
+		Version: "v1.36.0", Client: set, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- k.Run(ctx) }()
+	n.stop = func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		ended <- nil
+	}
+}
+
+func script(name, text string) v1.Container {
+	return v1.Container{
+		Name: name, Image: imagetest.BusyboxName, ImagePullPolicy: v1.PullNever,
+		Command: []string{"sh", "-c", text},
+	}
+}
+
+func pod(name string, containers ...v1.Container) *v1.Pod {
+	no, grace := false, int64(2)
+	return &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{"app": name}},
+		Spec: v1.PodSpec{
+			NodeName: nodeName, HostNetwork: true, AutomountServiceAccountToken: &no,
+			TerminationGracePeriodSeconds: &grace, Containers: containers, ServiceAccountName: "default",
+		},
+	}
+}
+
+func (n *node) create(t *testing.T, p *v1.Pod) *v1.Pod {
+	t.Helper()
+	if err := n.Client.Create(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// await waits until check finds the pod as it should be, and returns it.
+func (n *node) await(t *testing.T, name string, check func(*v1.Pod) bool) *v1.Pod {
+	t.Helper()
+	p := &v1.Pod{}
+	eventually(t, func() error {
+		if err := n.Client.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: name}, p); err != nil {
+			return err
+		}
+		if !check(p) {
+			return fmt.Errorf("pod %s is %s: %+v", name, p.Status.Phase, p.Status)
+		}
+		return nil
+	})
+	return p
+}
+
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if err = check(); err == nil {
+			return
+		}
+	}
+	t.Fatal(err)
+}
+
+func ready(p *v1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == v1.PodReady {
+			return c.Status == v1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// get asks the node's API as an administrator.
+func (n *node) get(t *testing.T, path string) string {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{
+		RootCAs: n.PKI.CA.Pool(), Certificates: []tls.Certificate{*n.PKI.Admin.Certificate()},
+	}}
+	defer transport.CloseIdleConnections()
+	r, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Get(fmt.Sprintf("https://127.0.0.1:%d%s", port, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	if err != nil || r.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s %s %v", path, r.Status, body, err)
+	}
+	return string(body)
+}
+
+func (n *node) log(t *testing.T, name, container string) string {
+	t.Helper()
+	return n.get(t, "/containerLogs/default/"+name+"/"+container)
+}
+
+func TestNode(t *testing.T) {
+	n := start(t)
+	t.Run("environment, volumes and an init container", n.content)
+	t.Run("completion", n.completion)
+	t.Run("crash loop", n.crashLoop)
+	t.Run("probes", n.probes)
+	t.Run("sidecar", n.sidecar)
+	t.Run("graceful deletion", n.deletion)
+	t.Run("restart of the kubelet", n.restart)
+	t.Run("admission", n.admission)
+	t.Run("missing image and config map", n.missing)
+	t.Run("statistics", n.statistics)
+}
+
+func (n *node) content(t *testing.T) {
+	config := &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "config"}, Data: map[string]string{"key": "one"}}
+	if err := n.Client.Create(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	c := script("c", `echo "$GREETING on $NODE mem $MEM key $KEY"; cat /shared/init; test -s /token/token && echo token; cat /down/labels; echo; cat /sub/file; exec sleep 1000`)
+	c.Env = []v1.EnvVar{
+		{Name: "WHO", Value: "world"},
+		{Name: "GREETING", Value: "hello $(WHO)"},
+		{Name: "NODE", ValueFrom: &v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{FieldPath: "spec.nodeName"}}},
+		{Name: "MEM", ValueFrom: &v1.EnvVarSource{ResourceFieldRef: &v1.ResourceFieldSelector{Resource: "limits.memory", Divisor: resource.MustParse("1Mi")}}},
+		{Name: "KEY", ValueFrom: &v1.EnvVarSource{ConfigMapKeyRef: &v1.ConfigMapKeySelector{LocalObjectReference: v1.LocalObjectReference{Name: "config"}, Key: "key"}}},
+	}
+	c.Resources.Limits = v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi"), v1.ResourceCPU: resource.MustParse("500m")}
+	c.VolumeMounts = []v1.VolumeMount{
+		{Name: "shared", MountPath: "/shared"}, {Name: "config", MountPath: "/config"}, {Name: "token", MountPath: "/token"},
+		{Name: "down", MountPath: "/down"}, {Name: "shared", MountPath: "/sub", SubPath: "deep/dir"},
+	}
+	init := script("init", "echo from-init > /shared/init; mkdir -p /shared/deep/dir; echo sub > /shared/deep/dir/file")
+	init.VolumeMounts = []v1.VolumeMount{{Name: "shared", MountPath: "/shared"}}
+	p := pod("content", c)
+	p.Spec.InitContainers = []v1.Container{init}
+	p.Spec.Volumes = []v1.Volume{
+		{Name: "shared", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}},
+		{Name: "config", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{LocalObjectReference: v1.LocalObjectReference{Name: "config"}}}},
+		{Name: "token", VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{
+			{ServiceAccountToken: &v1.ServiceAccountTokenProjection{Path: "token"}},
+		}}}},
+		{Name: "down", VolumeSource: v1.VolumeSource{DownwardAPI: &v1.DownwardAPIVolumeSource{Items: []v1.DownwardAPIVolumeFile{
+			{Path: "labels", FieldRef: &v1.ObjectFieldSelector{FieldPath: "metadata.labels"}},
+		}}}},
+	}
+	n.create(t, p)
+	got := n.await(t, "content", ready)
+	if got.Status.HostIP != "127.0.0.1" || got.Status.PodIP != "127.0.0.1" || got.Status.InitContainerStatuses[0].State.Terminated == nil {
+		t.Errorf("status: %+v", got.Status)
+	}
+	want := "hello world on node mem 64 key one\nfrom-init\ntoken\napp=\"content\"\nsub\n"
+	eventually(t, func() error {
+		if have := n.log(t, "content", "c"); have != want {
+			return fmt.Errorf("the container said %q, want %q", have, want)
+		}
+		return nil
+	})
+	cgroup := filepath.Join("/sys/fs/cgroup/memory/skiff-test-kubelet/kubepods/pod"+string(got.UID), "memory.limit_in_bytes")
+	if limit, err := os.ReadFile(cgroup); err == nil && strings.TrimSpace(string(limit)) != "67108864" {
+		t.Errorf("the pod's cgroup is limited to %s", limit)
+	}
+
+	config.Data["key"] = "two"
+	if err := n.Client.Update(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(n.root, "pods", string(got.UID), "volumes/kubernetes.io~configmap/config/key")
+	eventually(t, func() error {
+		b, err := os.ReadFile(file)
+		if err == nil && string(b) != "two" {
+			err = fmt.Errorf("the file still says %q", b)
+		}
+		return err
+	})
+}
+
+func (n *node) completion(t *testing.T) {
+	good, bad := pod("good", script("c", "true")), pod("bad", script("c", "echo -n gone > /dev/termination-log; exit 3"))
+	good.Spec.RestartPolicy, bad.Spec.RestartPolicy = v1.RestartPolicyNever, v1.RestartPolicyNever
+	n.create(t, good)
+	n.create(t, bad)
+	n.await(t, "good", func(p *v1.Pod) bool { return p.Status.Phase == v1.PodSucceeded })
+	p := n.await(t, "bad", func(p *v1.Pod) bool { return p.Status.Phase == v1.PodFailed })
+	end := p.Status.ContainerStatuses[0].State.Terminated
+	if end == nil || end.ExitCode != 3 || end.Reason != "Error" || end.Message != "gone" {
+		t.Errorf("the container ended with %+v", end)
+	}
+}
+
+func (n *node) crashLoop(t *testing.T) {
+	n.create(t, pod("crash", script("c", "exit 1")))
+	p := n.await(t, "crash", func(p *v1.Pod) bool {
+		return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].State.Waiting != nil &&
+			p.Status.ContainerStatuses[0].State.Waiting.Reason == "CrashLoopBackOff"
+	})
+	if s := p.Status.ContainerStatuses[0]; s.RestartCount != 1 || s.LastTerminationState.Terminated == nil || p.Status.Phase != v1.PodRunning {
+		t.Errorf("status: %+v", p.Status)
+	}
+}
+
+func (n *node) probes(t *testing.T) {
+	c := script("c", "touch /alive; sleep 1; touch /ready; exec sleep 1000")
+	check := func(command ...string) *v1.Probe {
+		return &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: command}}, PeriodSeconds: 1, FailureThreshold: 1}
+	}
+	c.ReadinessProbe = check("test", "-e", "/ready")
+	c.LivenessProbe = check("test", "-e", "/alive")
+	c.StartupProbe = check("true")
+	n.create(t, pod("probes", c))
+	n.await(t, "probes", ready)
+	p := n.await(t, "probes", ready)
+	_, id, _ := strings.Cut(p.Status.ContainerStatuses[0].ContainerID, "://")
+	if _, err := n.runtime.CRI.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"rm", "/alive"}}); err != nil {
+		t.Fatal(err)
+	}
+	n.await(t, "probes", func(p *v1.Pod) bool { return p.Status.ContainerStatuses[0].RestartCount == 1 && ready(p) })
+}
+
+func (n *node) sidecar(t *testing.T) {
+	always := v1.ContainerRestartPolicyAlways
+	side := script("side", "trap 'echo stopped; exit 0' TERM; echo up; while true; do sleep 0.1; done")
+	side.RestartPolicy = &always
+	p := pod("sidecar", script("main", "sleep 1; echo done"))
+	p.Spec.InitContainers = []v1.Container{side}
+	p.Spec.RestartPolicy = v1.RestartPolicyNever
+	n.create(t, p)
+	got := n.await(t, "sidecar", func(p *v1.Pod) bool { return p.Status.Phase == v1.PodSucceeded })
+	if end := got.Status.InitContainerStatuses[0].State.Terminated; end == nil || end.ExitCode != 0 {
+		t.Errorf("the sidecar: %+v", got.Status.InitContainerStatuses[0].State)
+	}
+}
+
+func (n *node) deletion(t *testing.T) {
+	c := script("c", "trap 'exit 0' TERM; while true; do sleep 0.1; done")
+	c.Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"touch", "/hook/ran"}}}}
+	dir := t.TempDir()
+	c.VolumeMounts = []v1.VolumeMount{{Name: "hook", MountPath: "/hook"}}
+	p := pod("deleted", c)
+	grace := int64(20)
+	p.Spec.TerminationGracePeriodSeconds = &grace
+	p.Spec.Volumes = []v1.Volume{{Name: "hook", VolumeSource: v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: dir}}}}
+	n.create(t, p)
+	p = n.await(t, "deleted", ready)
+	began := time.Now()
+	if err := n.Client.Delete(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		err := n.Client.Get(t.Context(), client.ObjectKeyFromObject(p), &v1.Pod{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("the pod is still there: %v", err)
+	})
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("a container that ends at once took %v to go", took)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "ran")); err != nil {
+		t.Errorf("the preStop hook did not run: %v", err)
+	}
+	for _, path := range []string{filepath.Join(n.root, "pods", string(p.UID)), filepath.Join(n.logs, "default_deleted_"+string(p.UID))} {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", path, err)
+		}
+	}
+}
+
+func (n *node) restart(t *testing.T) {
+	n.create(t, pod("stays", script("c", "exec sleep 1000")))
+	n.create(t, pod("orphan", script("c", "exec sleep 1000")))
+	before := n.await(t, "stays", ready)
+	orphan := n.await(t, "orphan", ready)
+	n.stop()
+	if err := n.Client.Delete(t.Context(), orphan, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	n.startKubelet(t)
+	eventually(t, func() error {
+		r, err := n.runtime.CRI.ListPodSandbox(t.Context(), &cri.ListPodSandboxRequest{
+			Filter: &cri.PodSandboxFilter{LabelSelector: map[string]string{"io.kubernetes.pod.uid": string(orphan.UID)}},
+		})
+		if err == nil && len(r.Items) > 0 {
+			err = fmt.Errorf("the orphan is still there")
+		}
+		return err
+	})
+	n.create(t, pod("after", script("c", "exec sleep 1000")))
+	n.await(t, "after", ready)
+	after := n.await(t, "stays", ready)
+	if a, b := before.Status.ContainerStatuses[0], after.Status.ContainerStatuses[0]; a.ContainerID != b.ContainerID || b.RestartCount != 0 {
+		t.Errorf("container %s became %s, restarted %d times", a.ContainerID, b.ContainerID, b.RestartCount)
+	}
+}
+
+func (n *node) admission(t *testing.T) {
+	c := script("c", "exec sleep 1000")
+	c.Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse("1000")}
+	n.create(t, pod("big", c))
+	p := n.await(t, "big", func(p *v1.Pod) bool { return p.Status.Phase == v1.PodFailed })
+	if p.Status.Reason != "OutOfcpu" {
+		t.Errorf("rejected with %s: %s", p.Status.Reason, p.Status.Message)
+	}
+}
+
+func (n *node) missing(t *testing.T) {
+	image := script("c", "true")
+	image.Image = "skiff.local/absent:1"
+	n.create(t, pod("no-image", image))
+	n.await(t, "no-image", func(p *v1.Pod) bool {
+		return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].State.Waiting != nil &&
+			p.Status.ContainerStatuses[0].State.Waiting.Reason == "ErrImageNeverPull"
+	})
+	env := script("c", "exec sleep 1000")
+	env.EnvFrom = []v1.EnvFromSource{{ConfigMapRef: &v1.ConfigMapEnvSource{LocalObjectReference: v1.LocalObjectReference{Name: "late"}}}}
+	n.create(t, pod("no-config", env))
+	p := n.await(t, "no-config", func(p *v1.Pod) bool {
+		return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].State.Waiting != nil &&
+			p.Status.ContainerStatuses[0].State.Waiting.Reason == "CreateContainerConfigError"
+	})
+	if m := p.Status.ContainerStatuses[0].State.Waiting.Message; m != `configmap "late" not found` && m != `configmaps "late" not found` {
+		t.Errorf("message %q", m)
+	}
+	late := &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "late"}}
+	if err := n.Client.Create(t.Context(), late); err != nil {
+		t.Fatal(err)
+	}
+	n.await(t, "no-config", ready)
+}
+
+func (n *node) statistics(t *testing.T) {
+	n.create(t, pod("measured", script("c", "exec sleep 1000")))
+	n.await(t, "measured", ready)
+	if s := n.get(t, "/stats/summary"); !strings.Contains(s, `"name":"measured"`) {
+		t.Errorf("summary: %s", s)
+	}
+	if m := n.get(t, "/metrics/resource"); !strings.Contains(m, `container_memory_working_set_bytes{container="c",namespace="default",pod="measured"}`) {
+		t.Errorf("metrics: %s", m)
+	}
+	if s := n.get(t, "/healthz"); s != "ok" {
+		t.Errorf("healthz: %s", s)
+	}
+	anonymous := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: n.PKI.CA.Pool()}}
+	defer anonymous.CloseIdleConnections()
+	r, err := (&http.Client{Transport: anonymous}).Get(fmt.Sprintf("https://127.0.0.1:%d/pods", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Body.Close()
+	if r.StatusCode != http.StatusUnauthorized {
+		t.Errorf("anonymous request: %s", r.Status)
+	}
+}
