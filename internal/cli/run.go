@@ -6,12 +6,14 @@ package cli
 import (
 	"context"
 	"io"
+	"os"
 	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"skiff/internal/containerd/daemon"
+	"skiff/internal/network/cni"
 )
 
 // Streams are what a command reads from and writes to.
@@ -31,6 +33,15 @@ func (e ExitError) Error() string { return "exit status " + strconv.Itoa(e.Code)
 // The binary answers to their names, so that a link is all it takes to install
 // them. They handle signals themselves.
 func Embedded(args []string) func(context.Context) error {
+	switch name := filepath.Base(args[0]); name {
+	case cni.Name, cni.Loopback:
+		return func(context.Context) error {
+			if code := cni.Main(name, os.Stdout); code != 0 {
+				return ExitError{Code: code}
+			}
+			return nil
+		}
+	}
 	return daemon.Main(args)
 }
 

@@ -19,7 +19,7 @@ func Check(c Config) error {
 	if os.Geteuid() != 0 {
 		return errors.New("containers need root privileges; run skiff as root (for example with sudo)")
 	}
-	return checkOverlay(c.RootDir())
+	return checkOverlay(c.DataDir)
 }
 
 // checkOverlay mounts an overlay inside dir, as the snapshotter will.

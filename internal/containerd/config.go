@@ -43,6 +43,9 @@ type Config struct {
 	// Binary is the skiff program that child, shim and CNI plug-ins run
 	// (default: the running one).
 	Binary string
+	// Links are the further names under which the runtime starts Binary: those
+	// of the CNI plug-ins it contains.
+	Links []string
 	// Runc is the OCI runtime's path (default: runc from PATH).
 	Runc string
 	// Log gets what the supervisor has to say. The child writes to
@@ -56,12 +59,6 @@ type Config struct {
 // shimName is the name under which the binary is a shim; its form is
 // containerd's rule (containerd-shim-<name>-<version>).
 const shimName = "containerd-shim-runc-v2"
-
-// Names are the names under which other programs start this binary; each is a
-// link in BinDir.
-func Names() []string {
-	return []string{shimName, "bridge", "host-local", "loopback", "portmap", "bandwidth", "firewall"}
-}
 
 // Defaults returns c with its defaults filled in, or an error that says what
 // is missing on this machine.
@@ -208,7 +205,7 @@ func (c *Config) Link() error {
 	if err := os.MkdirAll(c.BinDir(), 0o755); err != nil {
 		return fmt.Errorf("making the directory of the runtime's programs: %w", err)
 	}
-	for _, name := range Names() {
+	for _, name := range append([]string{shimName}, c.Links...) {
 		if err := replaceLink(c.Binary, filepath.Join(c.BinDir(), name)); err != nil {
 			return fmt.Errorf("linking %s: %w", name, err)
 		}

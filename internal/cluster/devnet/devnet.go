@@ -10,6 +10,7 @@
 //   - the bridge, the nodes' links, the blackhole routes and the nftables table;
 //   - the cgroups below /skiff/<cluster>;
 //   - the kubeconfig context skiff-<cluster>;
+//   - what machine.go lists, with the last cluster;
 //   - the directory <home>/<cluster> with everything that the nodes keep.
 //
 // Mounts live in the nodes' own namespaces and end with them.
@@ -76,10 +77,17 @@ func (c *Cluster) address(i int) netip.Addr {
 // gateway is the machine's own address on the bridge.
 func (c *Cluster) gateway() netip.Addr { return c.address(1) }
 
+func checkName(name string) error {
+	if !clusterName.MatchString(name) {
+		return fmt.Errorf("%q is not a cluster's name: it must be at most 32 small letters, digits and dashes", name)
+	}
+	return nil
+}
+
 // Load reads a cluster. The error is fs.ErrNotExist where there is none.
 func Load(home, name string) (*Cluster, error) {
-	if !clusterName.MatchString(name) {
-		return nil, fmt.Errorf("%q is not a cluster's name: it must be at most 32 small letters, digits and dashes", name)
+	if err := checkName(name); err != nil {
+		return nil, err
 	}
 	path := filepath.Join(home, name, "cluster.json")
 	text, err := os.ReadFile(path)

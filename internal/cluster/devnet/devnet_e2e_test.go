@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 )
 
@@ -89,6 +90,10 @@ func makeNodes(t *testing.T, name string, isolated bool, n int) *Cluster {
 	if err != nil {
 		t.Skip(err)
 	}
+	m, err := loadMachine(home)
+	if err != nil {
+		t.Fatal(err)
+	}
 	subnet, err := freeSubnet(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +110,8 @@ func makeNodes(t *testing.T, name string, isolated bool, n int) *Cluster {
 			t.Error(err)
 		}
 	})
-	if err := errors.Join(c.save(), c.makeNetwork()); err != nil {
+	u := up{Cluster: c, machine: m}
+	if err := u.prepareMachine(); err != nil {
 		t.Fatal(err)
 	}
 	for i := range c.Nodes {
@@ -297,5 +303,52 @@ func TestUpSaysWhyTheServerDoesNotStart(t *testing.T) {
 	}
 	if _, err := Load(home, "e2efail"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the cluster is still described: %v", err)
+	}
+}
+
+func TestNodesWithAWayOut(t *testing.T) {
+	was, err := os.ReadFile(forwardingSwitch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := makeNodes(t, "e2eout", false, 1)
+	if now, err := os.ReadFile(forwardingSwitch); err != nil || strings.TrimSpace(string(now)) != "1" {
+		t.Errorf("forwarding is %q, %v", now, err)
+	}
+	// The node has a route for every address: connecting a datagram socket
+	// sends nothing.
+	conn, err := dialInside(t.Context(), c.InitPID(&c.Nodes[0]), "udp", "198.51.100.1:9")
+	if err != nil {
+		t.Errorf("the node has no way out: %v", err)
+	} else {
+		conn.Close()
+	}
+	tables := func() (n int) {
+		conn, err := nftables.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := conn.ListTables()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, table := range all {
+			if table.Name == c.bridge() {
+				n++
+			}
+		}
+		return n
+	}
+	if got := tables(); got != 1 {
+		t.Errorf("%d nftables tables", got)
+	}
+	if err := c.remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := tables(); got != 0 {
+		t.Errorf("%d nftables tables are left", got)
+	}
+	if now, err := os.ReadFile(forwardingSwitch); err != nil || string(now) != string(was) {
+		t.Errorf("forwarding was %q and is %q, %v", was, now, err)
 	}
 }

@@ -13,10 +13,10 @@ import (
 // Down removes the cluster with everything that it has on this machine. It is
 // no error when there is none.
 func Down(ctx context.Context, home, name string, p *Progress) error {
-	if _, err := os.Stat(home); errors.Is(err, fs.ErrNotExist) {
+	if _, err := Load(home, name); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	unlock, err := lock(home, name)
+	unlock, err := lock(home)
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,11 @@ func (c *Cluster) remove(ctx context.Context) error {
 	if err := c.stop(ctx, 0); err != nil {
 		return err
 	}
-	return errors.Join(c.removeContext(), os.RemoveAll(c.dir()))
+	if err := errors.Join(c.removeContext(), os.RemoveAll(c.dir())); err != nil {
+		return err
+	}
+	os.Remove(c.home) // succeeds when this was the last cluster
+	return nil
 }
 
 // stop ends all nodes and takes the network away; the nodes' data stay.
@@ -45,15 +49,23 @@ func (c *Cluster) stop(ctx context.Context, grace time.Duration) error {
 	for i := range c.Nodes {
 		failed = append(failed, c.stopNode(ctx, &c.Nodes[i], grace))
 	}
-	running, err := c.othersRunning()
-	failed = append(failed, err, c.removeNetwork(err == nil && !running))
+	others, err := c.othersRunning()
+	if err != nil {
+		return errors.Join(append(failed, err)...)
+	}
+	failed = append(failed, c.removeNetwork(!others))
 	cg, err := findCgroups()
 	if err != nil {
 		return errors.Join(append(failed, err)...)
 	}
 	failed = append(failed, cg.remove(c.cgroup()))
-	if !running {
+	if !others {
 		cg.removeEmpty("/skiff")
+		m, err := loadMachine(c.home)
+		if err != nil {
+			return errors.Join(append(failed, err)...)
+		}
+		failed = append(failed, m.undo())
 	}
 	return errors.Join(failed...)
 }
@@ -101,7 +113,7 @@ func (c *Cluster) State(n *Node) State {
 
 // change does something to a node under the cluster's lock.
 func (c *Cluster) change(do func() error) error {
-	unlock, err := lock(c.home, c.Name)
+	unlock, err := lock(c.home)
 	if err != nil {
 		return err
 	}

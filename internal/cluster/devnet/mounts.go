@@ -35,9 +35,6 @@ func mountNode(spec *initSpec) error {
 		return err
 	}
 	for _, b := range spec.Binds {
-		if err := os.MkdirAll(b.To, 0o755); err != nil {
-			return err
-		}
 		if err := mount(b.From, b.To, "", unix.MS_BIND, ""); err != nil {
 			return err
 		}

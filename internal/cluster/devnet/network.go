@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -106,7 +105,7 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 
 // makeNetwork makes the bridge, the routes and, unless the cluster is isolated,
 // the way out. What is there already is kept.
-func (c *Cluster) makeNetwork() error {
+func (c *Cluster) makeNetwork(m *machine) error {
 	if err := c.makeBridge(); err != nil {
 		return err
 	}
@@ -118,8 +117,8 @@ func (c *Cluster) makeNetwork() error {
 	if c.Isolated {
 		return nil
 	}
-	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
-		return fmt.Errorf("allowing the nodes a way out (net.ipv4.ip_forward=1): %w; or use --isolated", err)
+	if err := m.forward(); err != nil {
+		return err
 	}
 	return c.makeMasquerade()
 }
@@ -206,6 +205,7 @@ func (c *Cluster) connect(n *Node, pid int) error {
 	attrs.Name, attrs.MasterIndex = c.hostLink(n), bridge.Attrs().Index
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerNamespace = "eth0", netlink.NsPid(pid)
+	veth.PeerHardwareAddr = hardwareAddress(n.IP)
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("making the link of node %s (does the kernel have veth? modprobe veth): %w", n.Name, err)
 	}
@@ -223,6 +223,13 @@ func (c *Cluster) connect(n *Node, pid int) error {
 	}
 	defer inside.Close()
 	return c.configure(inside, n)
+}
+
+// hardwareAddress is the same in every life of a node, so that what its
+// neighbours remember of it stays true.
+func hardwareAddress(addr netip.Addr) net.HardwareAddr {
+	ip := addr.As4()
+	return net.HardwareAddr{0x0a, routeProtocol, ip[0], ip[1], ip[2], ip[3]}
 }
 
 // configure sets up the interfaces inside a node.

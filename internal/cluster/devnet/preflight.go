@@ -18,9 +18,6 @@ func preflight(home string, n int) (*cgroups, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("development clusters need root privileges: their nodes are namespaces; run skiff as root (for example with sudo)")
 	}
-	if err := os.MkdirAll(home, 0o711); err != nil {
-		return nil, fmt.Errorf("making the clusters' directory: %w", err)
-	}
 	cg, err := findCgroups()
 	missing := []error{
 		err,

@@ -43,20 +43,27 @@ type UpOptions struct {
 // every node is Ready and DNS answers. When that fails, a new cluster is
 // removed again, and one that was there keeps its data but does not run.
 func Up(ctx context.Context, o UpOptions) (*Cluster, error) {
-	cg, err := preflight(o.Home, o.Nodes)
-	if err != nil {
+	if err := checkName(o.Name); err != nil {
 		return nil, err
 	}
-	unlock, err := lock(o.Home, o.Name)
+	unlock, err := lock(o.Home)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	cg, err := preflight(o.Home, o.Nodes)
+	if err != nil {
+		return nil, err
+	}
+	m, err := loadMachine(o.Home)
+	if err != nil {
+		return nil, err
+	}
 	c, isNew, err := o.describe()
 	if err != nil {
 		return nil, err
 	}
-	u := &up{Cluster: c, options: o, cgroups: cg}
+	u := &up{Cluster: c, options: o, cgroups: cg, machine: m}
 	if err := u.run(ctx); err != nil {
 		err = errors.Join(err, u.lastWords())
 		// The caller may be ending; the clean-up is done all the same.
@@ -103,6 +110,7 @@ type up struct {
 	*Cluster
 	options UpOptions
 	cgroups *cgroups
+	machine *machine
 	client  *kubernetes.Clientset
 	// token lets agents join; it is made when the first one needs it.
 	token string
@@ -112,7 +120,7 @@ func (u *up) run(ctx context.Context) error {
 	server := &u.Nodes[0]
 	step := u.options.Progress.step
 	if err := step(fmt.Sprintf("network %s on bridge %s", u.Subnet, u.bridge()), func() error {
-		return errors.Join(u.save(), u.makeNetwork())
+		return u.prepareMachine()
 	}); err != nil {
 		return err
 	}
@@ -143,6 +151,18 @@ func (u *up) run(ctx context.Context) error {
 		defer cancel()
 		return u.awaitDNS(ctx, server)
 	})
+}
+
+func (u *up) prepareMachine() error {
+	if err := u.save(); err != nil {
+		return fmt.Errorf("writing the cluster's description: %w", err)
+	}
+	for _, d := range privateDirs {
+		if err := u.machine.makeDir(d.To); err != nil {
+			return fmt.Errorf("making a directory for nodes to mount their own over: %w", err)
+		}
+	}
+	return u.makeNetwork(u.machine)
 }
 
 // startServer starts the first node and returns when its API server is ready.

@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"skiff/internal/network/cni"
+)
+
+// run runs a command line and returns what it printed.
+func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	err = Run(t.Context(), append([]string{"skiff"}, args...), Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
+	return out.String(), errOut.String(), err
+}
+
+func TestEmbeddedProgramsAnswerToTheirNames(t *testing.T) {
+	for _, args := range [][]string{
+		{"/var/lib/skiff/bin/containerd-shim-runc-v2", "-namespace", "k8s.io", "start"},
+		{"/usr/bin/skiff", "-namespace", "k8s.io", "-id", "x"},
+		{"skiff", "containerd", "--config", "x"},
+		{"/var/lib/skiff/bin/" + cni.Name},
+		{"/var/lib/skiff/bin/loopback"},
+	} {
+		if Embedded(args) == nil {
+			t.Errorf("%q is a command", args)
+		}
+	}
+	for _, args := range [][]string{{"skiff"}, {"skiff", "version"}, {"kubectl", "get", "pods"}, {"skiff", "kubectl", "-n", "x"}} {
+		if Embedded(args) != nil {
+			t.Errorf("%q is an embedded program", args)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	out, _, err := run(t, "version")
+	if err != nil || !strings.HasPrefix(out, "skiff ") || !strings.Contains(out, "\nkubernetes v1.36") {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+func TestBadCommandLinesSayWhatIsWrong(t *testing.T) {
+	t.Setenv("SKIFF_HOME", t.TempDir())
+	t.Setenv("SKIFF_CLUSTER", "")
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"nonsense"}, `unknown command "nonsense"`},
+		{[]string{"up", "--nodes", "0"}, "at least 1"},
+		{[]string{"up", "--subnet", "here"}, `--subnet is "here"`},
+		{[]string{"up", "--name", "No Name"}, `"No Name" is not a cluster's name`},
+		{[]string{"node", "list"}, `no development cluster "dev"`},
+		{[]string{"node", "stop", "dev-1", "--name", "x"}, "skiff up --name x"},
+		{[]string{"server", "--node-ip", "here"}, `"here" is not an IP address`},
+		{[]string{"server", "--cluster-cidr", "10"}, `"10" is not a range`},
+		{[]string{"server", "--log-level", "loud"}, `--log-level is "loud"`},
+		{[]string{"agent"}, `required flag(s) "server"`},
+		{[]string{"image", "import", "--as", "x", "a", "b"}, "names one image"},
+		{[]string{"token", "create", "bad"}, "a token looks like"},
+		{[]string{"token", "create", "--ttl", "-1s"}, "must not be negative"},
+		{[]string{"node-init", "x"}, "skiff up starts it"},
+	} {
+		if test.args[0] == "image" {
+			test.args = append(test.args, "--socket", "/none")
+		}
+		_, _, err := run(t, test.args...)
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("skiff %s: %v; want ... %s ...", strings.Join(test.args, " "), err, test.want)
+		}
+	}
+}
+
+func TestDownOfNothingIsNoError(t *testing.T) {
+	if _, _, err := run(t, "down", "--home", filepath.Join(t.TempDir(), "none")); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := run(t, "down", "--home", t.TempDir()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestKubectlIsUpstreams(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	out, _, err := run(t, "kubectl", "version", "--client")
+	if err != nil || !strings.Contains(out, "Client Version") {
+		t.Errorf("version: %q, %v", out, err)
+	}
+	out, _, err = run(t, "kubectl", "create", "configmap", "x", "--from-literal=a=b", "--dry-run=client", "-o", "name")
+	if err != nil || out != "configmap/x\n" {
+		t.Errorf("create: %q, %v", out, err)
+	}
+	var exit ExitError
+	if _, stderr, err := run(t, "kubectl", "get", "pods"); !errors.As(err, &exit) || exit.Code != 1 || stderr == "" {
+		t.Errorf("get without a server: %q, %v", stderr, err)
+	}
+}
+
+func TestKubectlFindsTheKubeconfig(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("SKIFF_HOME", home)
+	t.Setenv("SKIFF_CLUSTER", "")
+	t.Setenv("KUBECONFIG", "")
+	add := func(name string) {
+		if err := os.MkdirAll(filepath.Join(home, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(home, name, "cluster.json"), []byte(`{"name":"`+name+`"}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("one")
+	if got, want := findKubeconfig(nil), filepath.Join(home, "one/kubeconfig"); got != want {
+		t.Errorf("with one cluster: %q, want %q", got, want)
+	}
+	add("two")
+	if got := findKubeconfig(nil); strings.HasPrefix(got, home) {
+		t.Errorf("with two clusters: %q", got)
+	}
+	t.Setenv("SKIFF_CLUSTER", "two")
+	if got, want := findKubeconfig(nil), filepath.Join(home, "two/kubeconfig"); got != want {
+		t.Errorf("with SKIFF_CLUSTER: %q, want %q", got, want)
+	}
+	if got := findKubeconfig([]string{"get", "--kubeconfig=x"}); got != "" {
+		t.Errorf("with --kubeconfig: %q", got)
+	}
+	t.Setenv("KUBECONFIG", "x")
+	if got := findKubeconfig(nil); got != "" {
+		t.Errorf("with KUBECONFIG: %q", got)
+	}
+}
