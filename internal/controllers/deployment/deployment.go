@@ -116,10 +116,17 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 		d.Status.ObservedGeneration = d.Generation
 		return reconcile.Result{}, r.writeStatus(ctx, &stored, d)
 	}
-	if wait := r.tracker.Wait(key, func(types.UID) bool { return false }); wait > 0 {
+	sets, err := r.sets(ctx, d)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if wait := expect.Wait(r.tracker, key, sets, controller.Exists(ctx, r.Cache, &appsv1.ReplicaSet{})); wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
-	sets, err := r.sets(ctx, d, selector)
+	sets, err = controller.Claim(ctx, r.Client, d, kind, selector, sets, func(ctx context.Context) (crclient.Object, error) {
+		var live appsv1.Deployment
+		return &live, r.Client.Get(ctx, key, &live)
+	})
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -135,8 +142,8 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	return reconcile.Result{RequeueAfter: untilDeadline(d, w.now)}, nil
 }
 
-// sets returns copies of the ReplicaSets that d controls.
-func (r *reconciler) sets(ctx context.Context, d *appsv1.Deployment, selector labels.Selector) ([]*appsv1.ReplicaSet, error) {
+// sets returns copies of the ReplicaSets that d controls or might adopt.
+func (r *reconciler) sets(ctx context.Context, d *appsv1.Deployment) ([]*appsv1.ReplicaSet, error) {
 	var candidates []*appsv1.ReplicaSet
 	for _, uid := range []string{string(d.UID), index.Orphans} {
 		var list appsv1.ReplicaSetList
@@ -147,10 +154,7 @@ func (r *reconciler) sets(ctx context.Context, d *appsv1.Deployment, selector la
 			candidates = append(candidates, list.Items[i].DeepCopy())
 		}
 	}
-	return controller.Claim(ctx, r.Client, d, kind, selector, candidates, func(ctx context.Context) (crclient.Object, error) {
-		var live appsv1.Deployment
-		return &live, r.Client.Get(ctx, controller.Key(d), &live)
-	})
+	return candidates, nil
 }
 
 // step does the next thing of the rollout and puts the status that follows

@@ -124,7 +124,7 @@ func (r *reconciler) create(ctx context.Context, w *rollout, next string) error 
 		r.events.Event(d, corev1.EventTypeWarning, reasonCreateFailed, message)
 		return err
 	}
-	r.tracker.Wrote(controller.Key(d), set)
+	r.tracker.Created(controller.Key(d), set)
 	if !existed && *set.Spec.Replicas > 0 {
 		r.events.Eventf(d, corev1.EventTypeNormal, "ScalingReplicaSet", "Scaled up replica set %s from 0 to %d", set.Name, *set.Spec.Replicas)
 	}

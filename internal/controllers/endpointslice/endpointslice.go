@@ -107,15 +107,7 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	alive := func(uid types.UID) bool {
-		for _, s := range existing {
-			if s.UID == uid {
-				return s.DeletionTimestamp == nil
-			}
-		}
-		return false
-	}
-	if wait := r.tracker.Wait(key, alive); wait > 0 {
+	if wait := expect.Wait(r.tracker, key, existing, controller.Exists(ctx, r.Cache, &discoveryv1.EndpointSlice{})); wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	var list corev1.PodList
@@ -181,7 +173,7 @@ func (r *reconciler) apply(ctx context.Context, service *corev1.Service, c chang
 		if err := r.Client.Create(ctx, s); err != nil {
 			return err
 		}
-		r.tracker.Wrote(key, s)
+		r.tracker.Created(key, s)
 	}
 	for _, s := range c.update {
 		if err := r.Client.Update(ctx, s); err != nil {

@@ -13,9 +13,13 @@ import (
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// patience is how long an owner waits for a write that the cache never shows
-// (upstream's ExpectationsTimeout).
-const patience = 5 * time.Minute
+const (
+	// patience is how long an owner waits for a write that the cache never
+	// shows (upstream's ExpectationsTimeout).
+	patience = 5 * time.Minute
+	// lag is how long an index may be behind the objects.
+	lag = 10 * time.Millisecond
+)
 
 // Tracker remembers writes to objects of one kind, by the owner they were made
 // for. It relies on resource versions being ordered within a kind (KEP-5504)
@@ -30,6 +34,7 @@ type Tracker struct {
 
 type pending struct {
 	version uint64
+	created map[types.UID]types.NamespacedName
 	deleted map[types.UID]struct{}
 	since   time.Time
 }
@@ -50,7 +55,19 @@ func (t *Tracker) Saw(o crclient.Object) {
 	t.seen = max(t.seen, v)
 }
 
-// Wrote is called with the answer to a create, update or patch.
+// Created is called with the answer to a create.
+func (t *Tracker) Created(owner types.NamespacedName, o crclient.Object) {
+	t.Wrote(owner, o)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.pending(owner)
+	if p.created == nil {
+		p.created = map[types.UID]types.NamespacedName{}
+	}
+	p.created[o.GetUID()] = crclient.ObjectKeyFromObject(o)
+}
+
+// Wrote is called with the answer to an update or patch.
 func (t *Tracker) Wrote(owner types.NamespacedName, o crclient.Object) {
 	v, err := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
 	if err != nil {
@@ -90,26 +107,45 @@ func (t *Tracker) Forget(owner types.NamespacedName) {
 	delete(t.owners, owner)
 }
 
-// Wait returns 0 if the cache has all that was written for the owner, and
-// otherwise how long to wait for it at most; the event that brings it comes
-// earlier. alive says whether the cache holds the object without a deletion
-// timestamp.
-func (t *Tracker) Wait(owner types.NamespacedName, alive func(types.UID) bool) time.Duration {
+// Wait returns 0 if found has all that was written for the owner, and otherwise
+// how long to wait for it at most; the event that brings it comes earlier.
+// exists says whether the cache has an object of that name: what exists and
+// is not found is on its way into an index.
+func Wait[T crclient.Object](t *Tracker, owner types.NamespacedName, found []T, exists func(types.NamespacedName) bool) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.owners[owner]
 	if p == nil {
 		return 0
 	}
+	alive := map[types.UID]bool{}
+	for _, o := range found {
+		alive[o.GetUID()] = o.GetDeletionTimestamp() == nil
+	}
+	late := false
+	for uid, name := range p.created {
+		if _, ok := alive[uid]; ok {
+			delete(p.created, uid)
+		} else if p.version <= t.seen {
+			if exists(name) {
+				late = true
+			} else {
+				delete(p.created, uid)
+			}
+		}
+	}
 	for uid := range p.deleted {
-		if !alive(uid) {
+		if !alive[uid] {
 			delete(p.deleted, uid)
 		}
 	}
 	left := patience - t.clock.Since(p.since)
-	if (p.version <= t.seen && len(p.deleted) == 0) || left <= 0 {
+	switch {
+	case left <= 0, p.version <= t.seen && len(p.created) == 0 && len(p.deleted) == 0:
 		delete(t.owners, owner)
 		return 0
+	case late:
+		return lag
 	}
 	return left
 }

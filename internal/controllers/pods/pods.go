@@ -11,7 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -68,7 +67,7 @@ func (c *Control) Create(ctx context.Context, owner client.Object, pod *corev1.P
 		}
 		return err
 	}
-	c.Tracker.Wrote(client.ObjectKeyFromObject(owner), pod)
+	c.Tracker.Created(client.ObjectKeyFromObject(owner), pod)
 	c.Recorder.Eventf(owner, corev1.EventTypeNormal, reasonCreated, "Created pod: %v", pod.Name)
 	return nil
 }
@@ -123,19 +122,6 @@ func Owned(ctx context.Context, cache client.Reader, owner client.Object, select
 		}
 	}
 	return all, nil
-}
-
-// Alive returns a function that tells whether a pod with that UID is among
-// pods and not being deleted.
-func Alive(pods []*corev1.Pod) func(types.UID) bool {
-	return func(uid types.UID) bool {
-		for _, p := range pods {
-			if p.UID == uid {
-				return p.DeletionTimestamp == nil
-			}
-		}
-		return false
-	}
 }
 
 // Finished reports whether all containers ended for good.

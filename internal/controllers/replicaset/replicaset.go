@@ -93,7 +93,7 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	wait := r.tracker.Wait(key, pods.Alive(found))
+	wait := expect.Wait(r.tracker, key, found, controller.Exists(ctx, r.Cache, &corev1.Pod{}))
 	found, err = controller.Claim(ctx, r.Client, &rs, kind, selector, found, func(ctx context.Context) (crclient.Object, error) {
 		var live appsv1.ReplicaSet
 		return &live, r.Client.Get(ctx, key, &live)

@@ -17,3 +17,9 @@ func NamespaceActive(ctx context.Context, cache crclient.Reader, name string) (b
 	}
 	return ns.DeletionTimestamp == nil && ns.Status.Phase != corev1.NamespaceTerminating, nil
 }
+
+// Exists returns a function that tells whether the cache has an object of o's
+// kind by name; o is overwritten.
+func Exists(ctx context.Context, cache crclient.Reader, o crclient.Object) func(types.NamespacedName) bool {
+	return func(key types.NamespacedName) bool { return cache.Get(ctx, key, o) == nil }
+}

@@ -1,0 +1,275 @@
+package controllers_test
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	skiffclient "skiff/internal/client"
+	"skiff/internal/cluster/testcluster"
+	"skiff/internal/controllers"
+	"skiff/internal/controllers/csr"
+	"skiff/internal/identity"
+)
+
+// start runs a cluster with all controllers, and a stand-in for the kubelets
+// that reports pods with a node as running and ready.
+func start(t *testing.T) *testcluster.Cluster {
+	t.Helper()
+	c := testcluster.Start(t)
+	d, err := discovery.NewDiscoveryClientForConfig(c.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	all, err := controllers.New(ctx, controllers.Config{
+		Set: func(name string) skiffclient.Set {
+			return c.Set(&identity.User{
+				Name:   identity.ServiceAccountPrefix + "kube-system:" + name,
+				Groups: []string{identity.GroupServiceAccounts, identity.GroupServiceAccounts + ":kube-system", identity.GroupAuthenticated},
+			})
+		},
+		Discover:     func(context.Context) ([]*metav1.APIResourceList, error) { return d.ServerPreferredResources() },
+		CABundle:     c.PKI.CA.PEM,
+		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+		Certificates: csr.Options{Signer: c.PKI.CA},
+		Clock:        clock.RealClock{},
+		Log:          slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- all.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("controllers: %v", err)
+		}
+	})
+	return c
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Logf("%s", p)
+	return len(p), nil
+}
+
+// eventually waits for ok, looking again whenever objects of list's kind change.
+func eventually(t *testing.T, c *testcluster.Cluster, what string, list client.ObjectList, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	w, err := c.Client.Watch(ctx, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	for !ok() {
+		select {
+		case <-w.ResultChan():
+		case <-ctx.Done():
+			t.Fatalf("%s: not within 30 s", what)
+		}
+	}
+}
+
+func get[T client.Object](t *testing.T, c *testcluster.Cluster, namespace, name string, into T) T {
+	t.Helper()
+	if err := c.Client.Get(context.Background(), types.NamespacedName{Namespace: namespace, Name: name}, into); err != nil {
+		t.Fatal(err)
+	}
+	return into
+}
+
+func create(t *testing.T, c *testcluster.Cluster, objects ...client.Object) {
+	t.Helper()
+	for _, o := range objects {
+		if err := c.Client.Create(context.Background(), o); err != nil {
+			t.Fatalf("creating %T %s: %v", o, o.GetName(), err)
+		}
+	}
+}
+
+// kubelet reports every pod as running and ready, and lets deleted ones go,
+// until the test ends.
+func kubelet(t *testing.T, c *testcluster.Cluster) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan struct{})
+	t.Cleanup(func() { cancel(); <-stopped })
+	w, err := c.Client.Watch(ctx, &corev1.PodList{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(stopped)
+		defer w.Stop()
+		next := 1
+		for e := range w.ResultChan() {
+			p, ok := e.Object.(*corev1.Pod)
+			if !ok || e.Type == "DELETED" {
+				continue
+			}
+			p = p.DeepCopy()
+			switch {
+			case p.DeletionTimestamp != nil:
+				err = c.Client.Delete(ctx, p, client.GracePeriodSeconds(0))
+			case p.Status.Phase == corev1.PodPending || p.Status.Phase == "":
+				p.Status.Phase = corev1.PodRunning
+				p.Status.PodIP = netip.AddrFrom4([4]byte{10, 244, byte(next >> 8), byte(next)}).String()
+				p.Status.PodIPs = []corev1.PodIP{{IP: p.Status.PodIP}}
+				next++
+				p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
+				err = c.Client.Status().Update(ctx, p)
+			}
+			if err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+				t.Errorf("kubelet: %v", err)
+			}
+		}
+	}()
+}
+
+func newDeployment(namespace, name string, replicas int32, image string) *appsv1.Deployment {
+	labels := map[string]string{"app": name}
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: image}}},
+			},
+		},
+	}
+}
+
+func complete(d *appsv1.Deployment) bool {
+	s, n := d.Status, *d.Spec.Replicas
+	return s.ObservedGeneration == d.Generation && s.Replicas == n && s.UpdatedReplicas == n && s.AvailableReplicas == n
+}
+
+func TestDeploymentFromCreationToDeletion(t *testing.T) {
+	c := start(t)
+	kubelet(t, c)
+	ctx := context.Background()
+	create(t, c, newDeployment("default", "web", 3, "web:1"), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Labels: map[string]string{"team": "a"}},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "web"}, Ports: []corev1.ServicePort{{Port: 80}}},
+	})
+	web := func() *appsv1.Deployment { return get(t, c, "default", "web", &appsv1.Deployment{}) }
+	rollout := func(what string) {
+		t.Helper()
+		eventually(t, c, what, &appsv1.DeploymentList{}, func() bool { return complete(web()) })
+	}
+	rollout("first rollout")
+	if r := web().Annotations["deployment.kubernetes.io/revision"]; r != "1" {
+		t.Errorf("revision %q, want 1", r)
+	}
+
+	eventually(t, c, "endpoints", &discoveryv1.EndpointSliceList{}, func() bool {
+		var list discoveryv1.EndpointSliceList
+		if err := c.Client.List(ctx, &list, client.InNamespace("default"), client.MatchingLabels{discoveryv1.LabelServiceName: "web"}); err != nil {
+			t.Fatal(err)
+		}
+		ready := 0
+		for _, s := range list.Items {
+			for _, e := range s.Endpoints {
+				if *e.Conditions.Ready && len(s.Ports) == 1 && *s.Ports[0].Port == 80 && s.Labels["team"] == "a" {
+					ready++
+				}
+			}
+		}
+		return ready == 3
+	})
+
+	scaled := web()
+	scaled.Spec.Replicas = ptr.To[int32](5)
+	scaled.Spec.Template.Spec.Containers[0].Image = "web:2"
+	if err := c.Client.Update(ctx, scaled); err != nil {
+		t.Fatal(err)
+	}
+	rollout("second rollout")
+	if r := web().Annotations["deployment.kubernetes.io/revision"]; r != "2" {
+		t.Errorf("revision %q, want 2", r)
+	}
+
+	// A rollback is the old template again: its ReplicaSet becomes revision 3.
+	back := web()
+	back.Spec.Template.Spec.Containers[0].Image = "web:1"
+	if err := c.Client.Update(ctx, back); err != nil {
+		t.Fatal(err)
+	}
+	rollout("rollback")
+	var sets appsv1.ReplicaSetList
+	if err := c.Client.List(ctx, &sets, client.InNamespace("default")); err != nil {
+		t.Fatal(err)
+	}
+	if len(sets.Items) != 2 {
+		t.Errorf("%d replica sets, want 2", len(sets.Items))
+	}
+	for _, s := range sets.Items {
+		if *s.Spec.Replicas == 5 && s.Annotations["deployment.kubernetes.io/revision-history"] != "1" {
+			t.Errorf("revision history of %s is %q, want 1", s.Name, s.Annotations["deployment.kubernetes.io/revision-history"])
+		}
+	}
+
+	if err := c.Client.Delete(ctx, web()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, "collection of the pods", &corev1.PodList{}, func() bool {
+		var pods corev1.PodList
+		if err := c.Client.List(ctx, &pods, client.InNamespace("default")); err != nil {
+			t.Fatal(err)
+		}
+		return len(pods.Items) == 0
+	})
+}
+
+func TestNamespaceFromCreationToDeletion(t *testing.T) {
+	c := start(t)
+	ctx := context.Background()
+	create(t, c, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team"}})
+	eventually(t, c, "default service account", &corev1.ServiceAccountList{}, func() bool {
+		return c.Client.Get(ctx, types.NamespacedName{Namespace: "team", Name: "default"}, &corev1.ServiceAccount{}) == nil
+	})
+	eventually(t, c, "root CA", &corev1.ConfigMapList{}, func() bool {
+		var m corev1.ConfigMap
+		return c.Client.Get(ctx, types.NamespacedName{Namespace: "team", Name: "kube-root-ca.crt"}, &m) == nil && m.Data["ca.crt"] == string(c.PKI.CA.PEM)
+	})
+	create(t, c, newDeployment("team", "web", 2, "web:1"))
+	eventually(t, c, "pods", &corev1.PodList{}, func() bool {
+		var pods corev1.PodList
+		return c.Client.List(ctx, &pods, client.InNamespace("team")) == nil && len(pods.Items) == 2
+	})
+	if err := c.Client.Delete(ctx, get(t, c, "", "team", &corev1.Namespace{})); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, "end of the namespace", &corev1.NamespaceList{}, func() bool {
+		return apierrors.IsNotFound(c.Client.Get(ctx, types.NamespacedName{Name: "team"}, &corev1.Namespace{}))
+	})
+}
+
+func TestNodesGetRanges(t *testing.T) {
+	c := start(t)
+	create(t, c, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}})
+	eventually(t, c, "ranges", &corev1.NodeList{}, func() bool {
+		a, b := get(t, c, "", "a", &corev1.Node{}), get(t, c, "", "b", &corev1.Node{})
+		return a.Spec.PodCIDR != "" && b.Spec.PodCIDR != "" && a.Spec.PodCIDR != b.Spec.PodCIDR
+	})
+}
