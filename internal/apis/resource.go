@@ -47,7 +47,7 @@ type Resource struct {
 	PrepareCreate func(ctx context.Context, obj Object)
 	// PrepareUpdate runs after the generic rules (status taken from old,
 	// metadata system fields kept, generation counted).
-	PrepareUpdate  func(ctx context.Context, obj, old Object)
+	PrepareUpdate func(ctx context.Context, obj, old Object)
 	// Validate checks all but metadata, on create and, where ValidateUpdate is
 	// nil, on update.
 	Validate func(ctx context.Context, obj Object) field.ErrorList
