@@ -1,10 +1,17 @@
 package admissionregistration
 
 import (
+	"context"
+
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
+	"skiff/internal/apis/columns"
 )
 
 func mutatingAdmissionPolicyBinding() *apis.Resource {
@@ -19,5 +26,26 @@ func mutatingAdmissionPolicyBinding() *apis.Resource {
 		},
 		NewList:    func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyBindingList{} },
 		Generation: true,
+		Default:    func(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
+		Validate:   validateMutatingAdmissionPolicyBinding,
+		Columns: []metav1.TableColumnDefinition{
+			columns.Name(),
+			columns.String("PolicyName", "PolicyName indicates the policy definition which the policy binding binded to"),
+			columns.String("ParamRef", "ParamRef indicates the param resource which sets the configration param"),
+			columns.AgeColumn(),
+		},
+		Cells: func(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) []any {
+			return []any{b.Name, b.Spec.PolicyName, paramRefCell(b.Spec.ParamRef), columns.Age(b.CreationTimestamp)}
+		},
 	}.Resource()
+}
+
+func validateMutatingAdmissionPolicyBinding(_ context.Context, b *admissionregistrationv1.MutatingAdmissionPolicyBinding) field.ErrorList {
+	s, path := &b.Spec, field.NewPath("spec")
+	errs := checks.RequiredName(s.PolicyName, path.Child("policyName"), utilvalidation.IsDNS1123Subdomain)
+	errs = append(errs, validateParamRef(s.ParamRef, path.Child("paramRef"))...)
+	if s.MatchResources != nil {
+		errs = append(errs, validateMatch(s.MatchResources, path.Child("matchResources"))...)
+	}
+	return errs
 }

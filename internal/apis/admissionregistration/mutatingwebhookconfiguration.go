@@ -1,10 +1,17 @@
 package admissionregistration
 
 import (
+	"context"
+
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
+	"skiff/internal/apis/columns"
+	"skiff/internal/apis/fill"
 )
 
 func mutatingWebhookConfiguration() *apis.Resource {
@@ -17,7 +24,38 @@ func mutatingWebhookConfiguration() *apis.Resource {
 		New: func() *admissionregistrationv1.MutatingWebhookConfiguration {
 			return &admissionregistrationv1.MutatingWebhookConfiguration{}
 		},
-		NewList:    func() runtime.Object { return &admissionregistrationv1.MutatingWebhookConfigurationList{} },
-		Generation: true,
+		NewList:                func() runtime.Object { return &admissionregistrationv1.MutatingWebhookConfigurationList{} },
+		Generation:             true,
+		RequireResourceVersion: true,
+		Default: func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
+			for i := range c.Webhooks {
+				w := &c.Webhooks[i]
+				shared := common(w)
+				defaultWebhook(&shared)
+				w.FailurePolicy, w.MatchPolicy, w.TimeoutSeconds = shared.FailurePolicy, shared.MatchPolicy, shared.TimeoutSeconds
+				w.NamespaceSelector, w.ObjectSelector = shared.NamespaceSelector, shared.ObjectSelector
+				fill.Pointer(&w.ReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)
+			}
+		},
+		Validate: func(_ context.Context, c *admissionregistrationv1.MutatingWebhookConfiguration) field.ErrorList {
+			var errs field.ErrorList
+			shared := make([]admissionregistrationv1.ValidatingWebhook, len(c.Webhooks))
+			for i := range c.Webhooks {
+				shared[i] = common(&c.Webhooks[i])
+				if p := c.Webhooks[i].ReinvocationPolicy; p != nil {
+					errs = append(errs, checks.Enum(*p, field.NewPath("webhooks").Index(i).Child("reinvocationPolicy"),
+						admissionregistrationv1.IfNeededReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)...)
+				}
+			}
+			return append(errs, validateWebhooks(shared)...)
+		},
+		Columns: []metav1.TableColumnDefinition{
+			columns.Name(),
+			columns.Integer("Webhooks", "Webhooks indicates the number of webhooks registered in this configuration"),
+			columns.AgeColumn(),
+		},
+		Cells: func(c *admissionregistrationv1.MutatingWebhookConfiguration) []any {
+			return []any{c.Name, int64(len(c.Webhooks)), columns.Age(c.CreationTimestamp)}
+		},
 	}.Resource()
 }

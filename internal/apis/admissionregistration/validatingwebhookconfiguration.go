@@ -1,10 +1,15 @@
 package admissionregistration
 
 import (
+	"context"
+
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/columns"
 )
 
 func validatingWebhookConfiguration() *apis.Resource {
@@ -17,7 +22,24 @@ func validatingWebhookConfiguration() *apis.Resource {
 		New: func() *admissionregistrationv1.ValidatingWebhookConfiguration {
 			return &admissionregistrationv1.ValidatingWebhookConfiguration{}
 		},
-		NewList:    func() runtime.Object { return &admissionregistrationv1.ValidatingWebhookConfigurationList{} },
-		Generation: true,
+		NewList:                func() runtime.Object { return &admissionregistrationv1.ValidatingWebhookConfigurationList{} },
+		Generation:             true,
+		RequireResourceVersion: true,
+		Default: func(c *admissionregistrationv1.ValidatingWebhookConfiguration) {
+			for i := range c.Webhooks {
+				defaultWebhook(&c.Webhooks[i])
+			}
+		},
+		Validate: func(_ context.Context, c *admissionregistrationv1.ValidatingWebhookConfiguration) field.ErrorList {
+			return validateWebhooks(c.Webhooks)
+		},
+		Columns: []metav1.TableColumnDefinition{
+			columns.Name(),
+			columns.Integer("Webhooks", "Webhooks indicates the number of webhooks registered in this configuration"),
+			columns.AgeColumn(),
+		},
+		Cells: func(c *admissionregistrationv1.ValidatingWebhookConfiguration) []any {
+			return []any{c.Name, int64(len(c.Webhooks)), columns.Age(c.CreationTimestamp)}
+		},
 	}.Resource()
 }

@@ -1,0 +1,249 @@
+package admissionregistration
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skiff/internal/apis/checks"
+	"skiff/internal/apis/fill"
+)
+
+func defaultRule(r *admissionregistrationv1.Rule) {
+	fill.Pointer(&r.Scope, admissionregistrationv1.AllScopes)
+}
+
+func defaultMatch(m *admissionregistrationv1.MatchResources) {
+	if m == nil {
+		return
+	}
+	fill.Pointer(&m.MatchPolicy, admissionregistrationv1.Equivalent)
+	fill.Pointer(&m.NamespaceSelector, metav1.LabelSelector{})
+	fill.Pointer(&m.ObjectSelector, metav1.LabelSelector{})
+	for i := range m.ResourceRules {
+		defaultRule(&m.ResourceRules[i].Rule)
+	}
+	for i := range m.ExcludeResourceRules {
+		defaultRule(&m.ExcludeResourceRules[i].Rule)
+	}
+}
+
+func validateMatch(m *admissionregistrationv1.MatchResources, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if m.MatchPolicy == nil {
+		errs = append(errs, field.Required(path.Child("matchPolicy"), ""))
+	} else {
+		errs = append(errs, checks.Enum(*m.MatchPolicy, path.Child("matchPolicy"), admissionregistrationv1.Equivalent, admissionregistrationv1.Exact)...)
+	}
+	errs = append(errs, validateSelectors(m.NamespaceSelector, m.ObjectSelector, path)...)
+	for i := range m.ResourceRules {
+		errs = append(errs, validateNamedRule(&m.ResourceRules[i], path.Child("resourceRules").Index(i))...)
+	}
+	for i := range m.ExcludeResourceRules {
+		errs = append(errs, validateNamedRule(&m.ExcludeResourceRules[i], path.Child("excludeResourceRules").Index(i))...)
+	}
+	return errs
+}
+
+func validateSelectors(namespace, object *metav1.LabelSelector, path *field.Path) field.ErrorList {
+	errs := metav1validation.ValidateLabelSelector(namespace, metav1validation.LabelSelectorValidationOptions{}, path.Child("namespaceSelector"))
+	return append(errs, metav1validation.ValidateLabelSelector(object, metav1validation.LabelSelectorValidationOptions{}, path.Child("objectSelector"))...)
+}
+
+func validateNamedRule(r *admissionregistrationv1.NamedRuleWithOperations, path *field.Path) field.ErrorList {
+	errs := validateRule(&r.RuleWithOperations, path)
+	for i, name := range r.ResourceNames {
+		at := path.Child("resourceNames").Index(i)
+		errs = append(errs, checks.RequiredName(name, at, utilvalidation.IsDNS1123Subdomain)...)
+		if slices.Index(r.ResourceNames, name) < i {
+			errs = append(errs, field.Duplicate(at, name))
+		}
+	}
+	return errs
+}
+
+func validateRule(r *admissionregistrationv1.RuleWithOperations, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if len(r.Operations) == 0 {
+		errs = append(errs, field.Required(path.Child("operations"), ""))
+	}
+	all := slices.Contains(r.Operations, admissionregistrationv1.OperationAll)
+	if all && len(r.Operations) > 1 {
+		errs = append(errs, field.Invalid(path.Child("operations"), r.Operations, "if '*' is present, must not specify other operations"))
+	}
+	for i, operation := range r.Operations {
+		errs = append(errs, checks.Enum(operation, path.Child("operations").Index(i), admissionregistrationv1.OperationAll,
+			admissionregistrationv1.Connect, admissionregistrationv1.Create, admissionregistrationv1.Delete, admissionregistrationv1.Update)...)
+	}
+	errs = append(errs, validateNames(r.APIGroups, path.Child("apiGroups"), "groups", false)...)
+	errs = append(errs, validateNames(r.APIVersions, path.Child("apiVersions"), "versions", true)...)
+	if len(r.Resources) == 0 {
+		errs = append(errs, field.Required(path.Child("resources"), ""))
+	}
+	for i, name := range r.Resources {
+		if name == "" {
+			errs = append(errs, field.Required(path.Child("resources").Index(i), ""))
+		}
+		if name == "*/*" && len(r.Resources) > 1 {
+			errs = append(errs, field.Invalid(path.Child("resources"), r.Resources, "if '*/*' is present, must not specify other resources"))
+		}
+	}
+	if r.Scope != nil {
+		errs = append(errs, checks.Enum(*r.Scope, path.Child("scope"),
+			admissionregistrationv1.AllScopes, admissionregistrationv1.ClusterScope, admissionregistrationv1.NamespacedScope)...)
+	}
+	return errs
+}
+
+// validateNames checks a list in which "*" stands for all and stands alone;
+// nonempty refuses empty entries (the core group's name is empty).
+func validateNames(names []string, path *field.Path, what string, nonempty bool) field.ErrorList {
+	var errs field.ErrorList
+	if len(names) == 0 {
+		return field.ErrorList{field.Required(path, "")}
+	}
+	if len(names) > 1 && slices.Contains(names, "*") {
+		errs = append(errs, field.Invalid(path, names, "if '*' is present, must not specify other API "+what))
+	}
+	for i, name := range names {
+		if nonempty && name == "" {
+			errs = append(errs, field.Required(path.Index(i), ""))
+		}
+	}
+	return errs
+}
+
+func validateConditions(conditions []admissionregistrationv1.MatchCondition, path *field.Path) field.ErrorList {
+	const maxConditions = 64
+	if len(conditions) > maxConditions {
+		return field.ErrorList{field.TooMany(path, len(conditions), maxConditions)}
+	}
+	var errs field.ErrorList
+	seen := map[string]bool{}
+	for i, c := range conditions {
+		at := path.Index(i)
+		errs = append(errs, checks.QualifiedName(c.Name, at.Child("name"))...)
+		if strings.TrimSpace(c.Expression) == "" {
+			errs = append(errs, field.Required(at.Child("expression"), ""))
+		}
+		if c.Name != "" && seen[c.Name] {
+			errs = append(errs, field.Duplicate(at.Child("name"), c.Name))
+		}
+		seen[c.Name] = true
+	}
+	return errs
+}
+
+func validateParamKind(p *admissionregistrationv1.ParamKind, path *field.Path) field.ErrorList {
+	if p == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if p.APIVersion == "" {
+		errs = append(errs, field.Required(path.Child("apiVersion"), ""))
+	} else if gv, err := schema.ParseGroupVersion(p.APIVersion); err != nil {
+		errs = append(errs, field.Invalid(path.Child("apiVersion"), p.APIVersion, err.Error()))
+	} else {
+		errs = append(errs, checks.Name(gv.Version, path.Child("apiVersion"), utilvalidation.IsDNS1035Label)...)
+	}
+	lower := func(kind string) []string { return utilvalidation.IsDNS1035Label(strings.ToLower(kind)) }
+	return append(errs, checks.RequiredName(p.Kind, path.Child("kind"), lower)...)
+}
+
+func validateParamRef(p *admissionregistrationv1.ParamRef, path *field.Path) field.ErrorList {
+	if p == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	switch {
+	case p.Name != "" && p.Selector != nil:
+		errs = append(errs, field.Forbidden(path.Child("name"), "name and selector are mutually exclusive"))
+	case p.Name == "" && p.Selector == nil:
+		errs = append(errs, field.Required(path, "one of name or selector must be specified"))
+	case p.Name != "":
+		errs = append(errs, checks.Name(p.Name, path.Child("name"), utilvalidation.IsDNS1123Subdomain)...)
+	default:
+		errs = append(errs, metav1validation.ValidateLabelSelector(p.Selector, metav1validation.LabelSelectorValidationOptions{}, path.Child("selector"))...)
+	}
+	if p.ParameterNotFoundAction == nil {
+		return append(errs, field.Required(path.Child("parameterNotFoundAction"), ""))
+	}
+	return append(errs, checks.Enum(*p.ParameterNotFoundAction, path.Child("parameterNotFoundAction"), admissionregistrationv1.AllowAction, admissionregistrationv1.DenyAction)...)
+}
+
+// paramRefCell returns the parameters that a binding names, as namespace/name.
+func paramRefCell(p *admissionregistrationv1.ParamRef) string {
+	switch {
+	case p == nil:
+		return "<unset>"
+	case p.Name != "" && p.Namespace != "":
+		return p.Namespace + "/" + p.Name
+	case p.Name != "":
+		return "*/" + p.Name
+	}
+	return metav1.FormatLabelSelector(p.Selector)
+}
+
+func paramKindCell(p *admissionregistrationv1.ParamKind) string {
+	if p == nil {
+		return "<unset>"
+	}
+	return p.APIVersion + "/" + p.Kind
+}
+
+func validateClientConfig(c *admissionregistrationv1.WebhookClientConfig, path *field.Path) field.ErrorList {
+	if (c.URL == nil) == (c.Service == nil) {
+		return field.ErrorList{field.Required(path, "exactly one of url or service is required")}
+	}
+	if c.URL != nil {
+		return validateURL(*c.URL, path.Child("url"))
+	}
+	var errs field.ErrorList
+	path = path.Child("service")
+	if c.Service.Name == "" {
+		errs = append(errs, field.Required(path.Child("name"), "service name is required"))
+	}
+	if c.Service.Namespace == "" {
+		errs = append(errs, field.Required(path.Child("namespace"), "service namespace is required"))
+	}
+	if c.Service.Port != nil && len(utilvalidation.IsValidPortNum(int(*c.Service.Port))) > 0 {
+		errs = append(errs, field.Invalid(path.Child("port"), *c.Service.Port, "port is not valid: must be between 1 and 65535, inclusive"))
+	}
+	if c.Service.Path != nil && !strings.HasPrefix(*c.Service.Path, "/") {
+		errs = append(errs, field.Invalid(path.Child("path"), *c.Service.Path, "must start with a '/'"))
+	}
+	return errs
+}
+
+func validateURL(s string, path *field.Path) field.ErrorList {
+	const form = "; desired format: https://host[/path]"
+	u, err := url.Parse(s)
+	if err != nil {
+		return field.ErrorList{field.Required(path, "url must be a valid URL: "+err.Error()+form)}
+	}
+	var errs field.ErrorList
+	refuse := func(v any, detail string) { errs = append(errs, field.Invalid(path, v, detail)) }
+	if u.Scheme != "https" {
+		refuse(u.Scheme, "'https' is the only allowed URL scheme"+form)
+	}
+	if u.Host == "" {
+		refuse(u.Host, "host must be specified"+form)
+	}
+	if u.User != nil {
+		refuse(u.User.String(), "user information is not permitted in the URL")
+	}
+	if u.Fragment != "" {
+		refuse(u.Fragment, "fragments are not permitted in the URL")
+	}
+	if u.RawQuery != "" {
+		refuse(u.RawQuery, "query parameters are not permitted in the URL")
+	}
+	return errs
+}
