@@ -114,18 +114,6 @@ func (c *Config) configFile() string { return filepath.Join(c.DataDir, "containe
 func (c *Config) logFile() string    { return filepath.Join(c.DataDir, "containerd.log") }
 func (c *Config) pidFile() string    { return filepath.Join(c.StateDir, "containerd.pid") }
 
-// disabled are plug-ins that no pod needs: NRI, tracing, image verification and
-// the restart monitor only cost memory; the further snapshotters probe the
-// machine at each start.
-var disabled = []string{
-	"io.containerd.internal.v1.opt",
-	"io.containerd.internal.v1.restart",
-	"io.containerd.internal.v1.tracing",
-	"io.containerd.nri.v1.nri",
-	"io.containerd.snapshotter.v1.native",
-	"io.containerd.tracing.processor.v1.otlp",
-}
-
 // toml renders containerd's configuration file.
 func (c *Config) toml() ([]byte, error) {
 	type table = map[string]any
@@ -134,11 +122,10 @@ func (c *Config) toml() ([]byte, error) {
 		oomScore = -999
 	}
 	return toml.Marshal(table{
-		"version":          4,
-		"root":             c.RootDir(),
-		"state":            filepath.Join(c.StateDir, "containerd"),
-		"oom_score":        oomScore,
-		"disabled_plugins": disabled,
+		"version":   4,
+		"root":      c.RootDir(),
+		"state":     filepath.Join(c.StateDir, "containerd"),
+		"oom_score": oomScore,
 		"required_plugins": []string{
 			"io.containerd.grpc.v1.cri",
 			"io.containerd.snapshotter.v1.overlayfs",
