@@ -1,10 +1,16 @@
 package resource
 
 import (
+	"context"
+
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/columns"
 )
 
 func resourceClaimTemplate() *apis.Resource {
@@ -16,5 +22,16 @@ func resourceClaimTemplate() *apis.Resource {
 		Version: "v1",
 		New:     func() *resourcev1.ResourceClaimTemplate { return &resourcev1.ResourceClaimTemplate{} },
 		NewList: func() runtime.Object { return &resourcev1.ResourceClaimTemplateList{} },
+		Default: func(t *resourcev1.ResourceClaimTemplate) { defaultClaimSpec(&t.Spec.Spec) },
+		Validate: func(_ context.Context, t *resourcev1.ResourceClaimTemplate) field.ErrorList {
+			return validateClaimSpec(&t.Spec.Spec, field.NewPath("spec", "spec"))
+		},
+		ValidateUpdate: func(_ context.Context, t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {
+			return validation.ValidateImmutableField(t.Spec, old.Spec, field.NewPath("spec"))
+		},
+		Columns: []metav1.TableColumnDefinition{columns.Name(), columns.AgeColumn()},
+		Cells: func(t *resourcev1.ResourceClaimTemplate) []any {
+			return []any{t.Name, columns.Age(t.CreationTimestamp)}
+		},
 	}.Resource()
 }
