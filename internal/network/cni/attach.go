@@ -165,8 +165,11 @@ func (p *pod) connect(c *netConf, args *skel.CmdArgs, addrs []netip.Addr) (*curr
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", name, err)
 	}
-	if err := netlink.LinkSetIsolated(host, true); err != nil {
-		return nil, fmt.Errorf("isolate interface %s: %w", name, err)
+	// Where the kernel passes bridged packets through the IP rules
+	// (bridge-nf-call-iptables), one that a Service sends back to the pod it
+	// came from does not rise to the node's routing: the bridge turns it around.
+	if err := netlink.LinkSetHairpin(host, true); err != nil {
+		return nil, fmt.Errorf("hairpin mode of interface %s: %w", name, err)
 	}
 	if err := netlink.LinkSetUp(host); err != nil {
 		return nil, fmt.Errorf("interface %s: %w", name, err)
@@ -227,9 +230,14 @@ func (p *pod) configure(ifName string, addrs []netip.Addr, ranges []Range) (netl
 	return link, nil
 }
 
+// enableIPv6 also has the pod ignore the gateway's hints that another pod is on
+// the same link: packets between pods must pass the node's rules.
 func (p *pod) enableIPv6(ifName string) error {
 	return InNamespace(int(p.ns), func() error {
-		return os.WriteFile("/proc/sys/net/ipv6/conf/"+ifName+"/disable_ipv6", []byte("0"), 0)
+		dir := "/proc/sys/net/ipv6/conf/" + ifName
+		return errors.Join(
+			os.WriteFile(dir+"/disable_ipv6", []byte("0"), 0),
+			os.WriteFile(dir+"/accept_redirects", []byte("0"), 0))
 	})
 }
 

@@ -4,8 +4,8 @@
 //
 // Pods see no neighbours: their address is theirs alone (/32 or /128) and all
 // packets go to the gateway, so the node's rules for Services and policies
-// apply between pods of one node as well, and the bridge's ports are isolated
-// from each other.
+// apply between pods of one node as well, whether the kernel passes bridged
+// packets through them or not.
 package cni
 
 import (
