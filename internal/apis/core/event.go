@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -36,6 +37,7 @@ func events() *apis.Resource {
 			Validate: validateNewEvent,
 		}},
 		AllowCreateOnUpdate: true,
+		ValidateName:        path.ValidatePathSegmentName,
 		Validate:            func(_ context.Context, e *corev1.Event) field.ErrorList { return validateEvent(e) },
 		TTL:                 func(*corev1.Event) int64 { return eventSeconds },
 		Columns: []metav1.TableColumnDefinition{

@@ -103,6 +103,17 @@ func TestPullPolicy(t *testing.T) {
 	}
 }
 
+func TestSubscripted(t *testing.T) {
+	for path, want := range map[string][2]string{
+		"metadata.labels['a']": {"metadata.labels", "a"}, "metadata.labels['']": {"metadata.labels", ""},
+		"metadata.labels": {"metadata.labels", ""}, "['a']": {"['a']", ""}, "x['": {"x['", ""}, "x[']": {"x[']", ""},
+	} {
+		if field, key, _ := subscripted(path); field != want[0] || key != want[1] {
+			t.Errorf("%s: %q %q, want %q", path, field, key, want)
+		}
+	}
+}
+
 func TestPodQOS(t *testing.T) {
 	list := func(cpu, memory string) corev1.ResourceList {
 		l := corev1.ResourceList{}
@@ -288,6 +299,51 @@ func TestValidatePod(t *testing.T) {
 			[]string{`metadata.annotations[kubernetes.io/config.mirror]: Invalid value: "x": must set spec.nodeName if mirror pod annotation is set`}},
 		"deletion cost": {func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.PodDeletionCost: "+1"} },
 			[]string{`metadata.annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: "+1": must be a 32bit integer`}},
+		"seccomp annotation": {func(p *corev1.Pod) {
+			p.Annotations = map[string]string{corev1.SeccompContainerAnnotationKeyPrefix + "c": "unconfined"}
+			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: "RuntimeDefault"}}
+		}, []string{"spec.containers[0].securityContext.seccompProfile.type: Forbidden: seccomp type in annotation and field must match"}},
+		"AppArmor annotation": {func(p *corev1.Pod) {
+			p.Annotations = map[string]string{corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix + "d": "x"}
+		}, []string{
+			`metadata.annotations[container.apparmor.security.beta.kubernetes.io/d]: Invalid value: "d": container not found`,
+			`metadata.annotations[container.apparmor.security.beta.kubernetes.io/d]: Invalid value: "x": invalid AppArmor profile name: "x"`,
+		}},
+		"AppArmor": {func(p *corev1.Pod) {
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{AppArmorProfile: &corev1.AppArmorProfile{Type: "Localhost", LocalhostProfile: ptr.To(" x")}}
+		}, []string{`spec.securityContext.appArmorProfile.localhostProfile: Invalid value: " x": must not be padded with whitespace`}},
+		"downward file": {volume(corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{
+			{Path: "..x"}, {Path: "y", ResourceFieldRef: &corev1.ResourceFieldSelector{ContainerName: "c", Resource: "limits.cpu", Divisor: resource.MustParse("2")}},
+		}}}), []string{
+			`spec.volumes[0].downwardAPI.path: Invalid value: "..x": must not start with '..'`,
+			"spec.volumes[0].downwardAPI: Required value: one of fieldRef and resourceFieldRef is required",
+			`spec.volumes[0].downwardAPI.resourceFieldRef.divisor: Invalid value: "limits.cpu": only divisor's values 1m and 1 are supported with the cpu resource`,
+		}},
+		"projected paths meet": {volume(corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "s"}, Items: []corev1.KeyToPath{{Key: "k", Path: "p"}}}},
+			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "m"}, Items: []corev1.KeyToPath{{Key: "k", Path: "p"}}}},
+		}}}), []string{`spec.volumes[0].projected: Invalid value: "m": conflicting duplicate paths`}},
+		"ephemeral volume": {volume(corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{
+			Spec: corev1.PersistentVolumeClaimSpec{AccessModes: []corev1.PersistentVolumeAccessMode{"ReadWriteOnce"}},
+		}}}), []string{"spec.volumes[0].ephemeral.volumeClaimTemplate.spec.resources[storage]: Required value"}},
+		"claim of the ephemeral volume": {func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{
+				{Name: "e", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}},
+				{Name: "c", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "p-e"}}},
+			}
+		}, []string{
+			"spec.volumes[0].ephemeral.volumeClaimTemplate: Required value",
+			`spec.volumes[1].persistentVolumeClaim.claimName: Invalid value: "p-e": must not reference a PVC that gets created for an ephemeral volume`,
+		}},
+		"iscsi": {volume(corev1.VolumeSource{ISCSI: &corev1.ISCSIVolumeSource{TargetPortal: "p", IQN: "iqn.x", Lun: 256, SessionCHAPAuth: true}}), []string{
+			`spec.volumes[0].iscsi.iqn: Invalid value: "iqn.x": must be valid format`,
+			"spec.volumes[0].iscsi.lun: Invalid value: 256: must be between 0 and 255, inclusive",
+			"spec.volumes[0].iscsi.secretRef: Required value",
+		}},
+		"propagation": {func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "v"}}
+			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v", MountPropagation: ptr.To(corev1.MountPropagationBidirectional)}}
+		}, []string{"spec.containers[0].volumeMounts.mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers"}},
 		"claims": {func(p *corev1.Pod) {
 			p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "a", ResourceClaimName: ptr.To("x")}}
 			p.Spec.Containers[0].Resources.Claims = []corev1.ResourceClaim{{Name: "b"}}
@@ -332,7 +388,12 @@ func TestValidatePodUpdate(t *testing.T) {
 		"gated selector grows": {gated, func(p *corev1.Pod) { p.Spec.NodeSelector["y"] = "2" }, nil},
 		"gated selector changes": {gated, func(p *corev1.Pod) { p.Spec.NodeSelector["x"] = "2" },
 			[]string{`spec.nodeSelector: Invalid value: {"x":"2"}: only additions to spec.nodeSelector are allowed (no mutations or deletions)`}},
-		"old mistake": {func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.PodDeletionCost: "x"} }, func(p *corev1.Pod) { p.Labels = map[string]string{"a": "b"} }, nil},
+		"gated affinity changes": {func(p *corev1.Pod) { gated(p); p.Spec.Affinity = onNodes("a") }, func(p *corev1.Pod) { p.Spec.Affinity = onNodes("b") },
+			[]string{`spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]: Invalid value: {"matchExpressions":[{"key":"b","operator":"Exists"}]}: only additions are allowed (no mutations or deletions)`}},
+		"gated affinity grows": {func(p *corev1.Pod) { gated(p); p.Spec.Affinity = onNodes("a") }, func(p *corev1.Pod) { p.Spec.Affinity = onNodes("a", "b") }, nil},
+		"gated affinity comes": {gated, func(p *corev1.Pod) { p.Spec.Affinity = onNodes("a") }, nil},
+		"affinity comes":       {nil, func(p *corev1.Pod) { p.Spec.Affinity = onNodes("a") }, []string{other}},
+		"old mistake":          {func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.PodDeletionCost: "x"} }, func(p *corev1.Pod) { p.Labels = map[string]string{"a": "b"} }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.old == nil {
@@ -345,6 +406,15 @@ func TestValidatePodUpdate(t *testing.T) {
 			check(t, validatePodUpdate(pod, old), c.want...)
 		})
 	}
+}
+
+// onNodes requires nodes with labels.
+func onNodes(keys ...string) *corev1.Affinity {
+	var term corev1.NodeSelectorTerm
+	for _, key := range keys {
+		term.MatchExpressions = append(term.MatchExpressions, corev1.NodeSelectorRequirement{Key: key, Operator: corev1.NodeSelectorOpExists})
+	}
+	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{term}}}}
 }
 
 func TestPodStatusUpdate(t *testing.T) {

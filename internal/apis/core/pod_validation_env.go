@@ -2,7 +2,6 @@ package core
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -96,13 +95,13 @@ func (c *podCheck) fileKeyRef(at *field.Path, ref *corev1.FileKeySelector) {
 	}
 }
 
-// subscripted matches metadata.labels['key'] and the like.
+// subscripted takes metadata.labels['key'] and the like apart.
 func subscripted(path string) (field, key string, ok bool) {
-	m := regexp.MustCompile(`^(.*)\['(.*)'\]$`).FindStringSubmatch(path)
-	if m == nil || m[1] == "" {
+	i := strings.LastIndex(path, "['")
+	if i <= 0 || !strings.HasSuffix(path, "']") || len(path) < i+len("['']") {
 		return path, "", false
 	}
-	return m[1], m[2], true
+	return path[:i], path[i+2 : len(path)-2], true
 }
 
 // fieldRef checks a reference to a field of the pod, one of those allowed or

@@ -1,0 +1,211 @@
+package core_test
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
+
+	"skiff/internal/cluster/testcluster"
+)
+
+// api starts a server with a namespace for the test.
+func api(t *testing.T) (c *kubernetes.Clientset, namespace string) {
+	t.Helper()
+	c, err := kubernetes.NewForConfig(testcluster.Start(t).Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	namespace = "actions"
+	if _, err := c.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.CoreV1().ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return c, namespace
+}
+
+func must[T any](value T, err error) func(t *testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}
+
+func pod(name string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "a"}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{
+			Name: "c", Image: "registry.local/app:1",
+			Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("1")}},
+		}}},
+	}
+}
+
+func TestActionsOnPods(t *testing.T) {
+	c, ns := api(t)
+	ctx, pods := t.Context(), c.CoreV1().Pods(ns)
+	created := must(pods.Create(ctx, pod("p"), metav1.CreateOptions{}))(t)
+	if created.Status.Phase != corev1.PodPending || created.Status.QOSClass != corev1.PodQOSBurstable || created.Generation != 1 {
+		t.Errorf("a new pod has generation %d and status %+v", created.Generation, created.Status)
+	}
+
+	binding := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}
+	if err := pods.Bind(ctx, binding, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	bound := must(pods.Get(ctx, "p", metav1.GetOptions{}))(t)
+	if bound.Spec.NodeName != "n" || len(bound.Status.Conditions) != 1 || bound.Status.Conditions[0].Type != corev1.PodScheduled {
+		t.Errorf("the bound pod is on %q with %+v", bound.Spec.NodeName, bound.Status.Conditions)
+	}
+	if err := pods.Bind(ctx, binding, metav1.CreateOptions{}); !apierrors.IsConflict(err) {
+		t.Errorf("binding again: %v", err)
+	}
+	binding.Target.Name = ""
+	if err := pods.Bind(ctx, binding, metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
+		t.Errorf("binding to nothing: %v", err)
+	}
+	must(pods.Create(ctx, pod("q"), metav1.CreateOptions{}))(t)
+	old := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Target: corev1.ObjectReference{Name: "m"}}
+	if err := c.CoreV1().RESTClient().Post().Namespace(ns).Resource("bindings").Body(old).Do(ctx).Error(); err != nil {
+		t.Errorf("binding the old way: %v", err)
+	}
+	if q := must(pods.Get(ctx, "q", metav1.GetOptions{}))(t); q.Spec.NodeName != "m" {
+		t.Errorf("bound the old way the pod is on %q", q.Spec.NodeName)
+	}
+	byNode := must(pods.List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=n,status.phase=Pending"}))(t)
+	if len(byNode.Items) != 1 {
+		t.Errorf("%d pods by node", len(byNode.Items))
+	}
+
+	bound.Spec.Containers[0].Resources.Requests["cpu"] = resource.MustParse("2")
+	resized := must(pods.UpdateResize(ctx, "p", bound, metav1.UpdateOptions{}))(t)
+	if resized.Spec.Containers[0].Resources.Requests.Cpu().String() != "2" || resized.Generation != bound.Generation+1 {
+		t.Errorf("the resized pod: generation %d, %+v", resized.Generation, resized.Spec.Containers[0].Resources)
+	}
+	resized.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "d", Image: "x:1"}}}
+	debugged := must(pods.UpdateEphemeralContainers(ctx, "p", resized, metav1.UpdateOptions{}))(t)
+	if len(debugged.Spec.EphemeralContainers) != 1 || debugged.Spec.EphemeralContainers[0].TerminationMessagePolicy == "" {
+		t.Errorf("ephemeral containers are %+v", debugged.Spec.EphemeralContainers)
+	}
+	debugged.Spec.NodeName = "other"
+	if _, err := pods.Update(ctx, debugged, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) {
+		t.Errorf("moving a pod: %v", err)
+	}
+
+	if err := pods.Delete(ctx, "p", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ending := must(pods.Get(ctx, "p", metav1.GetOptions{}))(t)
+	if ending.DeletionTimestamp == nil || ptr.Deref(ending.DeletionGracePeriodSeconds, 0) != 30 {
+		t.Errorf("a deleted pod: %+v", ending.ObjectMeta)
+	}
+	if err := pods.Delete(ctx, "p", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pods.Get(ctx, "p", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("after deletion without grace: %v", err)
+	}
+}
+
+func TestEviction(t *testing.T) {
+	c, ns := api(t)
+	ctx, pods, budgets := t.Context(), c.CoreV1().Pods(ns), c.PolicyV1().PodDisruptionBudgets(ns)
+	budget := must(budgets.Create(ctx, &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Name: "b"},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: ptr.To(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}}},
+	}, metav1.CreateOptions{}))(t)
+	allow := func(n int32) {
+		t.Helper()
+		budget = must(budgets.Get(ctx, "b", metav1.GetOptions{}))(t)
+		budget.Status = policyv1.PodDisruptionBudgetStatus{ObservedGeneration: budget.Generation, DisruptionsAllowed: n, DesiredHealthy: 1, CurrentHealthy: 1 + n, ExpectedPods: 2}
+		must(budgets.UpdateStatus(ctx, budget, metav1.UpdateOptions{}))(t)
+	}
+	evict := func(name string, dryRun ...string) error {
+		return pods.EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: name}, DeleteOptions: &metav1.DeleteOptions{DryRun: dryRun}})
+	}
+	for _, name := range []string{"running", "other", "pending"} {
+		p := must(pods.Create(ctx, pod(name), metav1.CreateOptions{}))(t)
+		if name == "pending" {
+			continue
+		}
+		p.Status.Phase = corev1.PodRunning
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		must(pods.UpdateStatus(ctx, p, metav1.UpdateOptions{}))(t)
+	}
+	allow(0)
+	err := evict("running")
+	if !apierrors.IsTooManyRequests(err) || !apierrors.HasStatusCause(err, policyv1.DisruptionBudgetCause) {
+		t.Fatalf("evicting against the budget: %v", err)
+	}
+	if err := evict("pending"); err != nil {
+		t.Errorf("evicting a pod that does not run: %v", err)
+	}
+	allow(1)
+	if err := evict("running", metav1.DryRunAll); err != nil {
+		t.Fatal(err)
+	}
+	must(pods.Get(ctx, "running", metav1.GetOptions{}))(t)
+	if err := evict("running"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pods.Get(ctx, "running", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("after the eviction: %v", err)
+	}
+	budget = must(budgets.Get(ctx, "b", metav1.GetOptions{}))(t)
+	if _, told := budget.Status.DisruptedPods["running"]; !told || budget.Status.DisruptionsAllowed != 0 {
+		t.Errorf("after the eviction the budget is %+v", budget.Status)
+	}
+	if err := evict("other"); !apierrors.IsTooManyRequests(err) {
+		t.Errorf("evicting with a spent budget: %v", err)
+	}
+	if err := evict("nobody"); !apierrors.IsNotFound(err) {
+		t.Errorf("evicting nobody: %v", err)
+	}
+}
+
+func TestNamespaceDeletion(t *testing.T) {
+	c, name := api(t)
+	ctx, namespaces := t.Context(), c.CoreV1().Namespaces()
+	if err := namespaces.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ns := must(namespaces.Get(ctx, name, metav1.GetOptions{}))(t)
+	if ns.Status.Phase != corev1.NamespaceTerminating || ns.DeletionTimestamp == nil {
+		t.Fatalf("a deleted namespace is %+v", ns)
+	}
+	ns.Spec.Finalizers = nil
+	if _, err := namespaces.Finalize(ctx, ns, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := namespaces.Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("after finalization: %v", err)
+	}
+}
+
+func TestEventsInBothGroups(t *testing.T) {
+	c, ns := api(t)
+	ctx := t.Context()
+	must(c.CoreV1().Events(ns).Create(ctx, &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Name: "e"}, InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: ns, Name: "p"},
+		Reason: "R", Message: "text", Type: "Normal",
+	}, metav1.CreateOptions{}))(t)
+	e := must(c.EventsV1().Events(ns).Get(ctx, "e", metav1.GetOptions{}))(t)
+	if e.Note != "text" || e.Regarding.Name != "p" || e.APIVersion != "" && e.APIVersion != "events.k8s.io/v1" {
+		t.Errorf("in events.k8s.io it is %+v", e)
+	}
+	list := must(c.CoreV1().Events(ns).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=p,reason=R"}))(t)
+	if len(list.Items) != 1 {
+		t.Errorf("%d events by field", len(list.Items))
+	}
+}
