@@ -107,10 +107,13 @@ func (k *kernel) bridge(name string, mtu int, own []netip.Prefix) (netlink.Link,
 	if err := k.addresses(link, want); err != nil {
 		return nil, err
 	}
+	if err := k.sysctls(name, own); err != nil {
+		return nil, err
+	}
 	if err := k.LinkSetUp(link); err != nil {
 		return nil, fmt.Errorf("bridge %s: %w", name, err)
 	}
-	return link, k.sysctls(name, own)
+	return link, nil
 }
 
 // addresses makes want the global addresses of link.
@@ -155,7 +158,9 @@ func (k *kernel) sysctls(bridge string, own []netip.Prefix) error {
 		{"ipv4/conf/" + bridge + "/route_localnet", "1"},
 	}
 	if slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
-		values = append(values, [2]string{"ipv6/conf/all/forwarding", "1"})
+		// Nobody else can have the bridge's addresses, so nobody need be asked:
+		// that would take the first pod a second.
+		values = append(values, [2]string{"ipv6/conf/all/forwarding", "1"}, [2]string{"ipv6/conf/" + bridge + "/accept_dad", "0"})
 	}
 	return cni.InNamespace(k.netns, func() error {
 		for _, v := range values {

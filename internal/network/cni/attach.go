@@ -237,6 +237,7 @@ func (p *pod) enableIPv6(ifName string) error {
 		dir := "/proc/sys/net/ipv6/conf/" + ifName
 		return errors.Join(
 			os.WriteFile(dir+"/disable_ipv6", []byte("0"), 0),
+			os.WriteFile(dir+"/accept_dad", []byte("0"), 0),
 			os.WriteFile(dir+"/accept_redirects", []byte("0"), 0))
 	})
 }

@@ -116,6 +116,7 @@ func Cable(a, b Link) {
 	for _, l := range []Link{a, b} {
 		link, err := l.NS.LinkByName(l.Name)
 		l.NS.must(err)
+		l.NS.Sysctl("ipv6/conf/"+l.Name+"/accept_dad", "0") // Would take a second.
 		for _, p := range l.Addrs {
 			l.NS.must(l.NS.AddrAdd(link, &netlink.Addr{IPNet: IPNet(p), Flags: unix.IFA_F_NODAD}))
 		}
