@@ -20,12 +20,15 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/rest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"skiff/internal/client/remote"
 	"skiff/internal/cluster/testcluster"
 	"skiff/internal/containerd/runtimetest"
-	"skiff/internal/identity"
 	"skiff/internal/images/imagetest"
 	"skiff/internal/kubelet"
 )
@@ -74,22 +77,35 @@ func start(t *testing.T) *node {
 func (n *node) startKubelet(t *testing.T) {
 	t.Helper()
 	loopback := netip.MustParseAddr("127.0.0.1")
-	_, serving, err := n.PKI.Kubelet(nodeName, loopback)
+	own, serving, err := n.PKI.Kubelet(nodeName, loopback)
 	if err != nil {
 		t.Fatal(err)
 	}
-	set := n.Set(identity.Component(identity.NodePrefix+nodeName, identity.GroupNodes))
+	// As on a machine of its own: over HTTP, with a node's rights.
+	certificate, key, err := own.PEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	config := rest.CopyConfig(n.Config)
+	config.CertData, config.KeyData = certificate, key
+	ctx, cancel := context.WithCancel(context.Background())
+	set, err := remote.Connect(ctx, config, n.Scheme, remote.Options{ByObject: map[client.Object]cache.ByObject{
+		&v1.Pod{}: {Field: fields.OneTermEqualSelector("spec.nodeName", nodeName)},
+	}}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
 	k, err := kubelet.New(kubelet.Config{
 		NodeName: nodeName, NodeIPs: []netip.Addr{loopback}, RootDir: n.root, PodLogsDir: n.logs,
 		RuntimeEndpoint: n.runtime.Endpoint(), CgroupRoot: "/skiff-test-kubelet", Address: loopback, Port: port,
 		ServingCert: func() (*tls.Certificate, error) { return serving.Certificate(), nil },
 		ClientCA:    n.PKI.CA.Pool(), Authorize: kubelet.AuthorizeByReview(n.Client, nodeName),
-		Version: "v1.36.0", Client: set, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Version: "v1.36.0", Client: set, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- k.Run(ctx) }()
 	n.stop = func() {
