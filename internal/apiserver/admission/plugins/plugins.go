@@ -4,7 +4,6 @@ package plugins
 import (
 	"context"
 
-	"golang.org/x/sync/errgroup"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -43,15 +42,13 @@ type Deps struct {
 	// (bind, escalate, approve, sign); Rules knows who has which.
 	Authorizer authz.Authorizer
 	Rules      *rbac.Authorizer
-	Clock      clock.PassiveClock
+	Clock      clock.Clock
 }
 
 // Default returns upstream's default plug-ins, when they know what they need.
 func Default(ctx context.Context, d Deps) (admission.Chain, error) {
-	accounts := serviceaccount.NewCached(d.Cache, d.Live)
-	var ready errgroup.Group
-	ready.Go(func() error { return accounts.Follow(ctx, d.Informers) })
-	if err := ready.Wait(); err != nil {
+	accounts := serviceaccount.NewCached(d.Cache, d.Live, d.Clock)
+	if err := accounts.Follow(ctx, d.Informers); err != nil {
 		return nil, err
 	}
 	return admission.Chain{

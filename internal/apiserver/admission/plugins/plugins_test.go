@@ -347,7 +347,7 @@ func TestStorageAndIngress(t *testing.T) {
 
 func TestPodSecurity(t *testing.T) {
 	strict := namespace("strict", map[string]string{"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted"})
-	e := start(t, strict, account("strict", "default"))
+	e := start(t, strict, account("strict", "default"), account("x", "default"))
 	in := func(p *corev1.Pod) *corev1.Pod { p.Namespace = "strict"; return p }
 	e.wantError(admission.Attributes{Object: in(pod(func(p *corev1.Pod) { p.Spec.HostNetwork = true }))}, "pods",
 		`pods "p" is forbidden: violates PodSecurity "baseline:latest": host namespaces (hostNetwork=true)`)

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/apiserver/authz/follow"
@@ -16,19 +17,25 @@ import (
 // comes into being that somebody waits for.
 type Cached struct {
 	reader, live client.Reader
+	clock        clock.Clock
 	mu           struct {
 		sync.Mutex
-		// waiting holds, for each account that is waited for, the channel that
-		// is closed when it comes.
-		waiting map[client.ObjectKey]chan struct{}
+		waiting map[client.ObjectKey]*arrival
 	}
+}
+
+// arrival is an account that somebody waits for.
+type arrival struct {
+	// came is closed when the account comes into being.
+	came    chan struct{}
+	waiters int
 }
 
 // NewCached returns accounts read from reader, and from live where that does
 // not know an account yet. Call Follow before use.
-func NewCached(reader, live client.Reader) *Cached {
-	c := &Cached{reader: reader, live: live}
-	c.mu.waiting = map[client.ObjectKey]chan struct{}{}
+func NewCached(reader, live client.Reader, clk clock.Clock) *Cached {
+	c := &Cached{reader: reader, live: live, clock: clk}
+	c.mu.waiting = map[client.ObjectKey]*arrival{}
 	return c
 }
 
@@ -46,22 +53,30 @@ func (c *Cached) Follow(ctx context.Context, informers follow.Informers) error {
 func (c *Cached) wake(key client.ObjectKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if ch, ok := c.mu.waiting[key]; ok {
-		close(ch)
+	if a, ok := c.mu.waiting[key]; ok {
+		close(a.came)
 		delete(c.mu.waiting, key)
 	}
 }
 
-// wait returns the channel that is closed when the account comes.
-func (c *Cached) wait(key client.ObjectKey) <-chan struct{} {
+// await returns the channel that is closed when the account comes, and what to
+// call when that is of no more interest.
+func (c *Cached) await(key client.ObjectKey) (came <-chan struct{}, leave func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ch, ok := c.mu.waiting[key]
+	a, ok := c.mu.waiting[key]
 	if !ok {
-		ch = make(chan struct{})
-		c.mu.waiting[key] = ch
+		a = &arrival{came: make(chan struct{})}
+		c.mu.waiting[key] = a
 	}
-	return ch
+	a.waiters++
+	return a.came, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if a.waiters--; a.waiters == 0 && c.mu.waiting[key] == a {
+			delete(c.mu.waiting, key)
+		}
+	}
 }
 
 // Get implements Accounts.
@@ -72,19 +87,19 @@ func (c *Cached) Get(ctx context.Context, namespace, name string, patience time.
 		return account, err
 	}
 	// Listen first and look then: an account that comes in between is seen.
-	var came <-chan struct{}
-	if patience > 0 {
-		came = c.wait(key)
-	}
+	came, leave := c.await(key)
+	defer leave()
 	if err := c.live.Get(ctx, key, account); !apierrors.IsNotFound(err) || patience <= 0 {
 		return account, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+	timer := c.clock.NewTimer(patience)
+	defer timer.Stop()
 	select {
 	case <-came:
 		return account, c.live.Get(ctx, key, account)
-	case <-ctx.Done():
+	case <-timer.C():
 		return nil, apierrors.NewNotFound(corev1.Resource("serviceaccounts"), name)
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
