@@ -74,22 +74,13 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		s.Log.Warn("names outside the cluster will not resolve", "err", err)
 	}
-	chain, stop, err := s.chain(upstreams)
+	servers, stop, err := s.servers(upstreams)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	if err := s.index.watch(ctx); err != nil {
 		return err
-	}
-	servers := make([]*dnsserver.Server, len(s.Listen))
-	for i, at := range s.Listen {
-		servers[i], err = dnsserver.NewServer(transport.DNS+"://"+at.String(), []*dnsserver.Config{{
-			Zone: ".", Transport: transport.DNS, ListenHosts: []string{at.Addr().String()}, Plugin: chain,
-		}})
-		if err != nil {
-			return fmt.Errorf("DNS server: %w", err)
-		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -105,6 +96,26 @@ func (s *Server) Run(ctx context.Context) error {
 		group.Go(func() error { return s.publish(ctx) })
 	}
 	return group.Wait()
+}
+
+// servers makes a server for each address, and a function that frees what they
+// hold.
+func (s *Server) servers(upstreams []netip.AddrPort) ([]*dnsserver.Server, func(), error) {
+	chain, stop, err := s.chain(upstreams)
+	if err != nil {
+		return nil, nil, err
+	}
+	out := make([]*dnsserver.Server, len(s.Listen))
+	for i, at := range s.Listen {
+		out[i], err = dnsserver.NewServer(transport.DNS+"://"+at.String(), []*dnsserver.Config{{
+			Zone: ".", Transport: transport.DNS, ListenHosts: []string{at.Addr().String()}, Plugin: chain,
+		}})
+		if err != nil {
+			stop()
+			return nil, nil, fmt.Errorf("DNS server: %w", err)
+		}
+	}
+	return out, stop, nil
 }
 
 // serve starts to answer at one address.
