@@ -101,16 +101,17 @@ func validateColumn(c *apiextensionsv1.CustomResourceColumnDefinition, path *fie
 func validateNames(n *apiextensionsv1.CustomResourceDefinitionNames, path *field.Path) field.ErrorList {
 	errs := checks.RequiredName(n.Plural, path.Child("plural"), utilvalidation.IsDNS1035Label)
 	errs = append(errs, checks.RequiredName(n.Singular, path.Child("singular"), utilvalidation.IsDNS1035Label)...)
-	lower := func(s string) []string { return utilvalidation.IsDNS1035Label(strings.ToLower(s)) }
-	for name, value := range map[string]string{"kind": n.Kind, "listKind": n.ListKind} {
+	kind := func(value, name string) {
 		if value == "" {
 			errs = append(errs, field.Required(path.Child(name), ""))
-			continue
+			return
 		}
-		for _, msg := range lower(value) {
+		for _, msg := range utilvalidation.IsDNS1035Label(strings.ToLower(value)) {
 			errs = append(errs, field.Invalid(path.Child(name), value, fmt.Sprintf("may have mixed case, but should otherwise match: %v", msg)))
 		}
 	}
+	kind(n.Kind, "kind")
+	kind(n.ListKind, "listKind")
 	for i, short := range n.ShortNames {
 		errs = append(errs, checks.Name(short, path.Child("shortNames").Index(i), utilvalidation.IsDNS1035Label)...)
 	}

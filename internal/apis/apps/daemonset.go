@@ -42,6 +42,9 @@ func daemonSet() *apis.Resource {
 		Validate:             validateDaemonSet,
 		ValidateUpdate:       validateDaemonSetUpdate,
 		ValidateStatusUpdate: validateDaemonSetStatus,
+		Warnings: func(_ context.Context, d, _ *appsv1.DaemonSet) []string {
+			return core.PodTemplateWarnings(&d.Spec.Template, field.NewPath("spec", "template"))
+		},
 		Columns: append(append([]metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.Integer("Desired", status["desiredNumberScheduled"]),

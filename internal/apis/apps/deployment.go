@@ -38,10 +38,11 @@ func deployment() *apis.Resource {
 		ValidateUpdate:       validateDeploymentUpdate,
 		ValidateStatusUpdate: validateDeploymentStatus,
 		Warnings: func(_ context.Context, d, old *appsv1.Deployment) []string {
-			if old != nil {
-				return nil
+			warnings := core.PodTemplateWarnings(&d.Spec.Template, field.NewPath("spec", "template"))
+			if old == nil {
+				warnings = append(warnings, checks.PodPrefixWarnings(d.Name)...)
 			}
-			return checks.PodPrefixWarnings(d.Name)
+			return warnings
 		},
 		Scale: scale(
 			func(d *appsv1.Deployment) **int32 { return &d.Spec.Replicas },

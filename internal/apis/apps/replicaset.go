@@ -36,10 +36,11 @@ func replicaSet() *apis.Resource {
 		ValidateUpdate:       validateReplicaSetUpdate,
 		ValidateStatusUpdate: validateReplicaSetStatus,
 		Warnings: func(_ context.Context, r, old *appsv1.ReplicaSet) []string {
-			if old != nil {
-				return nil
+			warnings := core.PodTemplateWarnings(&r.Spec.Template, field.NewPath("spec", "template"))
+			if old == nil {
+				warnings = append(warnings, checks.PodPrefixWarnings(r.Name)...)
 			}
-			return checks.PodPrefixWarnings(r.Name)
+			return warnings
 		},
 		Scale: scale(
 			func(r *appsv1.ReplicaSet) **int32 { return &r.Spec.Replicas },

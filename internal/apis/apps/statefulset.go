@@ -39,10 +39,11 @@ func statefulSet() *apis.Resource {
 		ValidateUpdate:       validateStatefulSetUpdate,
 		ValidateStatusUpdate: validateStatefulSetStatus,
 		Warnings: func(_ context.Context, s, old *appsv1.StatefulSet) []string {
-			if old != nil {
-				return nil
+			warnings := core.PodTemplateWarnings(&s.Spec.Template, field.NewPath("spec", "template"))
+			if old == nil {
+				warnings = append(warnings, checks.PodPrefixWarnings(s.Name)...)
 			}
-			return checks.PodPrefixWarnings(s.Name)
+			return warnings
 		},
 		Scale: scale(
 			func(s *appsv1.StatefulSet) **int32 { return &s.Spec.Replicas },

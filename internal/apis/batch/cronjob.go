@@ -45,10 +45,11 @@ func cronJob() *apis.Resource {
 		Validate:       validateCronJob,
 		ValidateUpdate: validateCronJobUpdate,
 		Warnings: func(_ context.Context, c, _ *batchv1.CronJob) []string {
+			warnings := core.PodTemplateWarnings(&c.Spec.JobTemplate.Spec.Template, field.NewPath("spec", "jobTemplate", "spec", "template"))
 			if !strings.Contains(c.Spec.Schedule, "TZ") {
-				return nil
+				return warnings
 			}
-			return []string{"CRON_TZ or TZ used in spec.schedule is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details"}
+			return append(warnings, "CRON_TZ or TZ used in spec.schedule is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details")
 		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
@@ -133,9 +134,9 @@ func generateSelector(j *batchv1.Job) {
 }
 
 func jobWarnings(_ context.Context, j, old *batchv1.Job) []string {
-	var warnings []string
+	warnings := core.PodTemplateWarnings(&j.Spec.Template, field.NewPath("spec", "template"))
 	if old == nil {
-		warnings = checks.PodPrefixWarnings(j.Name)
+		warnings = append(warnings, checks.PodPrefixWarnings(j.Name)...)
 	}
 	if isIndexed(&j.Spec) && ptr.Deref(j.Spec.Completions, 0) > completionsSoftLimit && ptr.Deref(j.Spec.Parallelism, 0) > parallelismLimitForHighCompletions {
 		warnings = append(warnings, "In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes correctly")

@@ -263,7 +263,7 @@ func validateJobStatus(_ context.Context, j, old *batchv1.Job) field.ErrorList {
 	errs = append(errs, checks.Nonnegative(s.Failed, path.Child("failed"))...)
 	errs = append(errs, checks.OptionalNonnegative(s.Ready, path.Child("ready"))...)
 	errs = append(errs, checks.OptionalNonnegative(s.Terminating, path.Child("terminating"))...)
-	if ptr.Deref(s.Ready, 0) > s.Active {
+	if s.Ready != nil && *s.Ready > s.Active {
 		errs = append(errs, field.Invalid(path.Child("ready"), *s.Ready, "cannot set more ready pods than active"))
 	}
 	if hasCondition(s, batchv1.JobComplete) && hasCondition(s, batchv1.JobFailed) {

@@ -79,9 +79,9 @@ func validateClaimStatus(_ context.Context, c, old *resourcev1.ResourceClaim) fi
 	seen := map[types.UID]bool{}
 	for i, r := range s.ReservedFor {
 		at := path.Child("reservedFor").Index(i)
-		for name, value := range map[string]string{"resource": r.Resource, "name": r.Name, "uid": string(r.UID)} {
-			if value == "" {
-				errs = append(errs, field.Required(at.Child(name), ""))
+		for _, part := range []struct{ name, value string }{{"resource", r.Resource}, {"name", r.Name}, {"uid", string(r.UID)}} {
+			if part.value == "" {
+				errs = append(errs, field.Required(at.Child(part.name), ""))
 			}
 		}
 		if seen[r.UID] {

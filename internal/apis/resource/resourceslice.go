@@ -124,16 +124,17 @@ func validateNodeChoice(s *resourcev1.ResourceSliceSpec, path *field.Path) field
 			errs = append(errs, field.Invalid(path.Child("nodeSelector", "nodeSelectorTerms"), s.NodeSelector.NodeSelectorTerms, "must have exactly one node selector term"))
 		}
 	}
-	for name, flag := range map[string]*bool{"allNodes": s.AllNodes, "perDeviceNodeSelection": s.PerDeviceNodeSelection} {
-		if flag == nil {
-			continue
-		}
-		if !*flag {
+	flag := func(v *bool, name string) {
+		switch {
+		case v == nil:
+		case *v:
+			chosen++
+		default:
 			errs = append(errs, field.Invalid(path.Child(name), false, "must be either unset or set to true"))
-			continue
 		}
-		chosen++
 	}
+	flag(s.AllNodes, "allNodes")
+	flag(s.PerDeviceNodeSelection, "perDeviceNodeSelection")
 	const choices = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"
 	switch {
 	case chosen == 0:
