@@ -15,21 +15,22 @@ import (
 	"skiff/internal/cluster/testcluster"
 )
 
-// api starts a server with a namespace for the test.
-func api(t *testing.T) (c *kubernetes.Clientset, namespace string) {
-	t.Helper()
+// TestServed runs what needs more than the declarations alone against a whole
+// API server, each part in a namespace of its own.
+func TestServed(t *testing.T) {
 	c, err := kubernetes.NewForConfig(testcluster.Start(t).Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	namespace = "actions"
-	if _, err := c.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
+	for name, test := range map[string]func(t *testing.T, c *kubernetes.Clientset, ns string){
+		"pods": testActionsOnPods, "eviction": testEviction, "namespace": testNamespaceDeletion, "events": testEventsInBothGroups,
+	} {
+		t.Run(name, func(t *testing.T) {
+			must(c.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(t)
+			must(c.CoreV1().ServiceAccounts(name).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}))(t)
+			test(t, c, name)
+		})
 	}
-	if _, err := c.CoreV1().ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	return c, namespace
 }
 
 func must[T any](value T, err error) func(t *testing.T) T {
@@ -52,8 +53,7 @@ func pod(name string) *corev1.Pod {
 	}
 }
 
-func TestActionsOnPods(t *testing.T) {
-	c, ns := api(t)
+func testActionsOnPods(t *testing.T, c *kubernetes.Clientset, ns string) {
 	ctx, pods := t.Context(), c.CoreV1().Pods(ns)
 	created := must(pods.Create(ctx, pod("p"), metav1.CreateOptions{}))(t)
 	if created.Status.Phase != corev1.PodPending || created.Status.QOSClass != corev1.PodQOSBurstable || created.Generation != 1 {
@@ -118,8 +118,7 @@ func TestActionsOnPods(t *testing.T) {
 	}
 }
 
-func TestEviction(t *testing.T) {
-	c, ns := api(t)
+func testEviction(t *testing.T, c *kubernetes.Clientset, ns string) {
 	ctx, pods, budgets := t.Context(), c.CoreV1().Pods(ns), c.PolicyV1().PodDisruptionBudgets(ns)
 	budget := must(budgets.Create(ctx, &policyv1.PodDisruptionBudget{
 		ObjectMeta: metav1.ObjectMeta{Name: "b"},
@@ -174,8 +173,7 @@ func TestEviction(t *testing.T) {
 	}
 }
 
-func TestNamespaceDeletion(t *testing.T) {
-	c, name := api(t)
+func testNamespaceDeletion(t *testing.T, c *kubernetes.Clientset, name string) {
 	ctx, namespaces := t.Context(), c.CoreV1().Namespaces()
 	if err := namespaces.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -193,8 +191,7 @@ func TestNamespaceDeletion(t *testing.T) {
 	}
 }
 
-func TestEventsInBothGroups(t *testing.T) {
-	c, ns := api(t)
+func testEventsInBothGroups(t *testing.T, c *kubernetes.Clientset, ns string) {
 	ctx := t.Context()
 	must(c.CoreV1().Events(ns).Create(ctx, &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Name: "e"}, InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: ns, Name: "p"},

@@ -136,7 +136,7 @@ func keepOne(source any, c randfill.Continue) {
 func TestRandomObjects(t *testing.T) {
 	ctx := t.Context()
 	for _, r := range Resources() {
-		for seed := range int64(150) {
+		for seed := range int64(50) {
 			obj, old := r.Hub.New(), r.Hub.New()
 			fill(seed).Fill(obj)
 			fill(seed + 1000).Fill(old)

@@ -37,7 +37,7 @@ func services() *apis.Resource {
 			}
 		},
 		PrepareUpdate:  prepareServiceUpdate,
-		ValidateName:   apivalidation.NameIsDNS1035Label,
+		ValidateName:   apivalidation.NameIsDNSLabel, // since v1.36 (KEP-5311)
 		Validate:       func(_ context.Context, s *corev1.Service) field.ErrorList { return validateService(s) },
 		ValidateUpdate: validateServiceUpdate,
 		Warnings:       serviceWarnings,
