@@ -17,9 +17,11 @@ import (
 	"skiff/internal/controllers/controller"
 	"skiff/internal/controllers/csr"
 	"skiff/internal/controllers/deployment"
+	"skiff/internal/controllers/endpoints"
 	"skiff/internal/controllers/endpointslice"
 	"skiff/internal/controllers/garbagecollector"
 	"skiff/internal/controllers/index"
+	"skiff/internal/controllers/job"
 	"skiff/internal/controllers/namespace"
 	"skiff/internal/controllers/nodeipam"
 	"skiff/internal/controllers/nodelifecycle"
@@ -85,8 +87,12 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("replicaset", "replicaset-controller", replicaset.New)
 	add("deployment", "deployment-controller", deployment.New)
 	add("endpointslice", "endpointslice-controller", endpointslice.New)
+	add("endpoints", "endpoint-controller", endpoints.New)
 	add("serviceaccount", "service-account-controller", serviceaccount.New)
 	add("tainteviction", "node-controller", tainteviction.New)
+	add("job", "job-controller", job.New)
+	add("joborphans", "job-controller", job.NewOrphans)
+	add("ttlafterfinished", "ttl-after-finished-controller", job.NewTTL)
 	add("rootca", "root-ca-cert-publisher", func(d controller.Deps) (controller.Runnable, error) { return rootca.New(d, c.CABundle) })
 	add("namespace", "namespace-controller", func(d controller.Deps) (controller.Runnable, error) { return namespace.New(d, c.Discover) })
 	add("garbagecollector", "generic-garbage-collector", func(d controller.Deps) (controller.Runnable, error) { return garbagecollector.New(d, c.Discover) })

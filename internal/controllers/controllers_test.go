@@ -4,10 +4,13 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -132,6 +135,18 @@ func kubelet(t *testing.T, c *testcluster.Cluster) {
 				err = c.Client.Delete(ctx, p, client.GracePeriodSeconds(0))
 			case p.Status.Phase == corev1.PodPending || p.Status.Phase == "":
 				p.Status.Phase = corev1.PodRunning
+				if code, ends := exitCode(p); ends {
+					p.Status.Phase = corev1.PodSucceeded
+					if code != 0 {
+						p.Status.Phase = corev1.PodFailed
+					}
+					p.Status.ContainerStatuses = []corev1.ContainerStatus{{
+						Name:  p.Spec.Containers[0].Name,
+						State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code}},
+					}}
+					err = c.Client.Status().Update(ctx, p)
+					break
+				}
 				p.Status.PodIP = netip.AddrFrom4([4]byte{10, 244, byte(next >> 8), byte(next)}).String()
 				p.Status.PodIPs = []corev1.PodIP{{IP: p.Status.PodIP}}
 				next++
@@ -143,6 +158,13 @@ func kubelet(t *testing.T, c *testcluster.Cluster) {
 			}
 		}
 	}()
+}
+
+// exitCode reads the image of pods that end at once: exit:<code>.
+func exitCode(p *corev1.Pod) (code int32, ends bool) {
+	_, text, ends := strings.Cut(p.Spec.Containers[0].Image, "exit:")
+	n, _ := strconv.Atoi(text)
+	return int32(n), ends
 }
 
 func newDeployment(namespace, name string, replicas int32, image string) *appsv1.Deployment {
@@ -272,4 +294,68 @@ func TestNodesGetRanges(t *testing.T) {
 		a, b := get(t, c, "", "a", &corev1.Node{}), get(t, c, "", "b", &corev1.Node{})
 		return a.Spec.PodCIDR != "" && b.Spec.PodCIDR != "" && a.Spec.PodCIDR != b.Spec.PodCIDR
 	})
+}
+
+func newJob(name string, spec batchv1.JobSpec, image string) *batchv1.Job {
+	spec.Template.Spec = corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{Name: "c", Image: image}}}
+	return &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: spec}
+}
+
+func TestJobs(t *testing.T) {
+	c := start(t)
+	kubelet(t, c)
+	indexed := batchv1.IndexedCompletion
+	policy := &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{
+		Action:      batchv1.PodFailurePolicyActionFailJob,
+		OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{42}},
+	}}}
+	for _, test := range []struct {
+		job               *batchv1.Job
+		end               batchv1.JobConditionType
+		reason            string
+		succeeded, failed int32
+		completed         string
+	}{
+		{newJob("one", batchv1.JobSpec{}, "exit:0"), batchv1.JobComplete, "CompletionsReached", 1, 0, ""},
+		{newJob("many", batchv1.JobSpec{Completions: ptr.To[int32](7), Parallelism: ptr.To[int32](3)}, "exit:0"), batchv1.JobComplete, "CompletionsReached", 7, 0, ""},
+		{newJob("indexed", batchv1.JobSpec{Completions: ptr.To[int32](4), Parallelism: ptr.To[int32](2), CompletionMode: &indexed}, "exit:0"), batchv1.JobComplete, "CompletionsReached", 4, 0, "0-3"},
+		{newJob("broken", batchv1.JobSpec{BackoffLimit: ptr.To[int32](0)}, "exit:1"), batchv1.JobFailed, "BackoffLimitExceeded", 0, 1, ""},
+		{newJob("policy", batchv1.JobSpec{PodFailurePolicy: policy}, "exit:42"), batchv1.JobFailed, "PodFailurePolicy", 0, 1, ""},
+		{newJob("indexes", batchv1.JobSpec{Completions: ptr.To[int32](2), Parallelism: ptr.To[int32](2), CompletionMode: &indexed, BackoffLimitPerIndex: ptr.To[int32](0)}, "exit:1"), batchv1.JobFailed, "FailedIndexes", 0, 2, ""},
+	} {
+		t.Run(test.job.Name, func(t *testing.T) {
+			create(t, c, test.job)
+			var j *batchv1.Job
+			eventually(t, c, "end of the job", &batchv1.JobList{}, func() bool {
+				j = get(t, c, "default", test.job.Name, &batchv1.Job{})
+				for _, condition := range j.Status.Conditions {
+					if condition.Type == test.end {
+						if condition.Reason != test.reason {
+							t.Errorf("reason %s, want %s", condition.Reason, test.reason)
+						}
+						return true
+					}
+				}
+				return false
+			})
+			if s := j.Status; s.Succeeded != test.succeeded || s.Failed != test.failed || s.CompletedIndexes != test.completed || s.Active != 0 {
+				t.Errorf("status %+v", s)
+			}
+			var pods corev1.PodList
+			eventually(t, c, "release of the pods", &corev1.PodList{}, func() bool {
+				if err := c.Client.List(context.Background(), &pods, client.MatchingLabels{batchv1.JobNameLabel: test.job.Name}); err != nil {
+					t.Fatal(err)
+				}
+				for _, p := range pods.Items {
+					if len(p.Finalizers) > 0 {
+						return false
+					}
+				}
+				return true
+			})
+			if n := int32(len(pods.Items)); n != test.succeeded+test.failed {
+				t.Errorf("%d pods, want %d", n, test.succeeded+test.failed)
+			}
+		})
+	}
 }

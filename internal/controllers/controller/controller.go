@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
@@ -57,6 +58,8 @@ type Reconcile func(ctx context.Context, key types.NamespacedName) (reconcile.Re
 const (
 	firstRetry = 5 * time.Millisecond
 	lastRetry  = 2 * time.Minute
+	// conflictRetry is the time for an event to bring what was overlooked.
+	conflictRetry = 20 * time.Millisecond
 )
 
 // New makes a controller that calls f, from as many goroutines as workers
@@ -73,9 +76,24 @@ func New(d Deps, name string, workers int, f Reconcile, sources ...source.Source
 			return workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[Request]{Clock: d.Clock})
 		},
 		// V(4) is slog's debug level: what the library says of itself.
-		Logger: logr.FromSlogHandler(d.Log.Handler()).V(4),
+		LogConstructor: func(r *Request) logr.Logger {
+			log := logr.FromSlogHandler(d.Log.Handler()).V(4)
+			if r != nil {
+				log = log.WithValues("key", r.String())
+			}
+			return log
+		},
 		Reconciler: reconcile.Func(func(ctx context.Context, r Request) (reconcile.Result, error) {
-			return f(ctx, r.NamespacedName)
+			result, err := f(ctx, r.NamespacedName)
+			switch {
+			case ctx.Err() != nil:
+				return reconcile.Result{}, nil
+			case apierrors.IsConflict(err):
+				// Somebody else was faster: nothing to report.
+				d.Log.Debug("trying again after a conflict", "key", r.String(), "error", err)
+				return reconcile.Result{RequeueAfter: conflictRetry}, nil
+			}
+			return result, err
 		}),
 	})
 	if err != nil {

@@ -124,7 +124,7 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return reconcile.Result{}, nil
 		}
-		if !apierrors.IsConflict(err) {
+		if !apierrors.IsConflict(err) && ctx.Err() == nil {
 			r.events.Eventf(&service, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Error updating Endpoint Slices for Service %s/%s: %v", service.Namespace, service.Name, err)
 		}
 		return reconcile.Result{}, err
