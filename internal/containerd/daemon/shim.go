@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"flag"
+	"os"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
@@ -16,8 +18,10 @@ import (
 //
 // A shim starts every plug-in that the process has registered. In this binary
 // those are the daemon's, so the registry is emptied first and then holds the
-// task service alone.
+// task service alone. Its flags likewise get a set of their own: other linked-in
+// libraries have put theirs, of the same names, into the common one.
 func shimMain(ctx context.Context) error {
+	flag.CommandLine = flag.NewFlagSet(os.Args[0], flag.ExitOnError)
 	registry.Reset()
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
