@@ -4,6 +4,7 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/apiserver/admission"
@@ -65,8 +66,12 @@ func (p *Plugin) owner(ctx context.Context, a *admission.Attributes, pod *corev1
 		return a.Forbidden("node %q must not set blockOwnerDeletion on an owner reference", name)
 	}
 	node := &corev1.Node{}
-	if err := p.Cache.Get(ctx, client.ObjectKey{Name: name}, node, client.UnsafeDisableDeepCopy); err != nil {
-		return a.Forbidden("looking up node %s to validate uid: %w", name, err)
+	err := p.Cache.Get(ctx, client.ObjectKey{Name: name}, node, client.UnsafeDisableDeepCopy)
+	if apierrors.IsNotFound(err) {
+		return err
+	}
+	if err != nil {
+		return a.Forbidden("error looking up node %s to verify uid: %w", name, err)
 	}
 	if owner.UID != node.UID {
 		return a.Forbidden("node %s UID mismatch: expected %s got %s", name, owner.UID, node.UID)

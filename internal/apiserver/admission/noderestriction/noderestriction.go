@@ -18,12 +18,17 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/apiserver/admission"
+	"skiff/internal/apiserver/authz"
 	"skiff/internal/apiserver/authz/node"
 )
 
 // Plugin implements admission.Validator: what others change a node cannot have
 // asked for.
-type Plugin struct{ Cache client.Reader }
+type Plugin struct {
+	Cache client.Reader
+	// Authorizer decides about tokens for audiences that no pod names.
+	Authorizer authz.Authorizer
+}
 
 // Validate implements admission.Validator.
 func (p *Plugin) Validate(ctx context.Context, a *admission.Attributes) error {
@@ -222,11 +227,20 @@ func (p *Plugin) token(ctx context.Context, a *admission.Attributes, name string
 		audiences = []string{""}
 	}
 	for _, audience := range audiences {
-		if !slices.Contains(podAudiences(pod), audience) && !p.driverAsks(ctx, pod, audience) {
-			return a.Forbidden("audience %q not found in pod spec volume", audience)
+		if !slices.Contains(podAudiences(pod), audience) && !p.driverAsks(ctx, pod, audience) && !p.audienceAllowed(ctx, a, audience) {
+			return a.Forbidden("audience %q not found in pod spec volume, %s is not authorized to request tokens for this audience", audience, a.User.Name)
 		}
 	}
 	return nil
+}
+
+// audienceAllowed asks whether a role lets the node have tokens of the service
+// account for the audience (KEP-4412).
+func (p *Plugin) audienceAllowed(ctx context.Context, a *admission.Attributes, audience string) bool {
+	decision, _, _ := p.Authorizer.Authorize(ctx, &authz.Attributes{
+		User: a.User, Verb: "request-serviceaccounts-token-audience", Resource: audience, Namespace: a.Namespace, Name: a.Name,
+	})
+	return decision == authz.Allow
 }
 
 // podAudiences returns the audiences of the pod's projected tokens; "" is the

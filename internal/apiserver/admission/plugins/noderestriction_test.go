@@ -82,7 +82,7 @@ func TestNodeRestriction(t *testing.T) {
 		{"token", "serviceaccounts/token", admission.Attributes{Object: token(func(*authenticationv1.TokenRequest) {}), Namespace: "x", Name: "default"}, ""},
 		{"unbound token", "serviceaccounts/token", admission.Attributes{Object: token(func(r *authenticationv1.TokenRequest) { r.Spec.BoundObjectRef = nil }), Namespace: "x", Name: "default"}, `serviceaccounts "default" is forbidden: node requested token not bound to a pod`},
 		{"token without a life", "serviceaccounts/token", admission.Attributes{Object: token(func(r *authenticationv1.TokenRequest) { r.Spec.BoundObjectRef.UID = "" }), Namespace: "x", Name: "default"}, `serviceaccounts "default" is forbidden: node requested token with a pod binding without a uid`},
-		{"token for others", "serviceaccounts/token", admission.Attributes{Object: token(func(r *authenticationv1.TokenRequest) { r.Spec.Audiences = []string{"bank"} }), Namespace: "x", Name: "default"}, `serviceaccounts "default" is forbidden: audience "bank" not found in pod spec volume`},
+		{"token for others", "serviceaccounts/token", admission.Attributes{Object: token(func(r *authenticationv1.TokenRequest) { r.Spec.Audiences = []string{"bank"} }), Namespace: "x", Name: "default"}, `serviceaccounts "default" is forbidden: audience "bank" not found in pod spec volume, system:node:n1 is not authorized to request tokens for this audience`},
 		{"token of no pod", "serviceaccounts/token", admission.Attributes{Object: token(func(r *authenticationv1.TokenRequest) { r.Spec.BoundObjectRef.Name = "none" }), Namespace: "x", Name: "default"}, `pods "none" not found`},
 	} {
 		t.Run(tt.name, func(*testing.T) {

@@ -55,7 +55,7 @@ func Default(ctx context.Context, d Deps) (admission.Chain, error) {
 		&lifecycle.Plugin{Cache: d.Cache, Live: d.Live},
 		&limitranger.Plugin{Cache: d.Cache},
 		&serviceaccount.Plugin{Accounts: accounts},
-		&noderestriction.Plugin{Cache: d.Cache},
+		&noderestriction.Plugin{Cache: d.Cache, Authorizer: d.Authorizer},
 		taints.Plugin{},
 		&podsecurity.Plugin{Cache: d.Cache},
 		&priority.Plugin{Cache: d.Cache, Live: d.Live},

@@ -2,6 +2,12 @@ package plugins_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -469,6 +475,28 @@ func TestCertificateRequests(t *testing.T) {
 		`certificatesigningrequests.certificates.k8s.io "r" is forbidden: user not permitted to sign requests with signerName "x.example/s"`)
 	e.wantError(admission.Attributes{Operation: admission.Update, Object: request, Old: request}, "certificatesigningrequests/status"+csr, "")
 	e.wantError(admission.Attributes{Operation: admission.Update, Object: signed, Old: request, User: identity.Loopback()}, "certificatesigningrequests/status"+csr, "")
+}
+
+func TestNobodyAsksForMasters(t *testing.T) {
+	e := start(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := func(signer string, groups ...string) *certificatesv1.CertificateSigningRequest {
+		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "eve", Organization: groups}}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &certificatesv1.CertificateSigningRequest{ObjectMeta: meta("r"), Spec: certificatesv1.CertificateSigningRequestSpec{
+			SignerName: signer, Request: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
+		}}
+	}
+	const resource = "certificatesigningrequests.certificates.k8s.io"
+	e.wantError(admission.Attributes{Object: request("kubernetes.io/kube-apiserver-client", "devs", "system:masters")}, resource,
+		`certificatesigningrequests.certificates.k8s.io "r" is forbidden: use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed`)
+	e.wantError(admission.Attributes{Object: request("kubernetes.io/kube-apiserver-client", "devs")}, resource, "")
+	e.wantError(admission.Attributes{Object: request("x.example/s", "system:masters")}, resource, "")
 }
 
 func TestErrorsAreAPIErrors(t *testing.T) {

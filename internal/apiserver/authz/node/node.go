@@ -58,7 +58,7 @@ func (z *Authorizer) Authorize(_ context.Context, a *authz.Attributes) (authz.De
 	}
 	if a.IsResource() {
 		if decide := z.deciders(a); decide != nil {
-			if reason := decide(name, a); reason != "" {
+			if allowed, reason := decide(name, a); !allowed {
 				return authz.NoOpinion, reason, nil
 			}
 			return authz.Allow, "", nil
@@ -72,8 +72,8 @@ func (z *Authorizer) Authorize(_ context.Context, a *authz.Attributes) (authz.De
 	return authz.NoOpinion, "", nil
 }
 
-// decider returns why a node may not do what it asks, or "" if it may.
-type decider func(node string, a *authz.Attributes) string
+// decider says whether a node may do what it asks; if not it may say why.
+type decider func(node string, a *authz.Attributes) (allowed bool, reason string)
 
 // deciders returns what decides about the resource, or nil if the rules do.
 func (z *Authorizer) deciders(a *authz.Attributes) decider {
@@ -123,91 +123,93 @@ func (z *Authorizer) deciders(a *authz.Attributes) decider {
 	return nil
 }
 
-func (z *Authorizer) related(node string, k kind, a *authz.Attributes) string {
+func (z *Authorizer) related(node string, k kind, a *authz.Attributes) (bool, string) {
 	if a.Name == "" {
-		return "No Object name found"
+		return false, "No Object name found"
 	}
 	if !z.graph.related(node, thing{k, a.Namespace, a.Name}) {
-		return fmt.Sprintf("no relationship found between node '%s' and this object", node)
+		return false, fmt.Sprintf("no relationship found between node '%s' and this object", node)
 	}
-	return ""
+	return true, ""
 }
 
 func (z *Authorizer) readNamespaced(k kind) decider {
-	return func(node string, a *authz.Attributes) string {
+	return func(node string, a *authz.Attributes) (bool, string) {
 		switch {
 		case !slices.Contains([]string{"get", "list", "watch"}, a.Verb):
-			return "can only read resources of this type"
+			return false, "can only read resources of this type"
 		case a.Subresource != "":
-			return "cannot read subresource"
+			return false, "cannot read subresource"
 		case a.Namespace == "":
-			return "can only read namespaced object of this type"
+			return false, "can only read namespaced object of this type"
 		}
 		return z.related(node, k, a)
 	}
 }
 
 func (z *Authorizer) get(k kind) decider {
-	return func(node string, a *authz.Attributes) string {
+	return func(node string, a *authz.Attributes) (bool, string) {
 		switch {
 		case a.Verb != "get":
-			return "can only get individual resources of this type"
+			return false, "can only get individual resources of this type"
 		case a.Subresource != "":
-			return "cannot get subresource"
+			return false, "cannot get subresource"
 		}
 		return z.related(node, k, a)
 	}
 }
 
 func (z *Authorizer) updateStatus(k kind) decider {
-	return func(node string, a *authz.Attributes) string {
-		switch {
-		case a.Verb == "get":
-		case a.Verb != "update" && a.Verb != "patch":
-			return "can only get/update/patch this type"
+	return func(node string, a *authz.Attributes) (bool, string) {
+		if !slices.Contains([]string{"get", "update", "patch"}, a.Verb) {
+			return false, "can only get/update/patch this type"
 		}
 		return z.related(node, k, a)
 	}
 }
 
-func (z *Authorizer) createToken(node string, a *authz.Attributes) string {
+func (z *Authorizer) createToken(node string, a *authz.Attributes) (bool, string) {
 	if a.Verb != "create" {
-		return "can only create tokens for individual service accounts"
+		return false, "can only create tokens for individual service accounts"
 	}
 	return z.related(node, serviceAccounts, a)
 }
 
 // ownNode lets a node read its own object only; what it may write to which
 // objects the NodeRestriction admission plug-in says.
-func ownNode(node string, a *authz.Attributes) string {
+func ownNode(node string, a *authz.Attributes) (bool, string) {
 	switch a.Subresource + "/" + a.Verb {
 	case "/create", "/update", "/patch", "status/update", "status/patch":
-		return ""
+		return true, ""
 	case "/get", "/list", "/watch":
 		switch a.Name {
 		case node:
-			return ""
+			return true, ""
 		case "":
-			return fmt.Sprintf("node '%s' cannot read all nodes, only its own Node object", node)
+			return false, fmt.Sprintf("node '%s' cannot read all nodes, only its own Node object", node)
 		}
-		return fmt.Sprintf("node '%s' cannot read '%s', only its own Node object", node, a.Name)
+		return false, fmt.Sprintf("node '%s' cannot read '%s', only its own Node object", node, a.Name)
 	}
-	return fmt.Sprintf("node '%s' cannot %s this resource", node, a.Verb)
+	return false, ""
 }
 
-func (z *Authorizer) pods(node string, a *authz.Attributes) string {
+func (z *Authorizer) pods(node string, a *authz.Attributes) (bool, string) {
 	switch a.Subresource + "/" + a.Verb {
 	case "/get":
 		return z.related(node, pods, a)
 	case "/list", "/watch":
-		if a.Name != "" && a.Namespace != "" && z.related(node, pods, a) == "" || selectsNode(node, a) {
-			return ""
+		if selectsNode(node, a) {
+			return true, ""
 		}
-		return "can only list/watch pods with spec.nodeName field selector"
+		// A read of one pod, by its name.
+		if allowed, _ := z.related(node, pods, a); allowed {
+			return true, ""
+		}
+		return false, "can only list/watch pods with spec.nodeName field selector"
 	case "/create", "/delete", "status/get", "status/update", "status/patch", "eviction/create":
-		return ""
+		return true, ""
 	}
-	return fmt.Sprintf("node '%s' cannot %s this resource", node, a.Verb)
+	return false, ""
 }
 
 func selectsNode(node string, a *authz.Attributes) bool {
@@ -223,41 +225,41 @@ func individual(verb string) bool {
 	return slices.Contains([]string{"get", "create", "update", "patch", "delete"}, verb)
 }
 
-func lease(node string, a *authz.Attributes) string {
+func lease(node string, a *authz.Attributes) (bool, string) {
 	switch {
 	case !individual(a.Verb):
-		return "can only get, create, update, patch, or delete a node lease"
+		return false, "can only get, create, update, patch, or delete a node lease"
 	case a.Namespace != corev1.NamespaceNodeLease:
-		return fmt.Sprintf("can only access leases in the %q system namespace", corev1.NamespaceNodeLease)
+		return false, fmt.Sprintf("can only access leases in the %q system namespace", corev1.NamespaceNodeLease)
 	case a.Verb != "create" && a.Name != node:
-		return "can only access node lease with the same name as the requesting node"
+		return false, "can only access node lease with the same name as the requesting node"
 	}
-	return ""
+	return true, ""
 }
 
-func csiNode(node string, a *authz.Attributes) string {
+func csiNode(node string, a *authz.Attributes) (bool, string) {
 	switch {
 	case !individual(a.Verb):
-		return "can only get, create, update, patch, or delete a CSINode"
+		return false, "can only get, create, update, patch, or delete a CSINode"
 	case a.Subresource != "":
-		return "cannot authorize CSINode subresources"
+		return false, "cannot authorize CSINode subresources"
 	case a.Verb != "create" && a.Name != node:
-		return "can only access CSINode with the same name as the requesting node"
+		return false, "can only access CSINode with the same name as the requesting node"
 	}
-	return ""
+	return true, ""
 }
 
-func resourceSlice(node string, a *authz.Attributes) string {
+func resourceSlice(node string, a *authz.Attributes) (bool, string) {
 	switch {
 	case a.Subresource != "":
-		return "cannot authorize ResourceSlice subresources"
+		return false, "cannot authorize ResourceSlice subresources"
 	case individual(a.Verb):
-		return ""
+		return true, ""
 	case slices.Contains([]string{"list", "watch", "deletecollection"}, a.Verb):
 		if selectsNode(node, a) {
-			return ""
+			return true, ""
 		}
-		return "can only list/watch/deletecollection resourceslices with spec.nodeName field selector"
+		return false, "can only list/watch/deletecollection resourceslices with spec.nodeName field selector"
 	}
-	return "can only get, create, update, patch, or delete a ResourceSlice"
+	return false, "can only get, create, update, patch, or delete a ResourceSlice"
 }

@@ -79,6 +79,8 @@ func TestAuthorize(t *testing.T) {
 		{attrs: authz.Attributes{Verb: "create", Resource: "serviceaccounts", Subresource: "token", Namespace: "x", Name: "app"}, n1Allow: true, n2: unrelated},
 		{attrs: authz.Attributes{Verb: "get", Resource: "nodes", Name: "n1"}, n1Allow: true, n2: "node 'n2' cannot read 'n1', only its own Node object"},
 		{attrs: authz.Attributes{Verb: "list", Resource: "nodes"}, n1: "node 'n1' cannot read all nodes, only its own Node object", n2: "node 'n2' cannot read all nodes, only its own Node object"},
+		{attrs: authz.Attributes{Verb: "delete", Resource: "nodes", Name: "n1"}},
+		{attrs: authz.Attributes{Verb: "list", Resource: "pods", Namespace: "x", Name: "p1"}, n1Allow: true, n2: "can only list/watch pods with spec.nodeName field selector"},
 		{attrs: authz.Attributes{Verb: "get", Resource: "pods", Namespace: "x", Name: "p1"}, n1Allow: true, n2: unrelated},
 		{attrs: authz.Attributes{Verb: "watch", Resource: "pods", FieldSelector: selector("n1")}, n1Allow: true, n2: "can only list/watch pods with spec.nodeName field selector"},
 		{attrs: authz.Attributes{Verb: "list", Resource: "pods"}, n1: "can only list/watch pods with spec.nodeName field selector", n2: "can only list/watch pods with spec.nodeName field selector"},
