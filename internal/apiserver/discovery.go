@@ -292,3 +292,25 @@ func (s *Server) rootPaths() []string {
 	slices.Sort(paths)
 	return slices.Compact(paths)
 }
+
+// PreferredResources returns what is served, each resource in its group's
+// preferred version or, where that lacks it, in the newest that has it.
+func (s *Server) PreferredResources() []*metav1.APIResourceList {
+	docs := s.discover()
+	var out []*metav1.APIResourceList
+	for _, group := range append([]metav1.APIGroup{{Versions: []metav1.GroupVersionForDiscovery{{Version: "v1"}}}}, docs.groups...) {
+		seen := map[string]bool{}
+		for _, v := range group.Versions {
+			gv := schema.GroupVersion{Group: group.Name, Version: v.Version}
+			list := &metav1.APIResourceList{GroupVersion: gv.String()}
+			for _, r := range docs.resources[gv].APIResources {
+				if !seen[r.Name] {
+					seen[r.Name] = true
+					list.APIResources = append(list.APIResources, r)
+				}
+			}
+			out = append(out, list)
+		}
+	}
+	return out
+}

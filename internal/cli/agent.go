@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"skiff/internal/cluster"
+	"skiff/internal/cluster/agent"
 )
 
 func newAgent() *cobra.Command {
@@ -30,7 +31,7 @@ the node got then.`,
 				return err
 			}
 			c.Log, c.Node = log, node.config
-			return cluster.RunAgent(cmd.Context(), c)
+			return agent.Run(cmd.Context(), c)
 		},
 	}
 	node.add(cmd)
@@ -40,6 +41,7 @@ the node got then.`,
 	f.StringVar(&c.CAFile, "ca-file", "", "certificate of the cluster's authority")
 	f.StringVar(&c.CAHash, "ca-hash", "", "hash of the authority's public key, sha256:<hex>")
 	f.Var(&prefixFlag{&c.ClusterCIDR}, "cluster-cidr", "range of the pods' addresses (default 10.244.0.0/16)")
+	f.Var(&prefixFlag{&c.ServiceCIDR}, "service-cidr", "range of the Services' addresses (default 10.96.0.0/16)")
 	cmd.MarkFlagRequired("server")
 	return cmd
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"skiff/internal/cluster"
+	"skiff/internal/cluster/server"
 )
 
 func newServer() *cobra.Command {
@@ -29,7 +30,7 @@ func newServer() *cobra.Command {
 			c.Log, c.Node = log, node.config
 			c.DataDir = node.config.DataDir
 			c.Ready = serviceManager(log)
-			return cluster.RunServer(cmd.Context(), c)
+			return server.Run(cmd.Context(), c)
 		},
 	}
 	node.add(cmd)

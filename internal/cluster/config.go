@@ -1,6 +1,8 @@
-// Package cluster puts the parts together: Server is a control plane with
-// (unless it is told otherwise) a node in the same process, Agent a node alone.
-// What each part needs is handed to it here and nowhere else.
+// Package cluster puts the parts together. It holds the control plane and what
+// servers and agents are configured with; the folders below run them: server
+// (a control plane and, unless told otherwise, a node), agent (a node alone),
+// node (what both have in common). What each part needs is handed to it here
+// and nowhere else.
 package cluster
 
 import (
@@ -8,7 +10,7 @@ import (
 	"net/netip"
 )
 
-// ServerConfig says what RunServer makes. Zero values mean the defaults that
+// ServerConfig says what server.Run makes. Zero values mean the defaults that
 // stand at the fields.
 type ServerConfig struct {
 	// DataDir holds everything that must survive: the database, certificates.
@@ -79,7 +81,7 @@ type NodeConfig struct {
 	StaticPodDir string
 }
 
-// AgentConfig says what RunAgent makes.
+// AgentConfig says what agent.Run makes.
 type AgentConfig struct {
 	Node NodeConfig
 	// Server is the API server's address, https://host:port.
@@ -90,7 +92,8 @@ type AgentConfig struct {
 	// CAFile is the cluster's CA certificate; CAHash (sha256:<hex> of the CA's
 	// public key) may be given instead.
 	CAFile, CAHash string
-	// ClusterCIDR is as in ServerConfig.
+	// ClusterCIDR and ServiceCIDR are as in ServerConfig.
 	ClusterCIDR netip.Prefix
+	ServiceCIDR netip.Prefix
 	Log         *slog.Logger
 }

@@ -14,6 +14,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/clock"
 
@@ -21,6 +22,7 @@ import (
 	"skiff/internal/apis/builtin"
 	"skiff/internal/apiserver"
 	"skiff/internal/apiserver/admission"
+	"skiff/internal/apiserver/admission/plugins"
 	"skiff/internal/apiserver/allocate"
 	"skiff/internal/apiserver/authn"
 	"skiff/internal/apiserver/authn/bearer"
@@ -143,11 +145,16 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	loopback := p.Clients.Set(ctx, identity.Loopback())
 
 	addresses := allocate.New([]netip.Prefix{c.ServiceCIDR}, clk)
-	chain := admission.Chain{addresses}
-	p.Verbs.SetPolicy(authorizer, chain)
 	if err := errors.Join(roles.Follow(ctx, informers), nodes.Follow(ctx, informers), addresses.Follow(ctx, informers)); err != nil {
 		return err
 	}
+	chain, err := plugins.Default(ctx, plugins.Deps{
+		Cache: informers, Informers: informers, Live: loopback.Client, Authorizer: authorizer, Rules: roles, Clock: clk,
+	})
+	if err != nil {
+		return err
+	}
+	p.Verbs.SetPolicy(authorizer, append(admission.Chain{addresses}, chain...))
 
 	verifier, err := serviceaccount.NewVerifier(audiences, &p.PKI.ServiceAccountKey.PublicKey)
 	if err != nil {
@@ -182,6 +189,11 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 
 // URL is the API server's address for clients.
 func (p *ControlPlane) URL() string { return "https://" + p.Address.String() }
+
+// PreferredResources returns what is served, as discovery shows it.
+func (p *ControlPlane) PreferredResources() []*metav1.APIResourceList {
+	return p.server.PreferredResources()
+}
 
 // Run serves the API until ctx ends, then closes the store. Nothing may use
 // the control plane afterwards.

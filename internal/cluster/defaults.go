@@ -22,20 +22,38 @@ func (c ServerConfig) withDefaults() ServerConfig {
 	c.Node = c.Node.withDefaults()
 	orDefault(&c.BindAddress, netip.IPv4Unspecified())
 	orDefault(&c.AdvertiseAddress, c.Node.IP)
-	orDefault(&c.ClusterCIDR, netip.MustParsePrefix("10.244.0.0/16"))
-	orDefault(&c.ServiceCIDR, netip.MustParsePrefix("10.96.0.0/16"))
-	if !c.Node.ClusterDNS.IsValid() {
-		dns := c.ServiceCIDR.Masked().Addr()
-		for range 10 {
-			dns = dns.Next()
-		}
-		c.Node.ClusterDNS = dns
-	}
+	orDefault(&c.ClusterCIDR, defaultClusterCIDR())
+	orDefault(&c.ServiceCIDR, defaultServiceCIDR())
+	orDefault(&c.Node.ClusterDNS, dnsAddress(c.ServiceCIDR))
 	orDefault(&c.KubeconfigPath, filepath.Join(c.DataDir, "admin.kubeconfig"))
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c
+}
+
+// WithDefaults returns c with its zero values replaced.
+func (c AgentConfig) WithDefaults() AgentConfig {
+	c.Node = c.Node.withDefaults()
+	orDefault(&c.ClusterCIDR, defaultClusterCIDR())
+	orDefault(&c.ServiceCIDR, defaultServiceCIDR())
+	orDefault(&c.Node.ClusterDNS, dnsAddress(c.ServiceCIDR))
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func defaultClusterCIDR() netip.Prefix { return netip.MustParsePrefix("10.244.0.0/16") }
+func defaultServiceCIDR() netip.Prefix { return netip.MustParsePrefix("10.96.0.0/16") }
+
+// dnsAddress is the tenth address of the Service range.
+func dnsAddress(services netip.Prefix) netip.Addr {
+	dns := services.Masked().Addr()
+	for range 10 {
+		dns = dns.Next()
+	}
+	return dns
 }
 
 func (c NodeConfig) withDefaults() NodeConfig {

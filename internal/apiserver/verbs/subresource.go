@@ -263,7 +263,6 @@ func (t storage) Update(ctx context.Context, r schema.GroupResource, namespace, 
 		if err := change(obj); err != nil {
 			return nil, err
 		}
-		t.server.countGeneration(req.Resource(), obj, old)
 		return obj, nil
 	})
 	if err != nil {

@@ -1,0 +1,226 @@
+// Package node runs a node's parts on this machine: container runtime, pod
+// network, service proxy, DNS and kubelet. A server's own node and an agent
+// differ only in how they reach the cluster.
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+
+	"skiff/internal/client"
+	"skiff/internal/cluster"
+	"skiff/internal/containerd"
+	"skiff/internal/dns"
+	"skiff/internal/identity"
+	"skiff/internal/images"
+	"skiff/internal/kubelet"
+	"skiff/internal/network"
+	"skiff/internal/network/cni"
+	"skiff/internal/proxy"
+)
+
+// Version is what nodes report as their kubelet's.
+const Version = "v1.36.3"
+
+// dnsPort is where the node's DNS server listens on the pod bridge.
+const dnsPort = 53
+
+// Config is what a node needs beside the machine.
+type Config struct {
+	cluster.NodeConfig
+	ClusterCIDR, ServiceCIDR netip.Prefix
+	// Node acts as the node itself, Network as its proxy and DNS server.
+	Node, Network client.Set
+	ServingCert   func() (*tls.Certificate, error)
+	ClientCA      *x509.CertPool
+	Log           *slog.Logger
+}
+
+// Run runs the node until ctx ends or one of its parts fails. Containers go on
+// running when it returns.
+func Run(ctx context.Context, c Config) error {
+	taints, err := parseTaints(c.Taints)
+	if err != nil {
+		return err
+	}
+	g := newGroup(ctx)
+	endpoint := c.RuntimeEndpoint
+	runtimeReady := make(chan struct{})
+	if endpoint == "" {
+		conf, err := containerd.Config{
+			DataDir: c.DataDir, CNIConfDir: c.CNIConfDir, Links: []string{cni.Name, cni.Loopback}, Log: c.Log,
+		}.Defaults()
+		if err != nil {
+			return err
+		}
+		endpoint = conf.Endpoint()
+		var once sync.Once
+		conf.Ready = func() {
+			if err := ensurePause(g.ctx, conf.Socket()); err != nil {
+				c.Log.Error("the sandbox image could not be imported", "error", err)
+				return
+			}
+			once.Do(func() { close(runtimeReady) })
+		}
+		g.run("container runtime", func(ctx context.Context) error { return containerd.Supervise(ctx, conf) })
+	} else {
+		close(runtimeReady)
+	}
+
+	g.run("kubelet", func(ctx context.Context) error {
+		select {
+		case <-runtimeReady:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		k, err := kubelet.New(kubelet.Config{
+			NodeName: c.Name, NodeIPs: []netip.Addr{c.IP}, Labels: c.Labels, Taints: taints,
+			RootDir: c.KubeletDir, PodLogsDir: c.PodLogsDir, RuntimeEndpoint: endpoint, CgroupRoot: c.CgroupRoot,
+			ClusterDNS: []string{c.ClusterDNS.String()}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
+			ServingCert: c.ServingCert, ClientCA: c.ClientCA, Authorize: authorizer(c.Node, c.Name),
+			Version: Version, Client: c.Node, Log: c.Log.With("part", "kubelet"), Clock: clock.RealClock{},
+		})
+		if err != nil {
+			return err
+		}
+		return k.Run(ctx)
+	})
+	g.run("service proxy", proxy.New(proxy.Config{
+		NodeName: c.Name, NodeIPs: []netip.Addr{c.IP}, ClusterCIDRs: []netip.Prefix{c.ClusterCIDR},
+		Client: c.Network, Log: c.Log.With("part", "proxy"),
+	}).Run)
+	var gateways func() []netip.Addr
+	if c.NetworkBackend != "none" {
+		m, err := network.New(network.Config{
+			NodeName: c.Name, NodeIPs: []netip.Addr{c.IP}, ClusterCIDRs: []netip.Prefix{c.ClusterCIDR},
+			ServiceCIDRs: []netip.Prefix{c.ServiceCIDR}, Backend: c.NetworkBackend, CNIConfDir: c.CNIConfDir,
+			DataDir: filepath.Join(c.DataDir, "network"), Client: c.Network, Log: c.Log.With("part", "network"),
+		})
+		if err != nil {
+			g.cancel(err)
+			return errors.Join(err, g.wait())
+		}
+		g.run("pod network", m.Run)
+		gateways = func() []netip.Addr {
+			select {
+			case <-m.Ready():
+				return m.Gateways()
+			case <-g.ctx.Done():
+				return nil
+			}
+		}
+	} else {
+		gateways = func() []netip.Addr { return []netip.Addr{c.IP} }
+	}
+	g.run("DNS", func(ctx context.Context) error {
+		var listen []netip.AddrPort
+		for _, ip := range gateways() {
+			listen = append(listen, netip.AddrPortFrom(ip, dnsPort))
+		}
+		if len(listen) == 0 {
+			return ctx.Err()
+		}
+		return dns.New(dns.Config{
+			NodeName: c.Name, Listen: listen, Domain: c.ClusterDomain, ResolvConf: c.ResolvConf,
+			Client: c.Network, Log: c.Log.With("part", "dns"),
+		}).Run(ctx)
+	})
+	return g.wait()
+}
+
+func ensurePause(ctx context.Context, socket string) error {
+	store, err := images.Open(socket)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return store.EnsurePause(ctx, containerd.PauseImage)
+}
+
+// authorizer asks the API server what a client of the kubelet's own API may
+// do, as upstream's webhook mode does: everything is the node's proxy
+// subresource.
+func authorizer(set client.Set, node string) func(context.Context, *identity.User, string, string) error {
+	return func(ctx context.Context, user *identity.User, verb, path string) error {
+		if user.InGroup(identity.GroupMasters) {
+			return nil
+		}
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: user.Name, UID: user.UID, Groups: user.Groups,
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: verb, Version: "v1", Resource: "nodes", Subresource: subresource(path), Name: node},
+		}}
+		if err := set.Client.Create(ctx, review); err != nil {
+			return err
+		}
+		if !review.Status.Allowed {
+			return fmt.Errorf("%s may not %s %s on node %s: %s", user.Name, verb, path, node, review.Status.Reason)
+		}
+		return nil
+	}
+}
+
+// subresource is the part of a node that a path of the kubelet's API shows.
+func subresource(path string) string {
+	for prefix, sub := range map[string]string{"/stats": "stats", "/metrics": "metrics", "/logs": "log", "/healthz": "healthz", "/configz": "configz", "/pods": "pods"} {
+		if strings.HasPrefix(path, prefix) {
+			return sub
+		}
+	}
+	return "proxy"
+}
+
+// parseTaints reads key[=value]:effect.
+func parseTaints(texts []string) ([]corev1.Taint, error) {
+	var out []corev1.Taint
+	for _, text := range texts {
+		rest, effect, ok := strings.Cut(text, ":")
+		key, value, _ := strings.Cut(rest, "=")
+		switch e := corev1.TaintEffect(effect); {
+		case !ok || key == "":
+			return nil, fmt.Errorf("taint %q: it must look like key=value:NoSchedule", text)
+		case e != corev1.TaintEffectNoSchedule && e != corev1.TaintEffectPreferNoSchedule && e != corev1.TaintEffectNoExecute:
+			return nil, fmt.Errorf("taint %q: the effect must be NoSchedule, PreferNoSchedule or NoExecute", text)
+		default:
+			out = append(out, corev1.Taint{Key: key, Value: value, Effect: e})
+		}
+	}
+	return out, nil
+}
+
+// group runs parts side by side; the first that fails ends them all.
+type group struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+}
+
+func newGroup(ctx context.Context) *group {
+	g := &group{}
+	g.ctx, g.cancel = context.WithCancelCause(ctx)
+	return g
+}
+
+func (g *group) run(name string, f func(context.Context) error) {
+	g.wg.Go(func() {
+		if err := f(g.ctx); err != nil && g.ctx.Err() == nil {
+			g.cancel(fmt.Errorf("%s: %w", name, err))
+		}
+	})
+}
+
+func (g *group) wait() error {
+	g.wg.Wait()
+	return context.Cause(g.ctx)
+}

@@ -1,0 +1,129 @@
+// Package server runs a whole server: control plane, controllers, scheduler,
+// cloud controller and, unless told otherwise, a node.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
+
+	"skiff/internal/client"
+	"skiff/internal/cloud/local"
+	cloudservice "skiff/internal/cloud/service"
+	"skiff/internal/cluster"
+	"skiff/internal/cluster/node"
+	"skiff/internal/controllers"
+	"skiff/internal/controllers/csr"
+	"skiff/internal/dns"
+	"skiff/internal/identity"
+)
+
+// Run runs a server until ctx ends or a part of it fails.
+func Run(ctx context.Context, c cluster.ServerConfig) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// The API is served before its users start and after they have stopped.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	p, err := cluster.OpenControlPlane(serving, c)
+	if err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() {
+		err := p.Run(serving)
+		cancel(fmt.Errorf("API server: %w", err))
+		served <- err
+	}()
+
+	var wg sync.WaitGroup
+	part := func(name string, f func(context.Context) error) {
+		wg.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	if err := start(ctx, p, part); err != nil {
+		cancel(err)
+	} else if p.Config.Ready != nil {
+		p.Config.Ready()
+	}
+	<-ctx.Done()
+	wg.Wait()
+	stopServing()
+	<-served
+	return context.Cause(ctx)
+}
+
+// start starts everything that uses the API.
+func start(ctx context.Context, p *cluster.ControlPlane, part func(string, func(context.Context) error)) error {
+	c := p.Config
+	kubeconfig, err := p.PKI.AdminKubeconfig("skiff", p.URL())
+	if err != nil {
+		return err
+	}
+	if err := kubeconfig.Write(c.KubeconfigPath); err != nil {
+		return err
+	}
+	as := func(u *identity.User) client.Set { return p.Clients.Set(ctx, u) }
+	account := func(name string) client.Set { return as(serviceAccount(metav1.NamespaceSystem, name)) }
+	admin := as(identity.Loopback())
+	if err := ensureNodeRoles(ctx, admin.Client); err != nil {
+		return err
+	}
+	if err := dns.EnsureService(ctx, admin.Client, []netip.Addr{c.Node.ClusterDNS}); err != nil {
+		return err
+	}
+	all, err := controllers.New(ctx, controllers.Config{
+		Set: account, Discover: func(context.Context) ([]*metav1.APIResourceList, error) { return p.PreferredResources(), nil },
+		CABundle: p.PKI.CA.PEM, ClusterCIDRs: []netip.Prefix{c.ClusterCIDR}, ServiceCIDRs: []netip.Prefix{c.ServiceCIDR},
+		Certificates: csr.Options{Signer: p.PKI.CA, ApproveServing: true}, Clock: clock.RealClock{}, Log: c.Log,
+	})
+	if err != nil {
+		return err
+	}
+	part("controllers", all.Run)
+	cloud := account("service-controller")
+	part("service controller", cloudservice.New(cloudservice.Config{
+		Client: cloud, Log: c.Log.With("controller", "service"),
+		Balancer: &local.Balancer{Reader: cloud.Cache, Reserved: map[local.Port]string{
+			{Protocol: corev1.ProtocolTCP, Number: int32(p.Address.Port())}: "the API server",
+			{Protocol: corev1.ProtocolTCP, Number: 10250}:                   "the kubelet",
+		}},
+	}).Start)
+	if c.DisableNode {
+		return nil
+	}
+	// The node in this process is given its identity: it needs no client
+	// certificate.
+	_, serving, err := p.PKI.Kubelet(c.Node.Name, c.Node.IP)
+	if err != nil {
+		return err
+	}
+	part("node", func(ctx context.Context) error {
+		return node.Run(ctx, node.Config{
+			NodeConfig: c.Node, ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR,
+			Node:        as(&identity.User{Name: identity.NodePrefix + c.Node.Name, Groups: []string{identity.GroupNodes, identity.GroupAuthenticated}}),
+			Network:     as(&identity.User{Name: identity.NodePrefix + c.Node.Name, Groups: []string{identity.GroupNodes, identity.GroupAuthenticated}}),
+			ServingCert: func() (*tls.Certificate, error) { return serving.Certificate(), nil },
+			ClientCA:    p.PKI.CA.Pool(), Log: c.Log,
+		})
+	})
+	return nil
+}
+
+func serviceAccount(namespace, name string) *identity.User {
+	return &identity.User{
+		Name: identity.ServiceAccountPrefix + namespace + ":" + name,
+		Groups: []string{
+			identity.GroupServiceAccounts, identity.GroupServiceAccounts + ":" + namespace, identity.GroupAuthenticated,
+		},
+	}
+}
