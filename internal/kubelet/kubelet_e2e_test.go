@@ -3,13 +3,16 @@
 package kubelet_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,7 +24,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
+	"k8s.io/client-go/util/exec"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -36,8 +44,9 @@ import (
 func TestMain(m *testing.M) { runtimetest.Main(m) }
 
 const (
-	nodeName = "node"
-	port     = 21250
+	nodeName   = "node"
+	port       = 21250
+	cgroupRoot = "/skiff-test-kubelet"
 )
 
 // node is a control plane, a container runtime and a kubelet between them.
@@ -57,6 +66,7 @@ func start(t *testing.T) *node {
 		t.Fatal(err)
 	}
 	n.startKubelet(t)
+	t.Cleanup(removeCgroups)
 	t.Cleanup(func() { n.stop() })
 	t.Cleanup(func() {
 		grace := client.GracePeriodSeconds(0)
@@ -98,7 +108,7 @@ func (n *node) startKubelet(t *testing.T) {
 	}
 	k, err := kubelet.New(kubelet.Config{
 		NodeName: nodeName, NodeIPs: []netip.Addr{loopback}, RootDir: n.root, PodLogsDir: n.logs,
-		RuntimeEndpoint: n.runtime.Endpoint(), CgroupRoot: "/skiff-test-kubelet", Address: loopback, Port: port,
+		RuntimeEndpoint: n.runtime.Endpoint(), CgroupRoot: cgroupRoot, Address: loopback, Port: port,
 		ServingCert: func() (*tls.Certificate, error) { return serving.Certificate(), nil },
 		ClientCA:    n.PKI.CA.Pool(), Authorize: kubelet.AuthorizeByReview(n.Client, nodeName),
 		Version: "v1.36.0", Client: set, Log: log,
@@ -215,6 +225,7 @@ func TestNode(t *testing.T) {
 	t.Run("admission", n.admission)
 	t.Run("missing image and config map", n.missing)
 	t.Run("statistics", n.statistics)
+	t.Run("streams", n.streams)
 }
 
 func (n *node) content(t *testing.T) {
@@ -261,7 +272,7 @@ func (n *node) content(t *testing.T) {
 		}
 		return nil
 	})
-	cgroup := filepath.Join("/sys/fs/cgroup/memory/skiff-test-kubelet/kubepods/pod"+string(got.UID), "memory.limit_in_bytes")
+	cgroup := filepath.Join("/sys/fs/cgroup/memory"+cgroupRoot+"/kubepods/pod"+string(got.UID), "memory.limit_in_bytes")
 	if limit, err := os.ReadFile(cgroup); err == nil && strings.TrimSpace(string(limit)) != "67108864" {
 		t.Errorf("the pod's cgroup is limited to %s", limit)
 	}
@@ -455,4 +466,120 @@ func (n *node) statistics(t *testing.T) {
 	if r.StatusCode != http.StatusUnauthorized {
 		t.Errorf("anonymous request: %s", r.Status)
 	}
+}
+
+// removeCgroups removes what the kubelet leaves for its next start.
+func removeCgroups() {
+	for _, class := range []string{"kubepods/besteffort", "kubepods/burstable", "kubepods", ""} {
+		dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroupRoot)
+		for _, dir := range append(dirs, "/sys/fs/cgroup"+cgroupRoot) {
+			os.Remove(filepath.Join(dir, class))
+		}
+	}
+}
+
+// streams asks for logs through the API server, and for streams as the API
+// server does.
+func (n *node) streams(t *testing.T) {
+	n.create(t, pod("streams", script("c", "mkdir /www; echo served > /www/file; echo started; exec httpd -f -p 127.0.0.1:21251 -h /www")))
+	n.await(t, "streams", ready)
+	clients, err := kubernetes.NewForConfig(n.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods := clients.CoreV1().Pods("default")
+	eventually(t, func() error {
+		log, err := pods.GetLogs("streams", &v1.PodLogOptions{Timestamps: true}).DoRaw(t.Context())
+		if err == nil && !strings.HasSuffix(string(log), "Z started\n") {
+			err = fmt.Errorf("log %q", log)
+		}
+		return err
+	})
+
+	address := &url.URL{
+		Scheme: "https", Host: fmt.Sprintf("127.0.0.1:%d", port), Path: "/exec/default/streams/c",
+		RawQuery: url.Values{"command": {"sh", "-c", "cat; echo err >&2; exit 3"}, "input": {"1"}, "output": {"1"}, "error": {"1"}}.Encode(),
+	}
+	spdyExec, err := remotecommand.NewSPDYExecutor(n.Config, "POST", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socketExec, err := remotecommand.NewWebSocketExecutor(n.Config, "GET", address.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, executor := range map[string]remotecommand.Executor{"SPDY": spdyExec, "WebSocket": socketExec} {
+		var out, errOut bytes.Buffer
+		err := executor.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: strings.NewReader("in"), Stdout: &out, Stderr: &errOut})
+		var exit exec.CodeExitError
+		if !errors.As(err, &exit) || exit.Code != 3 || out.String() != "in" || errOut.String() != "err\n" {
+			t.Errorf("exec by %s: %v, %q, %q", name, err, out.String(), errOut.String())
+		}
+	}
+
+	transport, upgrader, err := spdy.RoundTripperFor(n.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address.Path, address.RawQuery = "/portForward/default/streams", ""
+	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", address)
+	stop, up := make(chan struct{}), make(chan struct{})
+	forwarder, err := portforward.New(dialer, []string{"0:21251"}, stop, up, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- forwarder.ForwardPorts() }()
+	select {
+	case <-up:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	ports, err := forwarder.GetPorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/file", ports[0].Local))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(r.Body)
+	r.Body.Close()
+	close(stop)
+	if err := errors.Join(err, <-ended); err != nil || string(body) != "served\n" {
+		t.Errorf("forwarded: %q, %v", body, err)
+	}
+
+	// A follower sees the end of the container.
+	stream, err := pods.GetLogs("streams", &v1.PodLogOptions{Follow: true}).Stream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	if err := pods.Delete(t.Context(), "streams", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if log, err := io.ReadAll(stream); err != nil || string(log) != "started\n" {
+		t.Errorf("followed %q, %v", log, err)
+	}
+
+	eventually(t, func() error {
+		list, err := clients.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=streams"})
+		if err != nil {
+			return err
+		}
+		have := map[string]string{}
+		for _, e := range list.Items {
+			have[e.Reason] = e.Message
+		}
+		for reason, message := range map[string]string{
+			"Pulled":  `Container image "skiff.local/busybox:1" already present on machine and can be accessed by the pod`,
+			"Created": "Container created", "Started": "Container started", "Killing": "Stopping container c",
+		} {
+			if have[reason] != message {
+				return fmt.Errorf("event %s says %q", reason, have[reason])
+			}
+		}
+		return nil
+	})
 }

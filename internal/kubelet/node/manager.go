@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -36,7 +37,7 @@ type Manager struct {
 	Labels     map[string]string
 	Taints     []v1.Taint
 	ProviderID string
-	Client     client.Client
+	Client     client.WithWatch
 	Clock      clock.WithTicker
 	Log        *slog.Logger
 	// Facts is asked for each time the status is looked at.
@@ -93,6 +94,13 @@ func (m *Manager) Run(ctx context.Context, registered func()) {
 		}
 	}
 	registered()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Add(1)
+	go func() {
+		defer watching.Done()
+		m.watch(ctx)
+	}()
 	ticker := m.Clock.NewTicker(heartbeat)
 	defer ticker.Stop()
 	m.beat(ctx, true)
@@ -104,6 +112,28 @@ func (m *Manager) Run(ctx context.Context, registered func()) {
 			m.beat(ctx, false)
 		case <-ticker.C():
 			m.beat(ctx, true)
+		}
+	}
+}
+
+// watch follows the node's own object: its labels and taints are others' to
+// change.
+func (m *Manager) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		w, err := m.Client.Watch(ctx, &v1.NodeList{}, client.MatchingFields{"metadata.name": m.Name})
+		if err != nil {
+			m.Log.Debug("watching node", "node", m.Name, "err", err)
+		} else {
+			for ev := range w.ResultChan() {
+				if n, ok := ev.Object.(*v1.Node); ok && (ev.Type == watch.Added || ev.Type == watch.Modified) {
+					m.Seen(n)
+				}
+			}
+			w.Stop()
+		}
+		select {
+		case <-ctx.Done():
+		case <-m.Clock.After(retryDelay):
 		}
 	}
 }

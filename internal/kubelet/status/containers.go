@@ -21,11 +21,11 @@ const (
 )
 
 // containerStatus returns the status of one container.
-func (g *generator) containerStatus(c *v1.Container, kind plan.Kind, initialized bool) v1.ContainerStatus {
+func (g *generator) containerStatus(c *v1.Container, kind plan.Kind) v1.ContainerStatus {
 	out := v1.ContainerStatus{Name: c.Name, Image: c.Image}
 	last := g.Runtime.Latest(c.Name)
 	if last == nil {
-		out.State.Waiting = g.waiting(c.Name, kind, initialized)
+		out.State.Waiting = g.waiting(c.Name)
 		g.unlocated(&out)
 		g.started(&out, c, kind, nil)
 		return out
@@ -73,11 +73,11 @@ func (g *generator) unlocated(out *v1.ContainerStatus) {
 	}}
 }
 
-func (g *generator) waiting(name string, kind plan.Kind, initialized bool) *v1.ContainerStateWaiting {
+func (g *generator) waiting(name string) *v1.ContainerStateWaiting {
 	if w, ok := g.Waiting[name]; ok {
 		return &v1.ContainerStateWaiting{Reason: w.Reason, Message: w.Message}
 	}
-	if len(g.Pod.Spec.InitContainers) > 0 && !initialized && kind != plan.Ephemeral {
+	if len(g.Pod.Spec.InitContainers) > 0 {
 		return &v1.ContainerStateWaiting{Reason: reasonInitializing}
 	}
 	return &v1.ContainerStateWaiting{Reason: reasonCreating}

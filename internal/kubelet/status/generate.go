@@ -69,14 +69,14 @@ func Generate(in Input) v1.PodStatus {
 	}
 	initialized := g.initialized()
 	for i := range pod.Spec.InitContainers {
-		out.InitContainerStatuses = append(out.InitContainerStatuses, g.containerStatus(&pod.Spec.InitContainers[i], plan.Init, initialized))
+		out.InitContainerStatuses = append(out.InitContainerStatuses, g.containerStatus(&pod.Spec.InitContainers[i], plan.Init))
 	}
 	for i := range pod.Spec.Containers {
-		out.ContainerStatuses = append(out.ContainerStatuses, g.containerStatus(&pod.Spec.Containers[i], plan.Regular, initialized))
+		out.ContainerStatuses = append(out.ContainerStatuses, g.containerStatus(&pod.Spec.Containers[i], plan.Regular))
 	}
 	for i := range pod.Spec.EphemeralContainers {
 		c := v1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
-		out.EphemeralContainerStatuses = append(out.EphemeralContainerStatuses, g.containerStatus(&c, plan.Ephemeral, initialized))
+		out.EphemeralContainerStatuses = append(out.EphemeralContainerStatuses, g.containerStatus(&c, plan.Ephemeral))
 	}
 	g.addresses(&out)
 	out.Phase = g.phase(&out)

@@ -100,9 +100,9 @@ func (q *Queue[K]) fireDue() (time.Time, bool) {
 			return time.Time{}, false
 		}
 		first := q.mu.heap[0]
-		if first.at.After(q.clock.Now()) {
+		if at := first.at; at.After(q.clock.Now()) {
 			q.mu.Unlock()
-			return first.at, true
+			return at, true
 		}
 		heap.Pop(&q.mu.heap)
 		delete(q.mu.byKey, first.key)
