@@ -147,9 +147,13 @@ func (k *Kubelet) checkRuntime(ctx context.Context) {
 func handlersOf(r *cri.StatusResponse) []v1.NodeRuntimeHandler {
 	var out []v1.NodeRuntimeHandler
 	for _, h := range r.RuntimeHandlers {
-		out = append(out, v1.NodeRuntimeHandler{Name: h.Name, Features: &v1.NodeRuntimeHandlerFeatures{
-			RecursiveReadOnlyMounts: &h.Features.RecursiveReadOnlyMounts, UserNamespaces: &h.Features.UserNamespaces,
-		}})
+		handler := v1.NodeRuntimeHandler{Name: h.Name}
+		if f := h.Features; f != nil {
+			handler.Features = &v1.NodeRuntimeHandlerFeatures{
+				RecursiveReadOnlyMounts: &f.RecursiveReadOnlyMounts, UserNamespaces: &f.UserNamespaces,
+			}
+		}
+		out = append(out, handler)
 	}
 	slices.SortFunc(out, func(a, b v1.NodeRuntimeHandler) int { return strings.Compare(a.Name, b.Name) })
 	return out
