@@ -1,0 +1,60 @@
+package discovery
+
+import (
+	"strings"
+	"testing"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/utils/ptr"
+
+	"skiff/internal/apis/checks/checkstest"
+)
+
+func TestEndpointSlice(t *testing.T) {
+	change := checkstest.Change[*discoveryv1.EndpointSlice]
+	r := checkstest.Find(t, Resources(), "endpointslices")
+	valid := checkstest.Parse[*discoveryv1.EndpointSlice](t, r, `
+metadata: {name: web-1, namespace: default}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}, {addresses: [10.0.0.3]}, {addresses: [10.0.0.4]}]
+ports: [{port: 80}, {name: admin, port: 8080, protocol: UDP}]
+`)
+	if p := valid.Ports[0]; *p.Name != "" || *p.Protocol != "TCP" {
+		t.Errorf("wrong defaults: %+v", p)
+	}
+	if got := r.Cells(valid); got[1] != "IPv4" || got[2] != "80,8080" || got[3] != "10.0.0.1,10.0.0.2,10.0.0.3 + 1 more..." {
+		t.Errorf("shown as %v", got)
+	}
+	checkstest.Create(t, r, valid,
+		change("no type", func(s *discoveryv1.EndpointSlice) { s.AddressType = "" }, "addressType: Required value: "),
+		change("type", func(s *discoveryv1.EndpointSlice) { s.AddressType = "IP" }, `addressType: Unsupported value: supported values: "FQDN", "IPv4", "IPv6"`),
+		change("no address", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses = nil },
+			"endpoints[0].addresses: Required value: must contain at least 1 address"),
+		change("no IP", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "web" },
+			"endpoints[0].addresses[0]: Invalid value: must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+		change("family", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "fd00::1" },
+			"endpoints[0].addresses[0]: Invalid value: must be an IPv4 address"),
+		change("loopback", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "127.0.0.1" },
+			"endpoints[0].addresses[0]: Invalid value: may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+		change("link-local", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "169.254.1.1" },
+			"endpoints[0].addresses[0]: Invalid value: may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+		change("hostname", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Hostname = ptr.To("a.b") },
+			"endpoints[0].hostname: Invalid value: must not contain dots"),
+		change("hints", func(s *discoveryv1.EndpointSlice) {
+			s.Endpoints[0].Hints = &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "a"}, {Name: "a"}}}
+		}, "endpoints[0].hints.forZones[1].name: Duplicate value: "),
+		change("port names", func(s *discoveryv1.EndpointSlice) { s.Ports[1].Name = ptr.To("") }, "ports[1].name: Duplicate value: "),
+		change("protocol", func(s *discoveryv1.EndpointSlice) { *s.Ports[0].Protocol = "ICMP" },
+			`ports[0].protocol: Unsupported value: supported values: "SCTP", "TCP", "UDP"`),
+		change("too many", func(s *discoveryv1.EndpointSlice) { s.Endpoints = make([]discoveryv1.Endpoint, 1001) },
+			"endpoints: Too many: must have at most 1000 items"),
+	)
+	checkstest.Update(t, r, valid,
+		change("type", func(s *discoveryv1.EndpointSlice) { s.AddressType, s.Endpoints = "IPv6", nil }, "addressType: Invalid value: field is immutable"),
+	)
+	valid.Endpoints[0].DeprecatedTopology = map[string]string{"a": strings.Repeat("b", 3)}
+	r.PrepareCreate(t.Context(), valid)
+	if valid.Endpoints[0].DeprecatedTopology != nil {
+		t.Error("a v1 client set the deprecated topology")
+	}
+}
