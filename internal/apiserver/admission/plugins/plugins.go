@@ -43,6 +43,10 @@ type Deps struct {
 	Authorizer authz.Authorizer
 	Rules      *rbac.Authorizer
 	Clock      clock.Clock
+	// StorageProtection keeps claims and volumes until nobody uses them. Set it
+	// only where controllers run that release them again: else their deletion
+	// never ends.
+	StorageProtection bool
 }
 
 // Default returns upstream's default plug-ins, when they know what they need.
@@ -51,7 +55,7 @@ func Default(ctx context.Context, d Deps) (admission.Chain, error) {
 	if err := accounts.Follow(ctx, d.Informers); err != nil {
 		return nil, err
 	}
-	return admission.Chain{
+	chain := admission.Chain{
 		&lifecycle.Plugin{Cache: d.Cache, Live: d.Live},
 		&limitranger.Plugin{Cache: d.Cache},
 		&serviceaccount.Plugin{Accounts: accounts},
@@ -61,7 +65,6 @@ func Default(ctx context.Context, d Deps) (admission.Chain, error) {
 		&priority.Plugin{Cache: d.Cache, Live: d.Live},
 		tolerations.Plugin{},
 		&storageclass.Plugin{Cache: d.Cache},
-		storageprotection.Plugin{},
 		&claimresize.Plugin{Cache: d.Cache},
 		&runtimeclass.Plugin{Cache: d.Cache, Live: d.Live},
 		&certificates.Approval{Authorizer: d.Authorizer},
@@ -69,6 +72,10 @@ func Default(ctx context.Context, d Deps) (admission.Chain, error) {
 		certificates.Subject{},
 		&ingressclass.Plugin{Cache: d.Cache},
 		&escalation.Plugin{Rules: d.Rules, Authorizer: d.Authorizer},
-		resourcequota.New(d.Cache, d.Live),
-	}, nil
+	}
+	if d.StorageProtection {
+		chain = append(chain, storageprotection.Plugin{})
+	}
+	// Quotas come last: what they count must not be refused any more.
+	return append(chain, resourcequota.New(d.Cache, d.Live)), nil
 }

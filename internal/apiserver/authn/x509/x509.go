@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"k8s.io/utils/clock"
@@ -21,11 +22,29 @@ import (
 // was used.
 const credentialID = "authentication.kubernetes.io/credential-id"
 
-// Authenticator implements authn.Authenticator.
+// remembered is how many verified certificates are kept.
+const remembered = 4096
+
+// Authenticator implements authn.Authenticator. It verifies a certificate once,
+// not for each request.
 type Authenticator struct {
 	// Roots are the authorities whose clients are trusted.
 	Roots *x509.CertPool
 	Clock clock.PassiveClock
+
+	mu struct {
+		sync.RWMutex
+		// verified holds only certificates that one of Roots has signed, by
+		// their hash.
+		verified map[[sha256.Size]byte]holder
+	}
+}
+
+// holder is whom a verified certificate stands for; nobody if user is nil.
+type holder struct {
+	user *identity.User
+	// from and until bound the time in which the whole chain is good.
+	from, until time.Time
 }
 
 // Authenticate implements authn.Authenticator.
@@ -34,9 +53,39 @@ func (a *Authenticator) Authenticate(r *http.Request) (*identity.User, error) {
 		return nil, nil
 	}
 	leaf := r.TLS.PeerCertificates[0]
-	if err := Verify(r.TLS.PeerCertificates, a.Roots, a.Clock.Now()); err != nil {
+	sum, now := sha256.Sum256(leaf.Raw), a.Clock.Now()
+	a.mu.RLock()
+	h, ok := a.mu.verified[sum]
+	a.mu.RUnlock()
+	if ok && !now.Before(h.from) && now.Before(h.until) {
+		return h.user, nil
+	}
+	chain, err := verify(r.TLS.PeerCertificates, a.Roots, now)
+	if err != nil {
 		return nil, err
 	}
+	h = holder{from: leaf.NotBefore, until: leaf.NotAfter}
+	for _, c := range chain {
+		if c.NotBefore.After(h.from) {
+			h.from = c.NotBefore
+		}
+		if c.NotAfter.Before(h.until) {
+			h.until = c.NotAfter
+		}
+	}
+	if h.user, err = userOf(leaf, sum); err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.mu.verified == nil || len(a.mu.verified) >= remembered {
+		a.mu.verified = map[[sha256.Size]byte]holder{}
+	}
+	a.mu.verified[sum] = h
+	return h.user, nil
+}
+
+func userOf(leaf *x509.Certificate, sum [sha256.Size]byte) (*identity.User, error) {
 	if leaf.Subject.CommonName == "" {
 		return nil, nil
 	}
@@ -44,7 +93,6 @@ func (a *Authenticator) Authenticate(r *http.Request) (*identity.User, error) {
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(leaf.Raw)
 	return &identity.User{
 		Name: leaf.Subject.CommonName, UID: uid,
 		Groups: append(slices.Clip(leaf.Subject.Organization), identity.GroupAuthenticated),
@@ -53,19 +101,26 @@ func (a *Authenticator) Authenticate(r *http.Request) (*identity.User, error) {
 }
 
 // Verify checks a client's chain against roots.
-func Verify(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
+func Verify(presented []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
+	_, err := verify(presented, roots, now)
+	return err
+}
+
+// verify returns a chain from the client's certificate to one of roots.
+func verify(presented []*x509.Certificate, roots *x509.CertPool, now time.Time) ([]*x509.Certificate, error) {
 	o := x509.VerifyOptions{
 		Roots: roots, Intermediates: x509.NewCertPool(), CurrentTime: now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
-	for _, c := range chain[1:] {
+	for _, c := range presented[1:] {
 		o.Intermediates.AddCert(c)
 	}
-	leaf := chain[0]
-	if _, err := leaf.Verify(o); err != nil {
-		return fmt.Errorf("verifying certificate %q issued by %q failed: %w", leaf.Subject, leaf.Issuer, err)
+	leaf := presented[0]
+	chains, err := leaf.Verify(o)
+	if err != nil {
+		return nil, fmt.Errorf("verifying certificate %q issued by %q failed: %w", leaf.Subject, leaf.Issuer, err)
 	}
-	return nil
+	return chains[0], nil
 }
 
 // uidOf returns the user's UID that the subject may hold, by the attribute that

@@ -9,8 +9,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/utils/clock"
+	testingclock "k8s.io/utils/clock/testing"
 
 	"skiff/internal/apiserver/authn/requestheader"
 	authnx509 "skiff/internal/apiserver/authn/x509"
@@ -64,6 +66,36 @@ func TestClientCertificate(t *testing.T) {
 	u, err = a.Authenticate(request(other.Admin.Certificate().Leaf))
 	if u != nil || err == nil || !strings.HasPrefix(err.Error(), `verifying certificate "CN=kubernetes-admin,O=system:masters" issued by "CN=kubernetes-ca" failed: x509: `) {
 		t.Errorf("of another cluster: %v, %v", u, err)
+	}
+}
+
+func TestCertificatesEnd(t *testing.T) {
+	b := bundle(t)
+	leaf := b.Admin.Certificate().Leaf
+	c := testingclock.NewFakePassiveClock(leaf.NotAfter.Add(-time.Second))
+	a := &authnx509.Authenticator{Roots: b.CA.Pool(), Clock: c}
+	for range 2 {
+		if u, err := a.Authenticate(request(leaf)); err != nil || u.Name != "kubernetes-admin" {
+			t.Fatalf("got %v, %v", u, err)
+		}
+	}
+	c.SetTime(leaf.NotAfter.Add(time.Second))
+	if u, err := a.Authenticate(request(leaf)); u != nil || err == nil || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("got %v, %v", u, err)
+	}
+}
+
+func BenchmarkAuthenticate(b *testing.B) {
+	bundle, err := pki.Open(pki.Options{Dir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	a := &authnx509.Authenticator{Roots: bundle.CA.Pool(), Clock: clock.RealClock{}}
+	r := request(bundle.Admin.Certificate().Leaf)
+	for b.Loop() {
+		if _, err := a.Authenticate(r); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
