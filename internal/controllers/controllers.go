@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"skiff/internal/client"
+	"skiff/internal/controllers/clusterrole"
 	"skiff/internal/controllers/controller"
 	"skiff/internal/controllers/csr"
 	"skiff/internal/controllers/deployment"
@@ -27,9 +28,11 @@ import (
 	"skiff/internal/controllers/nodelifecycle"
 	"skiff/internal/controllers/podgc"
 	"skiff/internal/controllers/replicaset"
+	"skiff/internal/controllers/replicationcontroller"
 	"skiff/internal/controllers/rootca"
 	"skiff/internal/controllers/serviceaccount"
 	"skiff/internal/controllers/tainteviction"
+	"skiff/internal/controllers/tokensecret"
 )
 
 // Config is what the controllers need of the cluster.
@@ -48,10 +51,15 @@ type Config struct {
 	ServiceCIDRs                       []netip.Prefix
 	// Certificates signs certificate requests.
 	Certificates csr.Options
-	Nodes        nodelifecycle.Options
-	PodGC        podgc.Options
-	Clock        clock.WithTicker
-	Log          *slog.Logger
+	// SignToken makes the tokens of Secrets of ServiceAccounts; nil leaves
+	// those Secrets empty. Manager is then the client that fills them, which
+	// acts as system:kube-controller-manager.
+	SignToken tokensecret.Sign
+	Manager   client.Set
+	Nodes     nodelifecycle.Options
+	PodGC     podgc.Options
+	Clock     clock.WithTicker
+	Log       *slog.Logger
 }
 
 // Controllers are all controllers, ready to run.
@@ -70,8 +78,7 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	all := &Controllers{}
 	indexed := map[cache.Cache]bool{}
 	var problems []error
-	add := func(name, account string, make func(controller.Deps) (controller.Runnable, error)) {
-		set := c.Set(account)
+	addAs := func(name string, set client.Set, make func(controller.Deps) (controller.Runnable, error)) {
 		if !indexed[set.Cache] {
 			indexed[set.Cache] = true
 			if err := index.Add(ctx, set.Cache); err != nil {
@@ -84,11 +91,16 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 		}
 		all.all = append(all.all, named{name, r})
 	}
+	add := func(name, account string, make func(controller.Deps) (controller.Runnable, error)) {
+		addAs(name, c.Set(account), make)
+	}
 	add("replicaset", "replicaset-controller", replicaset.New)
+	add("replicationcontroller", "replication-controller", replicationcontroller.New)
 	add("deployment", "deployment-controller", deployment.New)
 	add("endpointslice", "endpointslice-controller", endpointslice.New)
 	add("endpoints", "endpoint-controller", endpoints.New)
 	add("serviceaccount", "service-account-controller", serviceaccount.New)
+	add("clusterrole", "clusterrole-aggregation-controller", clusterrole.New)
 	add("tainteviction", "node-controller", tainteviction.New)
 	add("job", "job-controller", job.New)
 	add("joborphans", "job-controller", job.NewOrphans)
@@ -105,6 +117,11 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 				ClusterCIDRs: c.ClusterCIDRs, Reserved: c.ServiceCIDRs,
 				MaskSizeIPv4: c.NodeMaskSizeIPv4, MaskSizeIPv6: c.NodeMaskSizeIPv6,
 			})
+		})
+	}
+	if c.SignToken != nil {
+		addAs("tokensecret", c.Manager, func(d controller.Deps) (controller.Runnable, error) {
+			return tokensecret.New(d, c.SignToken, c.CABundle)
 		})
 	}
 	return all, errors.Join(problems...)
