@@ -78,8 +78,8 @@ func plan(service *corev1.Service, all []corev1.Pod, zones map[string]string, ex
 }
 
 // plan fills the group's slices: endpoints stay where they are, and new ones go
-// first to slices that change anyway, then to one with room for all the rest,
-// then to new slices.
+// first to slices that change anyway, then to new slices that they fill, then to
+// one with room for all the rest.
 func (g *group) plan(service *corev1.Service, c *changes) {
 	slices.SortFunc(g.slices, func(a, b *discoveryv1.EndpointSlice) int { return cmp.Compare(a.Name, b.Name) })
 	placed := map[string]bool{}
@@ -117,13 +117,18 @@ func (g *group) plan(service *corev1.Service, c *changes) {
 			fill(s)
 		}
 	}
+	for len(rest) >= perSlice {
+		s := newSlice(service, g.family, g.ports)
+		fill(s)
+		c.create = append(c.create, s)
+	}
 	for i, s := range next {
 		if len(rest) > 0 && !changed[i] && perSlice-len(s.Endpoints) >= len(rest) {
 			fill(s)
 			changed[i] = true
 		}
 	}
-	for len(rest) > 0 {
+	if len(rest) > 0 {
 		s := newSlice(service, g.family, g.ports)
 		fill(s)
 		c.create = append(c.create, s)

@@ -1,0 +1,75 @@
+package pods
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+var now = time.Unix(1e9, 0)
+
+func pod(name string, change func(*corev1.Pod)) *corev1.Pod {
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(now.Add(-time.Hour)), Annotations: map[string]string{}},
+		Spec:       corev1.PodSpec{NodeName: "n-" + name},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{
+			{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(now.Add(-time.Hour))},
+		}},
+	}
+	change(p)
+	return p
+}
+
+func TestToDelete(t *testing.T) {
+	same := func(*corev1.Pod) {}
+	for name, worse := range map[string]func(*corev1.Pod){
+		"no node":           func(p *corev1.Pod) { p.Spec.NodeName = "" },
+		"pending":           func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending },
+		"unknown":           func(p *corev1.Pod) { p.Status.Phase = corev1.PodUnknown },
+		"not ready":         func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse },
+		"cheap":             func(p *corev1.Pod) { p.Annotations[corev1.PodDeletionCost] = "-5" },
+		"shortly ready":     func(p *corev1.Pod) { p.Status.Conditions[0].LastTransitionTime = metav1.NewTime(now.Add(-time.Second)) },
+		"restarted":         func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: 3}} },
+		"young":             func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(now.Add(-time.Second)) },
+		"on a crowded node": func(p *corev1.Pod) { p.Spec.NodeName = "n-other" },
+	} {
+		all := []*corev1.Pod{pod("good", same), pod("worse", worse)}
+		related := append([]*corev1.Pod{pod("other", same)}, all...)
+		if got := ToDelete(all, related, 1, now); len(got) != 1 || got[0].Name != "worse" {
+			t.Errorf("%s: %s goes first", name, got[0].Name)
+		}
+	}
+}
+
+func TestAvailable(t *testing.T) {
+	p := pod("a", func(p *corev1.Pod) {
+		p.Status.Conditions[0].LastTransitionTime = metav1.NewTime(now.Add(-4 * time.Second))
+	})
+	if left, ok := AvailableIn(p, 10, now); !ok || left != 6*time.Second || Available(p, 10, now) {
+		t.Errorf("%s left, %v", left, ok)
+	}
+	if !Available(p, 4, now) || !Available(p, 0, now) {
+		t.Error("long enough is not enough")
+	}
+}
+
+func TestCreateMany(t *testing.T) {
+	calls := 0
+	if n, err := CreateMany(100, func(int) error { calls++; return nil }); n != 100 || err != nil || calls != 100 {
+		t.Errorf("%d made by %d calls: %v", n, calls, err)
+	}
+	calls = 0
+	n, err := CreateMany(100, func(i int) error {
+		calls++
+		if i == 3 {
+			return errors.New("full")
+		}
+		return nil
+	})
+	if n != 3 || err == nil || calls != 4 {
+		t.Errorf("%d made by %d calls: %v", n, calls, err)
+	}
+}
