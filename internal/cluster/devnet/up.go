@@ -19,7 +19,7 @@ import (
 )
 
 // readyTimeout is how long a cluster may take from one step to the next.
-const readyTimeout = 2 * time.Minute
+const readyTimeout = time.Minute
 
 // UpOptions say what Up makes.
 type UpOptions struct {
