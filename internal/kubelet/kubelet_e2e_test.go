@@ -504,13 +504,20 @@ func (n *node) streams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	socketExec, err := remotecommand.NewWebSocketExecutor(n.Config, "GET", address.String())
+	// Runtimes know the protocol without a way to end the input.
+	socket := *address
+	socket.RawQuery = url.Values{"command": {"sh", "-c", "echo -n in; echo err >&2; exit 3"}, "output": {"1"}, "error": {"1"}}.Encode()
+	socketExec, err := remotecommand.NewWebSocketExecutorForProtocols(n.Config, "GET", socket.String(), "v4.channel.k8s.io")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, executor := range map[string]remotecommand.Executor{"SPDY": spdyExec, "WebSocket": socketExec} {
 		var out, errOut bytes.Buffer
-		err := executor.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: strings.NewReader("in"), Stdout: &out, Stderr: &errOut})
+		options := remotecommand.StreamOptions{Stdout: &out, Stderr: &errOut}
+		if executor == spdyExec {
+			options.Stdin = strings.NewReader("in")
+		}
+		err := executor.StreamWithContext(t.Context(), options)
 		var exit exec.CodeExitError
 		if !errors.As(err, &exit) || exit.Code != 3 || out.String() != "in" || errOut.String() != "err\n" {
 			t.Errorf("exec by %s: %v, %q, %q", name, err, out.String(), errOut.String())
@@ -521,8 +528,8 @@ func (n *node) streams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address.Path, address.RawQuery = "/portForward/default/streams", ""
-	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", address)
+	forward := &url.URL{Scheme: "https", Host: address.Host, Path: "/portForward/default/streams"}
+	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", forward)
 	stop, up := make(chan struct{}), make(chan struct{})
 	forwarder, err := portforward.New(dialer, []string{"0:21251"}, stop, up, io.Discard, io.Discard)
 	if err != nil {

@@ -19,9 +19,15 @@ import (
 // DefaultMount is where the kernel's cgroup file systems are.
 const DefaultMount = "/sys/fs/cgroup"
 
-// controllers are those of cgroup v1 that pods use; which of them exist
-// depends on the machine. The runtime makes its own in others.
-var controllersV1 = []string{"cpu", "cpuacct", "cpuset", "memory", "pids", "hugetlb", "blkio", "devices", "freezer", "net_cls", "net_prio", "perf_event", "systemd"}
+// hierarchies are the directories below the mount on cgroup v1; which of them
+// exist depends on the machine. "unified" is the empty v2 hierarchy beside the
+// v1 ones, where the runtime makes its cgroups, too.
+func hierarchies() []string {
+	return []string{
+		"cpu", "cpuacct", "cpuset", "memory", "pids", "hugetlb", "blkio", "devices", "freezer", "net_cls", "net_prio",
+		"perf_event", "systemd", "unified",
+	}
+}
 
 // controllersV2 are switched on for the children of every cgroup down to the
 // pods'.
@@ -50,7 +56,7 @@ func New(mount, root string) (*Manager, error) {
 	if m.unified = st.Type == unix.CGROUP2_SUPER_MAGIC; m.unified {
 		return m, nil
 	}
-	for _, name := range controllersV1 {
+	for _, name := range hierarchies() {
 		dir := filepath.Join(mount, name)
 		if info, err := os.Stat(dir); err == nil && info.IsDir() {
 			m.mounted[name] = dir
@@ -164,7 +170,7 @@ func (m *Manager) directories(cgroup string) []string {
 		return []string{filepath.Join(m.mount, cgroup)}
 	}
 	var dirs []string
-	for _, name := range controllersV1 {
+	for _, name := range hierarchies() {
 		if dir, ok := m.mounted[name]; ok {
 			dirs = append(dirs, filepath.Join(dir, cgroup))
 		}
