@@ -215,7 +215,7 @@ func TestDefaultsAreIdempotent(t *testing.T) {
 			continue
 		}
 		t.Run(r.GroupResource().String(), func(t *testing.T) {
-			for seed := range int64(30) {
+			for seed := range int64(10) {
 				obj := r.Hub.New()
 				if seed > 0 {
 					newFiller(seed).Fill(obj)
@@ -236,7 +236,7 @@ func TestRandomObjects(t *testing.T) {
 	ctx := t.Context()
 	for _, r := range Resources(Hooks{}) {
 		t.Run(r.GroupResource().String(), func(t *testing.T) {
-			for seed := range int64(20) {
+			for seed := range int64(8) {
 				obj, old := r.Hub.New(), r.Hub.New()
 				if seed > 0 {
 					newFiller(seed).Fill(obj)
