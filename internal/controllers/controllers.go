@@ -17,6 +17,7 @@ import (
 	"skiff/internal/controllers/clusterrole"
 	"skiff/internal/controllers/controller"
 	"skiff/internal/controllers/csr"
+	"skiff/internal/controllers/daemonset"
 	"skiff/internal/controllers/deployment"
 	"skiff/internal/controllers/endpoints"
 	"skiff/internal/controllers/endpointslice"
@@ -97,6 +98,7 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("replicaset", "replicaset-controller", replicaset.New)
 	add("replicationcontroller", "replication-controller", replicationcontroller.New)
 	add("deployment", "deployment-controller", deployment.New)
+	add("daemonset", "daemon-set-controller", daemonset.New)
 	add("endpointslice", "endpointslice-controller", endpointslice.New)
 	add("endpoints", "endpoint-controller", endpoints.New)
 	add("serviceaccount", "service-account-controller", serviceaccount.New)

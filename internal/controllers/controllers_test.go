@@ -359,3 +359,39 @@ func TestJobs(t *testing.T) {
 		})
 	}
 }
+
+func TestDaemonSet(t *testing.T) {
+	c := start(t)
+	kubelet(t, c)
+	labels := map[string]string{"app": "daemon"}
+	create(t, c,
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "c"}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "mine", Effect: corev1.TaintEffectNoSchedule}}}},
+		&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "daemon"}, Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{
+				Containers: []corev1.Container{{Name: "c", Image: "daemon:1"}},
+				// The stand-in for the scheduler and the kubelet binds nothing.
+				Tolerations: []corev1.Toleration{{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists}, {Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists}},
+			}},
+		}})
+	daemon := func() *appsv1.DaemonSet { return get(t, c, "default", "daemon", &appsv1.DaemonSet{}) }
+	done := func() bool {
+		d := daemon()
+		return d.Status.ObservedGeneration == d.Generation && d.Status.DesiredNumberScheduled == 2 && d.Status.UpdatedNumberScheduled == 2 && d.Status.NumberAvailable == 2
+	}
+	eventually(t, c, "a pod on each node", &appsv1.DaemonSetList{}, done)
+	d := daemon()
+	d.Spec.Template.Spec.Containers[0].Image = "daemon:2"
+	if err := c.Client.Update(context.Background(), d); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, "rolling update", &appsv1.DaemonSetList{}, done)
+	var revisions appsv1.ControllerRevisionList
+	if err := c.Client.List(context.Background(), &revisions, client.InNamespace("default")); err != nil {
+		t.Fatal(err)
+	}
+	if len(revisions.Items) != 2 {
+		t.Errorf("%d revisions, want 2", len(revisions.Items))
+	}
+}

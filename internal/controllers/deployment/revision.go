@@ -2,9 +2,7 @@ package deployment
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"strconv"
 	"strings"
@@ -13,12 +11,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/dump"
-	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/utils/ptr"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/controllers/controller"
+	"skiff/internal/controllers/pods"
 )
 
 // The annotations by which Deployments and their ReplicaSets know of each
@@ -45,19 +42,6 @@ func own(annotation string) bool {
 func revision(s *appsv1.ReplicaSet) int64 {
 	n, _ := strconv.ParseInt(s.Annotations[revisionAnnotation], 10, 64)
 	return n
-}
-
-// templateHash is the value of the label pod-template-hash. It must stay as it
-// is: it is part of the names of existing ReplicaSets.
-func templateHash(template *corev1.PodTemplateSpec, collisions *int32) string {
-	h := fnv.New32a()
-	fmt.Fprint(h, dump.ForHash(*template))
-	if collisions != nil {
-		var b [8]byte
-		binary.LittleEndian.PutUint32(b[:], uint32(*collisions))
-		h.Write(b[:])
-	}
-	return rand.SafeEncodeString(strconv.FormatUint(uint64(h.Sum32()), 10))
 }
 
 // syncRevision brings revision numbers and annotations up to date, and makes
@@ -137,7 +121,7 @@ func (r *reconciler) create(ctx context.Context, w *rollout, next string) error 
 }
 
 func newSet(d *appsv1.Deployment) *appsv1.ReplicaSet {
-	hash := templateHash(&d.Spec.Template, d.Status.CollisionCount)
+	hash := pods.TemplateHash(&d.Spec.Template, d.Status.CollisionCount)
 	template := *d.Spec.Template.DeepCopy()
 	template.Labels = with(template.Labels, hash)
 	selector := d.Spec.Selector.DeepCopy()

@@ -110,17 +110,6 @@ func TestProportionalScaling(t *testing.T) {
 	}
 }
 
-func TestTemplateHashIsStable(t *testing.T) {
-	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}}}
-	one, again := templateHash(&template, nil), templateHash(template.DeepCopy(), nil)
-	if one != again {
-		t.Errorf("%s and %s for the same template", one, again)
-	}
-	if other := templateHash(&template, ptr.To[int32](1)); other == one {
-		t.Error("a collision count does not change the hash")
-	}
-}
-
 func TestHistoryStaysShort(t *testing.T) {
 	var history string
 	for i := range 2000 {

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 )
 
 var now = time.Unix(1e9, 0)
@@ -71,5 +72,16 @@ func TestCreateMany(t *testing.T) {
 	})
 	if n != 3 || err == nil || calls != 4 {
 		t.Errorf("%d made by %d calls: %v", n, calls, err)
+	}
+}
+
+func TestTemplateHashIsStable(t *testing.T) {
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}}}
+	one, again := TemplateHash(&template, nil), TemplateHash(template.DeepCopy(), nil)
+	if one != again {
+		t.Errorf("%s and %s for the same template", one, again)
+	}
+	if other := TemplateHash(&template, ptr.To[int32](1)); other == one {
+		t.Error("a collision count does not change the hash")
 	}
 }

@@ -150,7 +150,7 @@ func tolerates(tolerations []corev1.Toleration, taints []corev1.Taint) (lasting 
 		matched := false
 		for j := range tolerations {
 			t := &tolerations[j]
-			if !matches(t, &taints[i]) {
+			if !pods.Tolerates(t, &taints[i]) {
 				continue
 			}
 			matched = true
@@ -167,18 +167,4 @@ func tolerates(tolerations []corev1.Toleration, taints []corev1.Taint) (lasting 
 		}
 	}
 	return lasting, limited
-}
-
-// matches follows the API documentation of Toleration.
-func matches(t *corev1.Toleration, taint *corev1.Taint) bool {
-	if t.Effect != "" && t.Effect != taint.Effect || t.Key != "" && t.Key != taint.Key {
-		return false
-	}
-	switch t.Operator {
-	case "", corev1.TolerationOpEqual:
-		return t.Value == taint.Value
-	case corev1.TolerationOpExists:
-		return true
-	}
-	return false
 }
