@@ -202,7 +202,7 @@ func (f *frontends) balanced(name string, endpoints []endpoint, outsiders bool) 
 		}
 	}
 	if affinity > 0 {
-		// Part of the name, because the chain's maps depend on it.
+		// Part of the name: the clients of another time are another chain's.
 		name += "/" + strconv.Itoa(int(affinity.Seconds())) + "s"
 	}
 	var before *chain

@@ -75,31 +75,32 @@ func (k kernel) forget(changes [2]*change) error {
 	}
 	var ids uint32
 	for i, f := range families() {
-		b := newBatch(conn, f, &ids)
+		gone := map[string]bool{}
 		for _, a := range changes[i].altered {
-			if a.affinity == 0 || len(a.gone) == 0 {
+			if a.affinity > 0 {
+				for _, g := range a.gone {
+					gone[string(idBytes(a.chain))+string(endpointBytes(g))] = true
+				}
+			}
+		}
+		if len(gone) == 0 {
+			continue
+		}
+		clients := newBatch(conn, f, &ids).clients()
+		all, err := conn.GetSetElements(clients)
+		if err != nil {
+			return fmt.Errorf("session affinity: %w", err)
+		}
+		for _, e := range all {
+			if len(e.Key) < 4 || !gone[string(e.Key[:4])+string(e.Val)] {
 				continue
 			}
-			gone := map[string]bool{}
-			for _, g := range a.gone {
-				gone[string(endpointBytes(g))] = true
+			// One by one: an entry that ran out meanwhile fails its batch.
+			if err := conn.SetDeleteElements(clients, []nftables.SetElement{{Key: e.Key, Val: e.Val}}); err != nil {
+				return err
 			}
-			clients := b.clientMap(a.namedChain)
-			all, err := conn.GetSetElements(clients)
-			if err != nil {
-				return fmt.Errorf("session affinity of %s: %w", a.name, err)
-			}
-			for _, e := range all {
-				if !gone[string(e.Val)] {
-					continue
-				}
-				// One by one: an entry that ran out meanwhile fails its batch.
-				if err := conn.SetDeleteElements(clients, []nftables.SetElement{{Key: e.Key, Val: e.Val}}); err != nil {
-					return err
-				}
-				if err := conn.Flush(); err != nil && !errors.Is(err, os.ErrNotExist) {
-					return fmt.Errorf("session affinity of %s: %w", a.name, err)
-				}
+			if err := conn.Flush(); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("session affinity: %w", err)
 			}
 		}
 	}

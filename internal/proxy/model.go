@@ -83,10 +83,14 @@ type rule struct {
 	n      int
 }
 
-// chain is a chain of one service port. A chain with endpoints has them in a
-// map of its own, from slot number to address, so that a change of one
-// endpoint changes one or two elements.
+// chain is a chain of one service port. Endpoints stand in one map for all
+// chains, by the chain's number and a slot number, so that a change of one
+// endpoint changes one or two elements. (A map for each chain would be slow to
+// make: the kernel finds the maps of a table by going through all of them.)
 type chain struct {
+	// id is the chain's number in the table. It is set when the chain becomes
+	// part of one, and kept for as long as a chain of that name is.
+	id    uint32
 	rules []rule
 	// slots are the endpoints by slot.
 	slots []netip.AddrPort

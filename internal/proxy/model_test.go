@@ -353,12 +353,20 @@ func replay(t *testing.T, chains map[string]chain, elements map[key]string, c *c
 		if _, exists := chains[n.name]; exists {
 			t.Fatalf("chain %s made twice", n.name)
 		}
+		for _, c := range chains {
+			if c.id == n.id {
+				t.Fatalf("chain %s has the number of another", n.name)
+			}
+		}
 		chains[n.name] = *n.chain
 	}
 	for _, a := range c.altered {
 		have, ok := chains[a.name]
 		if !ok {
 			t.Fatalf("chain %s changed before it was made", a.name)
+		}
+		if have.id != a.id {
+			t.Fatalf("chain %s got another number", a.name)
 		}
 		slots := slices.Grow(slices.Clone(have.slots), len(a.chain.slots))[:max(len(have.slots), len(a.chain.slots))]
 		for _, i := range a.slots {

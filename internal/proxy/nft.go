@@ -23,14 +23,21 @@ const masqueradeMark = 0x4000
 const (
 	setPods      = "pods"
 	setNodeAddrs = "node-addresses"
+	// mapSlots leads from chain and slot number to the endpoint.
+	mapSlots = "slots"
+	// mapClients leads from chain and client to the endpoint that the client
+	// had last; packets fill it.
+	mapClients = "clients"
+	// setLive holds the endpoints of each chain that its clients may go back to.
+	setLive = "live"
 )
 
 // elementsPerMessage keeps a message's nested attribute below netlink's limit
 // of 64 KiB.
 const elementsPerMessage = 256
 
-// clientsPerChain bounds the memory that session affinity takes.
-const clientsPerChain = 1 << 16
+// maxClients bounds the memory that session affinity takes.
+const maxClients = 1 << 20
 
 // family holds what differs between IPv4 and IPv6.
 type family struct {
@@ -51,13 +58,12 @@ func ipv6() *family {
 	return &family{nftables.TableFamilyIPv6, unix.NFPROTO_IPV6, 8, 24, 16, nftables.TypeIP6Addr, 4}
 }
 
-// Registers. An address takes one 32-bit register or four.
-func reg(i uint32) uint32          { return unix.NFT_REG32_00 + i }
-func (f *family) regAfter() uint32 { return reg(f.size / 4) }
+// reg returns the number of the i-th 32-bit register. An address takes one of
+// them or four.
+func reg(i uint32) uint32 { return unix.NFT_REG32_00 + i }
 
-// regClient is where the client's address stays while the endpoint is chosen
-// in the registers before it.
-func regClient() uint32 { return reg(8) }
+// after returns the register that follows an address in register i.
+func (f *family) after(i uint32) uint32 { return reg(i + f.size/4) }
 
 // batch collects one atomic change of the kernel's state.
 type batch struct {
@@ -83,6 +89,9 @@ func (b *batch) setup(pods []netip.Prefix, nodeAddrs []netip.Addr) {
 	b.addSet(b.shared(nodePorts), nil)
 	b.addSet(b.shared(clusterIPs), nil)
 	b.addSet(b.shared(hairpins), nil)
+	b.addSet(b.slots(), nil)
+	b.addSet(b.clients(), nil)
+	b.addSet(b.live(), nil)
 	b.addSet(b.named(setNodeAddrs, func(s *nftables.Set) { s.KeyType = b.addrType }), addrElements(nodeAddrs))
 	b.addSet(b.named(setPods, func(s *nftables.Set) { s.KeyType = b.addrType; s.Interval = true }), prefixElements(pods))
 
@@ -125,15 +134,22 @@ func (b *batch) setupMasquerade() {
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg(0), SourceRegister: true},
 		&expr.Masq{FullyRandom: true})
 	b.rule(name,
-		b.payload(b.saddr, reg(0)), b.payload(b.daddr, b.regAfter()),
+		b.payload(b.saddr, reg(0)), b.payload(b.daddr, b.after(0)),
 		lookup(reg(0), b.shared(hairpins).Name), &expr.Masq{FullyRandom: true})
 }
 
 // apply adds c to the batch.
 func (b *batch) apply(c *change) {
+	var add, live, remove, unlive []nftables.SetElement
 	for _, n := range c.created {
-		b.create(n)
+		b.conn.AddChain(b.chain(n.name))
+		add = append(add, slotElements(n.chain, every(n.slots))...)
+		if n.affinity > 0 {
+			live = append(live, endpointElements(n.chain, n.slots)...)
+		}
 	}
+	b.change(b.conn.SetAddElements, b.slots(), add)
+	b.change(b.conn.SetAddElements, b.live(), live)
 	// Rules refer to other chains, so all must exist before.
 	for _, n := range c.created {
 		b.rules(n)
@@ -148,34 +164,30 @@ func (b *batch) apply(c *change) {
 	}
 	for _, n := range c.deleted {
 		b.conn.DelChain(b.chain(n.name))
-		for _, s := range b.setsOf(n) {
-			b.conn.DelSet(s)
+		remove = append(remove, slotElements(n.chain, every(n.slots))...)
+		if n.affinity > 0 {
+			unlive = append(unlive, endpointElements(n.chain, n.slots)...)
 		}
 	}
+	b.change(b.conn.SetDeleteElements, b.slots(), remove)
+	b.change(b.conn.SetDeleteElements, b.live(), unlive)
 }
 
-func (b *batch) create(n namedChain) {
-	for _, s := range b.setsOf(n) {
-		b.addSet(s, nil)
-	}
-	b.conn.AddChain(b.chain(n.name))
-	all := make([]int, len(n.slots))
+// every returns the numbers of all slots.
+func every(slots []netip.AddrPort) []int {
+	all := make([]int, len(slots))
 	for i := range all {
 		all[i] = i
 	}
-	b.change(b.conn.SetAddElements, b.slotMap(n.name), b.slotElements(n.chain, all))
-	if n.affinity > 0 {
-		b.change(b.conn.SetAddElements, b.liveSet(n.name), b.endpointElements(n.slots))
-	}
+	return all
 }
 
 func (b *batch) alter(a *alteration) {
-	m := b.slotMap(a.name)
-	b.change(b.conn.SetDeleteElements, m, b.slotElements(a.old, a.slots))
-	b.change(b.conn.SetAddElements, m, b.slotElements(a.chain, a.slots))
+	b.change(b.conn.SetDeleteElements, b.slots(), slotElements(a.old, a.slots))
+	b.change(b.conn.SetAddElements, b.slots(), slotElements(a.chain, a.slots))
 	if a.affinity > 0 {
-		b.change(b.conn.SetDeleteElements, b.liveSet(a.name), b.endpointElements(a.gone))
-		b.change(b.conn.SetAddElements, b.liveSet(a.name), b.endpointElements(a.fresh))
+		b.change(b.conn.SetDeleteElements, b.live(), endpointElements(a.chain, a.gone))
+		b.change(b.conn.SetAddElements, b.live(), endpointElements(a.chain, a.fresh))
 	}
 	if a.rewrite {
 		b.conn.FlushChain(b.chain(a.name))
@@ -259,36 +271,26 @@ func (b *batch) shared(in collection) *nftables.Set {
 	}
 }
 
-// setsOf returns the sets that belong to a chain.
-func (b *batch) setsOf(n namedChain) []*nftables.Set {
-	if len(n.slots) == 0 {
-		return nil
-	}
-	if n.affinity == 0 {
-		return []*nftables.Set{b.slotMap(n.name)}
-	}
-	return []*nftables.Set{b.slotMap(n.name), b.clientMap(n), b.liveSet(n.name)}
-}
-
-// slotMap leads from slot number to endpoint.
-func (b *batch) slotMap(chain string) *nftables.Set {
-	return b.named("slots/"+chain, func(s *nftables.Set) {
-		s.IsMap, s.KeyType, s.DataType = true, nftables.TypeInteger, b.endpointType()
-		s.KeyByteOrder = binaryutil.NativeEndian
+func (b *batch) slots() *nftables.Set {
+	return b.named(mapSlots, func(s *nftables.Set) {
+		s.IsMap, s.Concatenation, s.DataType = true, true, b.endpointType()
+		s.KeyType = nftables.MustConcatSetType(nftables.TypeMark, nftables.TypeMark)
 	})
 }
 
-// clientMap leads from client to the endpoint it had; packets fill it.
-func (b *batch) clientMap(n namedChain) *nftables.Set {
-	return b.named("clients/"+n.name, func(s *nftables.Set) {
-		s.IsMap, s.KeyType, s.DataType = true, b.addrType, b.endpointType()
-		s.Dynamic, s.HasTimeout, s.Timeout, s.Size = true, true, n.affinity, clientsPerChain
+func (b *batch) clients() *nftables.Set {
+	return b.named(mapClients, func(s *nftables.Set) {
+		s.IsMap, s.Concatenation, s.DataType = true, true, b.endpointType()
+		s.KeyType = nftables.MustConcatSetType(nftables.TypeMark, b.addrType)
+		s.Dynamic, s.HasTimeout, s.Size = true, true, maxClients
 	})
 }
 
-// liveSet holds the endpoints that a client may go back to.
-func (b *batch) liveSet(chain string) *nftables.Set {
-	return b.named("live/"+chain, func(s *nftables.Set) { s.Concatenation, s.KeyType = true, b.endpointType() })
+func (b *batch) live() *nftables.Set {
+	return b.named(setLive, func(s *nftables.Set) {
+		s.Concatenation = true
+		s.KeyType = nftables.MustConcatSetType(nftables.TypeMark, b.addrType, nftables.TypeInetService)
+	})
 }
 
 func (b *batch) endpointType() nftables.SetDatatype {
@@ -317,20 +319,23 @@ func endpointBytes(a netip.AddrPort) []byte {
 	return append(a.Addr().AsSlice(), byte(a.Port()>>8), byte(a.Port()), 0, 0)
 }
 
-func (b *batch) slotElements(c *chain, at []int) []nftables.SetElement {
+// idBytes is a chain's number as keys begin with it.
+func idBytes(c *chain) []byte { return binary.NativeEndian.AppendUint32(nil, c.id) }
+
+func slotElements(c *chain, at []int) []nftables.SetElement {
 	var out []nftables.SetElement
 	for _, i := range at {
 		if i < len(c.slots) {
-			out = append(out, nftables.SetElement{Key: binary.NativeEndian.AppendUint32(nil, uint32(i)), Val: endpointBytes(c.slots[i])})
+			out = append(out, nftables.SetElement{Key: binary.NativeEndian.AppendUint32(idBytes(c), uint32(i)), Val: endpointBytes(c.slots[i])})
 		}
 	}
 	return out
 }
 
-func (b *batch) endpointElements(list []netip.AddrPort) []nftables.SetElement {
+func endpointElements(c *chain, list []netip.AddrPort) []nftables.SetElement {
 	var out []nftables.SetElement
 	for _, a := range list {
-		out = append(out, nftables.SetElement{Key: endpointBytes(a)})
+		out = append(out, nftables.SetElement{Key: append(idBytes(c), endpointBytes(a)...)})
 	}
 	return out
 }

@@ -35,44 +35,51 @@ func (b *batch) expressions(n namedChain, r rule) []expr.Any {
 	case to:
 		return []expr.Any{verdict(expr.VerdictGoto, r.target)}
 	case resume:
-		clients := b.clientMap(n).Name
-		return []expr.Any{
-			b.payload(b.saddr, regClient()),
-			&expr.Lookup{SourceRegister: regClient(), DestRegister: reg(0), IsDestRegSet: true, SetName: clients},
-			lookup(reg(0), b.liveSet(n.name).Name),
-			b.remember(clients, n), b.send(),
-		}
+		return append(b.client(n),
+			&expr.Lookup{SourceRegister: reg(8), DestRegister: reg(1), IsDestRegSet: true, SetName: mapClients},
+			number(n, 0), lookup(reg(0), setLive),
+			b.remember(n), b.send())
 	case spreadSticky:
-		return append(b.pick(n, r.n), b.payload(b.saddr, regClient()), b.remember(b.clientMap(n).Name, n), b.send())
+		return append(append(b.client(n), b.pick(n, r.n)...), b.remember(n), b.send())
 	case spread:
 		return append(b.pick(n, r.n), b.send())
 	default:
-		return []expr.Any{
-			&expr.Immediate{Register: reg(0), Data: make([]byte, 4)},
-			&expr.Lookup{SourceRegister: reg(0), DestRegister: reg(0), IsDestRegSet: true, SetName: b.slotMap(n.name).Name},
-			b.send(),
-		}
+		return []expr.Any{number(n, 0), &expr.Immediate{Register: reg(1), Data: make([]byte, 4)}, b.endpoint(), b.send()}
 	}
 }
 
-// pick loads a random endpoint into the first registers.
+// Rules that choose an endpoint have the chain's number in register 0 and the
+// endpoint in those from 1 on; the key of the client is in those from 8 on.
+
+// number loads the chain's number.
+func number(n namedChain, register uint32) expr.Any {
+	return &expr.Immediate{Register: reg(register), Data: idBytes(n.chain)}
+}
+
+// client loads the client's key.
+func (b *batch) client(n namedChain) []expr.Any {
+	return []expr.Any{number(n, 8), b.payload(b.saddr, reg(9))}
+}
+
+// pick loads a random endpoint.
 func (b *batch) pick(n namedChain, modulus int) []expr.Any {
-	return []expr.Any{
-		&expr.Numgen{Register: reg(0), Modulus: uint32(modulus), Type: unix.NFT_NG_RANDOM},
-		&expr.Lookup{SourceRegister: reg(0), DestRegister: reg(0), IsDestRegSet: true, SetName: b.slotMap(n.name).Name},
-	}
+	return []expr.Any{number(n, 0), &expr.Numgen{Register: reg(1), Modulus: uint32(modulus), Type: unix.NFT_NG_RANDOM}, b.endpoint()}
 }
 
-// remember stores the endpoint in the first registers for the client. For a
-// client that is stored already it only begins the time anew.
-func (b *batch) remember(clients string, n namedChain) expr.Any {
-	return &expr.Dynset{SrcRegKey: regClient(), SrcRegData: reg(0), SetName: clients, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: n.affinity}
+// endpoint replaces the slot number in register 1 by the endpoint.
+func (b *batch) endpoint() expr.Any {
+	return &expr.Lookup{SourceRegister: reg(0), DestRegister: reg(1), IsDestRegSet: true, SetName: mapSlots}
 }
 
-// send rewrites the packet's destination to the endpoint in the first
-// registers.
+// remember stores the endpoint for the client. For a client that is stored
+// already it only begins the time anew.
+func (b *batch) remember(n namedChain) expr.Any {
+	return &expr.Dynset{SrcRegKey: reg(8), SrcRegData: reg(1), SetName: mapClients, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: n.affinity}
+}
+
+// send rewrites the packet's destination to the endpoint.
 func (b *batch) send() expr.Any {
-	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: b.nfproto, RegAddrMin: reg(0), RegProtoMin: b.regAfter()}
+	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: b.nfproto, RegAddrMin: reg(1), RegProtoMin: b.after(1)}
 }
 
 func (b *batch) from(p netip.Prefix) []expr.Any {
@@ -91,8 +98,8 @@ func (b *batch) from(p netip.Prefix) []expr.Any {
 func (b *batch) loadDestination() []expr.Any {
 	return []expr.Any{
 		b.payload(b.daddr, reg(0)),
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: b.regAfter()},
-		destinationPort(b.regAfter() + 1),
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: b.after(0)},
+		destinationPort(b.after(0) + 1),
 	}
 }
 

@@ -16,6 +16,8 @@ type table struct {
 	// name. The first one has it: when two Services claim one external address
 	// and port, the same one wins on every node.
 	claims map[key][]claim
+	// lastID is the number that a chain got last.
+	lastID uint32
 }
 
 type claim struct {
@@ -92,7 +94,7 @@ func (t *table) update(next map[types.NamespacedName]*part) *change {
 		} else {
 			t.parts[owner] = now
 		}
-		c.chains(old.chains, now.chains)
+		t.chains(c, old.chains, now.chains)
 		for k := range old.elements {
 			if _, stays := now.elements[k]; !stays {
 				touch(k)
@@ -146,7 +148,7 @@ func (t *table) drop(k key, owner types.NamespacedName) {
 	t.claims[k] = l
 }
 
-func (c *change) chains(old, now map[string]*chain) {
+func (t *table) chains(c *change, old, now map[string]*chain) {
 	for name, o := range old {
 		if now[name] == nil {
 			c.deleted = append(c.deleted, namedChain{name, o})
@@ -154,10 +156,14 @@ func (c *change) chains(old, now map[string]*chain) {
 	}
 	for name, n := range now {
 		o := old[name]
-		switch {
-		case o == nil:
+		if o == nil {
+			t.lastID++
+			n.id = t.lastID
 			c.created = append(c.created, namedChain{name, n})
-		case !sameChain(o, n):
+			continue
+		}
+		n.id = o.id
+		if !sameChain(o, n) {
 			c.altered = append(c.altered, alter(name, o, n))
 		}
 	}
@@ -197,7 +203,9 @@ func missing(a, b []netip.AddrPort) []netip.AddrPort {
 func (t *table) whole() *change {
 	c := &change{}
 	for _, p := range t.parts {
-		c.chains(nil, p.chains)
+		for name, n := range p.chains {
+			c.created = append(c.created, namedChain{name, n})
+		}
 	}
 	for k, l := range t.claims {
 		c.added = append(c.added, element{k, l[0].target})
