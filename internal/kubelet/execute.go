@@ -134,8 +134,8 @@ func (w *worker) createSandbox(ctx context.Context, pod *v1.Pod, state *runtime.
 func (w *worker) sandboxConfig(pod *v1.Pod, attempt uint32, parent string) *cri.PodSandboxConfig {
 	return podspec.Sandbox(pod, podspec.SandboxOptions{
 		Attempt: attempt, CgroupParent: parent,
-		LogDir:     podspec.LogDir(w.k.PodLogsDir, pod.Namespace, pod.Name, w.uid),
-		SeccompDir: w.seccompDir(), Cluster: w.k.cluster,
+		LogDir:  podspec.LogDir(w.k.PodLogsDir, pod.Namespace, pod.Name, w.uid),
+		Cluster: w.k.cluster,
 	})
 }
 

@@ -230,13 +230,10 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		return err
 	}
 
-	api, err := server.New(server.Config{
+	api := server.New(server.Config{
 		Address: k.Address, Port: k.Port, ServingCert: k.ServingCert, ClientCA: k.ClientCA, Authorize: k.Authorize,
-		Runtime: k.runtime, Pods: k, NodeName: k.NodeName, RootDir: k.RootDir, CgroupMount: k.CgroupMount, Log: k.log,
+		Runtime: k.runtime, Pods: k, NodeName: k.NodeName, RootDir: k.RootDir, Log: k.log,
 	})
-	if err != nil {
-		return err
-	}
 	var parts sync.WaitGroup
 	start := func(run func(context.Context)) {
 		parts.Add(1)
@@ -258,9 +255,9 @@ func (k *Kubelet) Run(ctx context.Context) error {
 			failed <- err
 		}
 	})
+	var err error
 	select {
 	case <-ctx.Done():
-		err = nil
 	case err = <-failed:
 	}
 	cancel()

@@ -92,16 +92,16 @@ func (w *worker) clean(ctx context.Context, pod *v1.Pod, state *runtime.Pod, rem
 		k.forget(w.uid)
 		return nil
 	}
-	return w.finish(ctx, pod)
+	w.finish(pod)
+	return nil
 }
 
 // finish removes the pod from the API; the event of that makes the kubelet
 // forget it.
-func (w *worker) finish(_ context.Context, pod *v1.Pod) error {
+func (w *worker) finish(pod *v1.Pod) {
 	if pod.DeletionTimestamp != nil {
-		w.k.writer.Finish(w.k.writer.Base(pod), nil)
+		w.k.writer.Finish(w.k.writer.Base(pod))
 	}
-	return nil
 }
 
 // killWave stops containers together.

@@ -201,7 +201,8 @@ func (w *worker) sync(ctx context.Context, pod *v1.Pod, removed bool) (again boo
 			k.forget(w.uid)
 			return false, nil
 		}
-		return false, w.finish(ctx, pod)
+		w.finish(pod)
+		return false, nil
 	}
 	state, err := k.inspector.Pod(ctx, w.uid, pod.Namespace, pod.Name)
 	if err != nil {

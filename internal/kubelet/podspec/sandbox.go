@@ -15,7 +15,6 @@ type SandboxOptions struct {
 	Attempt      uint32
 	CgroupParent string
 	LogDir       string
-	SeccompDir   string
 	Cluster      Cluster
 }
 

@@ -43,7 +43,6 @@ type Config struct {
 	Pods        Pods
 	NodeName    string
 	RootDir     string
-	CgroupMount string
 	Log         *slog.Logger
 }
 
@@ -54,10 +53,10 @@ type Server struct {
 }
 
 // New returns a server; Run serves.
-func New(c Config) (*Server, error) {
+func New(c Config) *Server {
 	s := &Server{Config: c}
 	s.stats = &statistics{runtime: c.Runtime, pods: c.Pods, nodeName: c.NodeName, rootDir: c.RootDir}
-	return s, nil
+	return s
 }
 
 // shutdownTime is how long open requests may take when the server ends.

@@ -44,8 +44,6 @@ type entry struct {
 	queued bool
 	// finish asks for the pod's deletion after the status is written.
 	finish bool
-	// finished is called once the object is gone.
-	finished func()
 }
 
 // NewWriter returns a writer; Run must be called.
@@ -65,13 +63,13 @@ func (w *Writer) Set(base *v1.Pod, status v1.PodStatus) {
 }
 
 // Finish asks that the pod be removed from the API, its containers being gone
-// for good; done is called when it is.
-func (w *Writer) Finish(base *v1.Pod, done func()) {
+// for good.
+func (w *Writer) Finish(base *v1.Pod) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e := w.entryLocked(base)
 	if !e.finish {
-		e.finish, e.finished = true, done
+		e.finish = true
 		w.queueLocked(base.UID, e)
 	}
 }
@@ -171,13 +169,13 @@ func (w *Writer) sync(ctx context.Context, uid types.UID) error {
 		return nil
 	}
 	e.queued = false
-	base, status, finish, finished := e.base, e.status, e.finish, e.finished
+	base, status, finish := e.base, e.status, e.finish
 	w.mu.Unlock()
 
 	written, err := w.patch(ctx, base, status)
 	if err != nil {
 		if w.replaced(ctx, base, err) {
-			w.gone(uid, finished)
+			w.Forget(uid)
 			return nil
 		}
 		return err
@@ -197,7 +195,7 @@ func (w *Writer) sync(ctx context.Context, uid types.UID) error {
 	if err != nil && !w.replaced(ctx, base, err) {
 		return fmt.Errorf("deleting pod %s/%s: %w", base.Namespace, base.Name, err)
 	}
-	w.gone(uid, finished)
+	w.Forget(uid)
 	return nil
 }
 
@@ -213,13 +211,6 @@ func (w *Writer) replaced(ctx context.Context, pod *v1.Pod, err error) bool {
 	current := &v1.Pod{}
 	err = w.client.Get(ctx, client.ObjectKeyFromObject(pod), current)
 	return apierrors.IsNotFound(err) || err == nil && current.UID != pod.UID
-}
-
-func (w *Writer) gone(uid types.UID, finished func()) {
-	w.Forget(uid)
-	if finished != nil {
-		finished()
-	}
 }
 
 // patch writes the difference between the base's status and status, if there
