@@ -13,6 +13,8 @@ import (
 	"k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/plugin"
 	"k8s.io/kubectl/pkg/cmd/util"
+
+	"skiff/internal/cluster/devnet"
 )
 
 func newKubectl(s Streams) *cobra.Command {
@@ -37,7 +39,11 @@ func runKubectl(ctx context.Context, s Streams, args []string) (err error) {
 	streams := genericiooptions.IOStreams{In: s.In, Out: s.Out, ErrOut: s.Err}
 	flags := genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag().
 		WithDiscoveryBurst(300).WithDiscoveryQPS(50).WithWarningPrinter(streams)
-	if path := findKubeconfig(args); path != "" {
+	path, err := findKubeconfig(args)
+	if err != nil {
+		return err
+	}
+	if path != "" {
 		flags.KubeConfig = &path
 	}
 	command := cmd.NewDefaultKubectlCommandWithArgs(cmd.KubectlOptions{
@@ -65,24 +71,31 @@ func runKubectl(ctx context.Context, s Streams, args []string) (err error) {
 }
 
 // findKubeconfig returns the kubeconfig that kubectl uses when neither its
-// arguments nor the environment name one.
-func findKubeconfig(args []string) string {
+// arguments nor the environment name one. A development cluster that does not
+// run is an error: its addresses would be somebody else's.
+func findKubeconfig(args []string) (string, error) {
 	if os.Getenv("KUBECONFIG") != "" {
-		return ""
+		return "", nil
 	}
 	for _, a := range args {
 		if a == "--" {
 			break
 		}
 		if a == "--kubeconfig" || strings.HasPrefix(a, "--kubeconfig=") {
-			return ""
+			return "", nil
 		}
 	}
-	if c, err := onlyCluster(); err == nil && c != nil {
-		return c.Kubeconfig()
+	c, err := onlyCluster()
+	switch {
+	case err == nil && c != nil && c.State(&c.Nodes[0]) == devnet.Stopped:
+		return "", fmt.Errorf("cluster %s does not run; start it with: skiff up%s", c.Name, nameArg(c))
+	case err == nil && c != nil:
+		return c.Kubeconfig(), nil
+	case clusterNameOr("") != "":
+		return "", err
 	}
 	if _, err := os.Stat(adminKubeconfig); err == nil {
-		return adminKubeconfig
+		return adminKubeconfig, nil
 	}
-	return ""
+	return "", nil
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -105,33 +106,49 @@ func TestKubectlIsUpstreams(t *testing.T) {
 func TestKubectlFindsTheKubeconfig(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("SKIFF_HOME", home)
-	t.Setenv("SKIFF_CLUSTER", "")
-	t.Setenv("KUBECONFIG", "")
+	// The clusters' nodes seem to run as this process.
+	stat, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[19]
 	add := func(name string) {
-		if err := os.MkdirAll(filepath.Join(home, name), 0o700); err != nil {
+		c := filepath.Join(home, name)
+		if err := os.MkdirAll(filepath.Join(c, "n"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(home, name, "cluster.json"), []byte(`{"name":"`+name+`"}`), 0o600); err != nil {
-			t.Fatal(err)
+		for path, text := range map[string]string{
+			"cluster.json": `{"name":"` + name + `","nodes":[{"name":"n","ip":"172.30.0.2"}]}`,
+			"n/init.json":  fmt.Sprintf(`{"pid":%d,"start":%q}`, os.Getpid(), start),
+		} {
+			if err := os.WriteFile(filepath.Join(c, path), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	check := func(env, kubeconfig string, args []string, want string, fails bool) {
+		t.Helper()
+		t.Setenv("SKIFF_CLUSTER", env)
+		t.Setenv("KUBECONFIG", kubeconfig)
+		got, err := findKubeconfig(args)
+		if got == adminKubeconfig {
+			got = ""
+		}
+		if got != want || (err != nil) != fails {
+			t.Errorf("SKIFF_CLUSTER=%s KUBECONFIG=%s kubectl %v: got %q, %v; want %q", env, kubeconfig, args, got, err, want)
 		}
 	}
 	add("one")
-	if got, want := findKubeconfig(nil), filepath.Join(home, "one/kubeconfig"); got != want {
-		t.Errorf("with one cluster: %q, want %q", got, want)
-	}
+	check("", "", nil, filepath.Join(home, "one/kubeconfig"), false)
 	add("two")
-	if got := findKubeconfig(nil); strings.HasPrefix(got, home) {
-		t.Errorf("with two clusters: %q", got)
+	check("", "", nil, "", false)
+	check("two", "", nil, filepath.Join(home, "two/kubeconfig"), false)
+	check("two", "", []string{"get", "--kubeconfig=x"}, "", false)
+	check("two", "", []string{"exec", "p", "--", "x", "--kubeconfig=x"}, filepath.Join(home, "two/kubeconfig"), false)
+	check("two", "x", nil, "", false)
+	check("three", "", nil, "", true)
+	if err := os.Remove(filepath.Join(home, "two/n/init.json")); err != nil {
+		t.Fatal(err)
 	}
-	t.Setenv("SKIFF_CLUSTER", "two")
-	if got, want := findKubeconfig(nil), filepath.Join(home, "two/kubeconfig"); got != want {
-		t.Errorf("with SKIFF_CLUSTER: %q, want %q", got, want)
-	}
-	if got := findKubeconfig([]string{"get", "--kubeconfig=x"}); got != "" {
-		t.Errorf("with --kubeconfig: %q", got)
-	}
-	t.Setenv("KUBECONFIG", "x")
-	if got := findKubeconfig(nil); got != "" {
-		t.Errorf("with KUBECONFIG: %q", got)
-	}
+	check("two", "", nil, "", true)
 }

@@ -31,7 +31,11 @@ func (a *access) client() (*kubernetes.Clientset, *rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = a.kubeconfig
 	if a.kubeconfig == "" {
-		rules.ExplicitPath = findKubeconfig(nil)
+		path, err := findKubeconfig(nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		rules.ExplicitPath = path
 	}
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{}).ClientConfig()
 	if err != nil {

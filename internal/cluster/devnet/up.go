@@ -41,7 +41,8 @@ type UpOptions struct {
 
 // Up makes a cluster, or starts again what of it does not run, and returns when
 // every node is Ready and DNS answers. When that fails, a new cluster is
-// removed again, and one that was there keeps its data but does not run.
+// removed again, and of one that was there the nodes that Up started are
+// stopped.
 func Up(ctx context.Context, o UpOptions) (*Cluster, error) {
 	if err := checkName(o.Name); err != nil {
 		return nil, err
@@ -71,7 +72,7 @@ func Up(ctx context.Context, o UpOptions) (*Cluster, error) {
 		if isNew {
 			return nil, errors.Join(err, c.remove(ctx))
 		}
-		return nil, errors.Join(err, c.stop(ctx, 0))
+		return nil, errors.Join(err, u.undo(ctx))
 	}
 	return c, nil
 }
@@ -112,6 +113,8 @@ type up struct {
 	cgroups *cgroups
 	machine *machine
 	client  *kubernetes.Clientset
+	// started are the nodes that this run has started.
+	started []*Node
 	// token lets agents join; it is made when the first one needs it.
 	token string
 }
@@ -178,6 +181,7 @@ func (u *up) startServer(ctx context.Context, n *Node) error {
 		return err
 	}
 	defer news.close()
+	u.started = append(u.started, n)
 	if err := u.options.Progress.step("namespaces of "+n.Name+" at "+n.IP.String(), func() error {
 		return u.startNode(n, u.cgroups, u.options.Binary, u.serverCommand(n))
 	}); err != nil {
@@ -202,7 +206,21 @@ func (u *up) startAgent(ctx context.Context, n *Node) error {
 	if err := os.MkdirAll(u.nodeDir(n), 0o700); err != nil {
 		return err
 	}
+	u.started = append(u.started, n)
 	return u.startNode(n, u.cgroups, u.options.Binary, u.agentCommand(n))
+}
+
+// undo stops what this run has started of a cluster that was there before; when
+// that is all of it, its network goes, too.
+func (u *up) undo(ctx context.Context) error {
+	var failed []error
+	for _, n := range u.started {
+		failed = append(failed, u.stopNode(ctx, n, 0))
+	}
+	if u.InitPID(&u.Nodes[0]) == 0 {
+		failed = append(failed, u.stop(ctx, 0))
+	}
+	return errors.Join(failed...)
 }
 
 // nodeArgs are what server and agent have in common.
