@@ -15,7 +15,7 @@ import (
 // BenchmarkKernel measures one change of one endpoint among many Services, as
 // far as the kernel has it, and what it takes to put all in place.
 func BenchmarkKernel(b *testing.B) {
-	for _, count := range []int{100, 10000} {
+	for _, count := range []int{100, 2000} {
 		b.Run(fmt.Sprintf("services=%d", count), func(b *testing.B) {
 			p := New(Config{NodeName: "here", NodeIPs: []netip.Addr{netip.MustParseAddr("192.168.50.1")}, Log: slog.New(slog.DiscardHandler), NetNS: nettest.New(b).FD()})
 			service := func(i int) *corev1.Service {
