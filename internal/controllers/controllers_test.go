@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
@@ -394,4 +395,57 @@ func TestDaemonSet(t *testing.T) {
 	if len(revisions.Items) != 2 {
 		t.Errorf("%d revisions, want 2", len(revisions.Items))
 	}
+}
+
+func TestPropagationPolicies(t *testing.T) {
+	c := start(t)
+	kubelet(t, c)
+	ctx := context.Background()
+	names := func(list client.ObjectList, app string) int {
+		t.Helper()
+		if err := c.Client.List(ctx, list, client.InNamespace("default"), client.MatchingLabels{"app": app}); err != nil {
+			t.Fatal(err)
+		}
+		return meta.LenList(list)
+	}
+	for _, name := range []string{"foreground", "orphan"} {
+		create(t, c, newDeployment("default", name, 2, "web:1"))
+		eventually(t, c, "pods of "+name, &corev1.PodList{}, func() bool { return names(&corev1.PodList{}, name) == 2 })
+	}
+	if err := c.Client.Delete(ctx, get(t, c, "default", "foreground", &appsv1.Deployment{}), client.PropagationPolicy(metav1.DeletePropagationForeground)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, "foreground deletion", &appsv1.DeploymentList{}, func() bool { return names(&appsv1.DeploymentList{}, "foreground") == 0 })
+	if pods, sets := names(&corev1.PodList{}, "foreground"), names(&appsv1.ReplicaSetList{}, "foreground"); pods+sets > 0 {
+		t.Errorf("the owner went before %d pods and %d replica sets", pods, sets)
+	}
+
+	if err := c.Client.Delete(ctx, get(t, c, "default", "orphan", &appsv1.Deployment{}), client.PropagationPolicy(metav1.DeletePropagationOrphan)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, "orphaning", &appsv1.DeploymentList{}, func() bool { return names(&appsv1.DeploymentList{}, "orphan") == 0 })
+	var sets appsv1.ReplicaSetList
+	if names(&sets, "orphan") != 1 || len(sets.Items[0].OwnerReferences) != 0 {
+		t.Errorf("the replica set is not an orphan: %+v", sets.Items)
+	}
+
+	// A new Deployment with the same selector takes the orphan over.
+	create(t, c, newDeployment("default", "orphan", 2, "web:1"))
+	eventually(t, c, "adoption", &appsv1.ReplicaSetList{}, func() bool {
+		names(&sets, "orphan")
+		return len(sets.Items) == 1 && len(sets.Items[0].OwnerReferences) == 1
+	})
+}
+
+func TestReplicationController(t *testing.T) {
+	c := start(t)
+	kubelet(t, c)
+	labels := map[string]string{"app": "old"}
+	create(t, c, &corev1.ReplicationController{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "old"}, Spec: corev1.ReplicationControllerSpec{
+		Replicas: ptr.To[int32](3), Selector: labels,
+		Template: &corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "web:1"}}}},
+	}})
+	eventually(t, c, "pods", &corev1.ReplicationControllerList{}, func() bool {
+		return get(t, c, "default", "old", &corev1.ReplicationController{}).Status.AvailableReplicas == 3
+	})
 }
