@@ -162,9 +162,14 @@ func removeTree(dir string) error {
 	return nil
 }
 
-// removeEmpty removes a cgroup that nothing is left in.
-func (c *cgroups) removeEmpty(path string) {
+// removeEmpty removes a cgroup unless others are left in it, and reports
+// whether it is gone from every hierarchy.
+func (c *cgroups) removeEmpty(path string) (gone bool) {
+	gone = true
 	for _, h := range c.hierarchies {
-		unix.Rmdir(filepath.Join(h.mountpoint, path))
+		if err := unix.Rmdir(filepath.Join(h.mountpoint, path)); err != nil && !errors.Is(err, unix.ENOENT) {
+			gone = false
+		}
 	}
+	return gone
 }

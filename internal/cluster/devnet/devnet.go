@@ -160,8 +160,11 @@ func (c *Cluster) nodeDir(n *Node) string { return filepath.Join(c.dir(), n.Name
 // LogFile is where a node's skiff writes its log.
 func (c *Cluster) LogFile(n *Node) string { return filepath.Join(c.nodeDir(n), "skiff.log") }
 
+// cgroupRoot holds the cgroups of all clusters of the machine.
+const cgroupRoot = "/skiff"
+
 // cgroup is the path of the cluster's cgroup in every hierarchy.
-func (c *Cluster) cgroup() string { return "/skiff/" + c.Name }
+func (c *Cluster) cgroup() string { return cgroupRoot + "/" + c.Name }
 
 func (c *Cluster) nodeCgroup(n *Node) string { return c.cgroup() + "/" + n.Name }
 

@@ -352,3 +352,36 @@ func TestNodesWithAWayOut(t *testing.T) {
 		t.Errorf("forwarding was %q and is %q, %v", was, now, err)
 	}
 }
+
+// Two homes may have clusters of the same name; the second must not take or
+// remove what the first has.
+func TestAnothersBridgeIsLeftAlone(t *testing.T) {
+	c := makeNodes(t, "e2esame", true, 1)
+	_, err := Up(t.Context(), UpOptions{
+		Home: t.TempDir(), Name: c.Name, Nodes: 1, Isolated: true, Binary: os.Args[0], Progress: &Progress{Out: t.Output()},
+	})
+	if err == nil || !strings.Contains(err.Error(), "belongs to another cluster") {
+		t.Errorf("the error is: %v", err)
+	}
+	if text, err := get(nil, c.url(0, "/self")); err != nil {
+		t.Errorf("the first cluster answers %q, %v", text, err)
+	}
+	// The end of a cluster leaves what a running one needs.
+	other := makeNodes(t, "e2eother", true, 1)
+	if err := other.remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blackholes := 0
+	for _, r := range routes {
+		if r.Protocol == routeProtocol {
+			blackholes++
+		}
+	}
+	if blackholes != len(clusterRanges) {
+		t.Errorf("%d blackhole routes are left, want %d", blackholes, len(clusterRanges))
+	}
+}

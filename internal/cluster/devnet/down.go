@@ -49,18 +49,15 @@ func (c *Cluster) stop(ctx context.Context, grace time.Duration) error {
 	for i := range c.Nodes {
 		failed = append(failed, c.stopNode(ctx, &c.Nodes[i], grace))
 	}
-	others, err := c.othersRunning()
-	if err != nil {
-		return errors.Join(append(failed, err)...)
-	}
-	failed = append(failed, c.removeNetwork(!others))
 	cg, err := findCgroups()
 	if err != nil {
 		return errors.Join(append(failed, err)...)
 	}
 	failed = append(failed, cg.remove(c.cgroup()))
-	if !others {
-		cg.removeEmpty("/skiff")
+	// Clusters of whatever home have their cgroups below this one.
+	last := cg.removeEmpty(cgroupRoot)
+	failed = append(failed, c.removeNetwork(last))
+	if last {
 		m, err := loadMachine(c.home)
 		if err != nil {
 			return errors.Join(append(failed, err)...)
@@ -68,26 +65,6 @@ func (c *Cluster) stop(ctx context.Context, grace time.Duration) error {
 		failed = append(failed, m.undo())
 	}
 	return errors.Join(failed...)
-}
-
-// othersRunning reports whether another cluster of the same home has a running
-// node.
-func (c *Cluster) othersRunning() (bool, error) {
-	all, err := List(c.home)
-	if err != nil {
-		return false, err
-	}
-	for _, other := range all {
-		if other.Name == c.Name {
-			continue
-		}
-		for i := range other.Nodes {
-			if other.InitPID(&other.Nodes[i]) != 0 {
-				return true, nil
-			}
-		}
-	}
-	return false, nil
 }
 
 // State is what is known of a node from outside.

@@ -147,6 +147,25 @@ func (c *Cluster) makeBridge() error {
 	return nil
 }
 
+// checkBridge reports that the bridge is another's: of a cluster of the same
+// name in another home.
+func (c *Cluster) checkBridge() error {
+	link, err := netlink.LinkByName(c.bridge())
+	if err != nil {
+		return nil
+	}
+	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("reading the addresses of bridge %s: %w", c.bridge(), err)
+	}
+	for _, a := range addrs {
+		if a.IPNet.String() != c.hostAddress(c.gateway()).String() {
+			return fmt.Errorf("bridge %s has the address %s, so it belongs to another cluster of the name %s; choose another name with --name", c.bridge(), a.IPNet, c.Name)
+		}
+	}
+	return nil
+}
+
 // addBlackhole keeps the machine's own traffic to a range at home, unless there
 // is a route of someone else's for it.
 func addBlackhole(r netip.Prefix) error {
@@ -168,6 +187,9 @@ func blackhole(r netip.Prefix) netlink.Route {
 // removeNetwork removes what makeNetwork made; the last cluster takes the
 // shared routes with it.
 func (c *Cluster) removeNetwork(last bool) error {
+	if err := c.checkBridge(); err != nil {
+		return err
+	}
 	var failed []error
 	if link, err := netlink.LinkByName(c.bridge()); err == nil {
 		failed = append(failed, netlink.LinkDel(link))

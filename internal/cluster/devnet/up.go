@@ -64,6 +64,9 @@ func Up(ctx context.Context, o UpOptions) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.checkBridge(); err != nil {
+		return nil, err
+	}
 	u := &up{Cluster: c, options: o, cgroups: cg, machine: m}
 	if err := u.run(ctx); err != nil {
 		err = errors.Join(err, u.lastWords())
