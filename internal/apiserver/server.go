@@ -4,6 +4,7 @@
 package apiserver
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -246,5 +247,18 @@ func (r *responseRecorder) Write(p []byte) (int, error) {
 	return r.ResponseWriter.Write(p)
 }
 
-// Unwrap lets http.ResponseController flush and hijack.
+// Hijack implements http.Hijacker, which the proxy of upgraded connections asks
+// for by type.
+func (r *responseRecorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	r.wrote = true
+	return http.NewResponseController(r.ResponseWriter).Hijack()
+}
+
+// Flush implements http.Flusher.
+func (r *responseRecorder) Flush() {
+	// A connection that cannot be flushed sends when it ends.
+	_ = http.NewResponseController(r.ResponseWriter).Flush()
+}
+
+// Unwrap lets http.ResponseController find the rest.
 func (r *responseRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

@@ -115,7 +115,7 @@ func (c *inProcess) Get(ctx context.Context, key client.ObjectKey, obj client.Ob
 func (c *inProcess) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
 	ctx = c.context(ctx)
 	o := (&client.ListOptions{}).ApplyOptions(opts)
-	req, err := c.request(ctx, "list", "", list, o.Namespace, "")
+	req, err := c.request(ctx, "list", "", list, o.Namespace, nameOf(o))
 	if err != nil {
 		return err
 	}
@@ -284,7 +284,7 @@ func (b *Binding) IsObjectNamespaced(obj runtime.Object) (bool, error) {
 func (c *inProcess) Watch(ctx context.Context, list client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
 	ctx = c.context(ctx)
 	o := (&client.ListOptions{}).ApplyOptions(opts)
-	req, err := c.request(ctx, "watch", "", list, o.Namespace, "")
+	req, err := c.request(ctx, "watch", "", list, o.Namespace, nameOf(o))
 	if err != nil {
 		return nil, err
 	}
@@ -297,6 +297,16 @@ func (c *inProcess) Watch(ctx context.Context, list client.ObjectList, opts ...c
 		return nil, err
 	}
 	return startWatch(ctx, w, req.Version, list), nil
+}
+
+// nameOf is the name that a field selector narrows a list or watch to; such a
+// request is authorized for that name.
+func nameOf(o *client.ListOptions) string {
+	if o.FieldSelector == nil {
+		return ""
+	}
+	name, _ := o.FieldSelector.RequiresExactMatch("metadata.name")
+	return name
 }
 
 type subresource struct {

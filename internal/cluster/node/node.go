@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 
@@ -23,7 +22,6 @@ import (
 	"skiff/internal/cluster"
 	"skiff/internal/containerd"
 	"skiff/internal/dns"
-	"skiff/internal/identity"
 	"skiff/internal/images"
 	"skiff/internal/kubelet"
 	"skiff/internal/network"
@@ -89,7 +87,7 @@ func Run(ctx context.Context, c Config) error {
 			NodeName: c.Name, NodeIPs: []netip.Addr{c.IP}, Labels: c.Labels, Taints: taints,
 			RootDir: c.KubeletDir, PodLogsDir: c.PodLogsDir, RuntimeEndpoint: endpoint, CgroupRoot: c.CgroupRoot,
 			ClusterDNS: []string{c.ClusterDNS.String()}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
-			ServingCert: c.ServingCert, ClientCA: c.ClientCA, Authorize: authorizer(c.Node, c.Name),
+			ServingCert: c.ServingCert, ClientCA: c.ClientCA, Authorize: kubelet.AuthorizeByReview(c.Node.Client, c.Name),
 			Version: Version, Client: c.Node, Log: c.Log.With("part", "kubelet"), Clock: clock.RealClock{},
 		})
 		if err != nil {
@@ -147,38 +145,6 @@ func ensurePause(ctx context.Context, socket string) error {
 	}
 	defer store.Close()
 	return store.EnsurePause(ctx, containerd.PauseImage)
-}
-
-// authorizer asks the API server what a client of the kubelet's own API may
-// do, as upstream's webhook mode does: everything is the node's proxy
-// subresource.
-func authorizer(set client.Set, node string) func(context.Context, *identity.User, string, string) error {
-	return func(ctx context.Context, user *identity.User, verb, path string) error {
-		if user.InGroup(identity.GroupMasters) {
-			return nil
-		}
-		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-			User: user.Name, UID: user.UID, Groups: user.Groups,
-			ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: verb, Version: "v1", Resource: "nodes", Subresource: subresource(path), Name: node},
-		}}
-		if err := set.Client.Create(ctx, review); err != nil {
-			return err
-		}
-		if !review.Status.Allowed {
-			return fmt.Errorf("%s may not %s %s on node %s: %s", user.Name, verb, path, node, review.Status.Reason)
-		}
-		return nil
-	}
-}
-
-// subresource is the part of a node that a path of the kubelet's API shows.
-func subresource(path string) string {
-	for prefix, sub := range map[string]string{"/stats": "stats", "/metrics": "metrics", "/logs": "log", "/healthz": "healthz", "/configz": "configz", "/pods": "pods"} {
-		if strings.HasPrefix(path, prefix) {
-			return sub
-		}
-	}
-	return "proxy"
 }
 
 // parseTaints reads key[=value]:effect.

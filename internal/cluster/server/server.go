@@ -75,9 +75,6 @@ func start(ctx context.Context, p *cluster.ControlPlane, part func(string, func(
 	as := func(u *identity.User) client.Set { return p.Clients.Set(ctx, u) }
 	account := func(name string) client.Set { return as(serviceAccount(metav1.NamespaceSystem, name)) }
 	admin := as(identity.Loopback())
-	if err := ensureNodeRoles(ctx, admin.Client); err != nil {
-		return err
-	}
 	if err := dns.EnsureService(ctx, admin.Client, []netip.Addr{c.Node.ClusterDNS}); err != nil {
 		return err
 	}
