@@ -177,7 +177,7 @@ func (c *Controller) remove(ctx context.Context, svc *corev1.Service) error {
 	}
 	without := svc.DeepCopy()
 	controllerutil.RemoveFinalizer(without, helpers.LoadBalancerCleanupFinalizer)
-	err = c.Client.Client.Patch(ctx, without, ctrlclient.MergeFromWithOptions(svc, ctrlclient.MergeFromWithOptimisticLock{}))
+	err = c.Client.Client.Status().Patch(ctx, without, ctrlclient.MergeFromWithOptions(svc, ctrlclient.MergeFromWithOptimisticLock{}))
 	if err == nil {
 		c.events.Event(svc, corev1.EventTypeNormal, "DeletedLoadBalancer", "Deleted load balancer")
 	}
@@ -194,7 +194,7 @@ func (c *Controller) addFinalizer(ctx context.Context, svc *corev1.Service) (*co
 	controllerutil.AddFinalizer(with, helpers.LoadBalancerCleanupFinalizer)
 	// The list of finalizers is replaced as a whole, so nobody may have changed
 	// it meanwhile.
-	err := c.Client.Client.Patch(ctx, with, ctrlclient.MergeFromWithOptions(svc, ctrlclient.MergeFromWithOptimisticLock{}))
+	err := c.Client.Client.Status().Patch(ctx, with, ctrlclient.MergeFromWithOptions(svc, ctrlclient.MergeFromWithOptimisticLock{}))
 	return with, err
 }
 

@@ -3,7 +3,6 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -39,7 +38,7 @@ func Run(ctx context.Context, c cluster.AgentConfig) error {
 	if err != nil {
 		return err
 	}
-	go credentials.renew(ctx)
+	go credentials.maintain(ctx)
 	config := &rest.Config{
 		Host: c.Server, QPS: -1, UserAgent: "skiff-agent/" + node.Version,
 		TLSClientConfig: rest.TLSClientConfig{CAData: ca, CertFile: credentials.client.file, KeyFile: credentials.client.file},
@@ -55,7 +54,7 @@ func Run(ctx context.Context, c cluster.AgentConfig) error {
 	return node.Run(ctx, node.Config{
 		NodeConfig: c.Node, ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR,
 		Node: nodeSet, Network: nodeSet,
-		ServingCert: func() (*tls.Certificate, error) { return credentials.serving.current.Load(), nil },
+		ServingCert: credentials.servingCertificate,
 		ClientCA:    roots, Log: c.Log,
 	})
 }

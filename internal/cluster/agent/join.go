@@ -158,44 +158,69 @@ func join(ctx context.Context, c cluster.AgentConfig, ca []byte) (*credentials, 
 			return nil, fmt.Errorf("joining %s: %w", c.Server, err)
 		}
 	}
-	if err := cr.serving.load(); err != nil {
-		if err := cr.requestServing(ctx); err != nil {
-			return nil, fmt.Errorf("asking %s for the node's serving certificate: %w", c.Server, err)
-		}
-	}
+	// The serving certificate is for the addresses in the Node's status, so it
+	// can only be had once the kubelet has registered: a failure to load it
+	// means that maintain asks for it.
+	_ = cr.serving.load()
 	return cr, nil
 }
 
-// renew asks for new certificates when a third of their life is left.
-func (cr *credentials) renew(ctx context.Context) {
+// servingCertificate is the newest one.
+func (cr *credentials) servingCertificate() (*tls.Certificate, error) {
+	if cert := cr.serving.current.Load(); cert != nil {
+		return cert, nil
+	}
+	return nil, errors.New("the server has not signed this node's serving certificate yet")
+}
+
+// due is when the certificate has a third of its life left; at once if there
+// is none.
+func (c *certificate) due() time.Time {
+	cert := c.current.Load()
+	if cert == nil {
+		return time.Time{}
+	}
+	return cert.Leaf.NotAfter.Add(-cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore) / 3)
+}
+
+// retry is how long the node waits before it asks again for a certificate that
+// it could not get.
+const retry = 5 * time.Second
+
+// maintain gets the certificates that are missing, and new ones when a third
+// of their life is left, until ctx ends.
+func (cr *credentials) maintain(ctx context.Context) {
 	for {
-		next := time.Hour * 24
-		for _, cert := range []*certificate{cr.client, cr.serving} {
-			leaf := cert.current.Load().Leaf
-			due := leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 3)
-			next = min(next, max(time.Until(due), time.Minute))
+		next := retry
+		if err := cr.obtain(ctx); err == nil {
+			next = time.Until(cr.client.due())
+			if s := time.Until(cr.serving.due()); s < next {
+				next = s
+			}
+		} else if ctx.Err() == nil {
+			cr.log.Warn("a certificate of this node could not be had; asking again", "error", err)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(next):
-		}
-		for _, cert := range []*certificate{cr.client, cr.serving} {
-			leaf := cert.current.Load().Leaf
-			if time.Until(leaf.NotAfter) > leaf.NotAfter.Sub(leaf.NotBefore)/3 {
-				continue
-			}
-			var err error
-			if cert == cr.client {
-				err = cr.requestClient(ctx, cr.restConfig())
-			} else {
-				err = cr.requestServing(ctx)
-			}
-			if err != nil && ctx.Err() == nil {
-				cr.log.Error("a certificate of this node could not be renewed", "file", cert.file, "error", err)
-			}
+		case <-time.After(max(next, retry)):
 		}
 	}
+}
+
+func (cr *credentials) obtain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	now := time.Now()
+	if !now.Before(cr.client.due()) {
+		if err := cr.requestClient(ctx, cr.restConfig()); err != nil {
+			return err
+		}
+	}
+	if !now.Before(cr.serving.due()) {
+		return cr.requestServing(ctx)
+	}
+	return nil
 }
 
 func (cr *credentials) restConfig() *rest.Config {

@@ -116,7 +116,9 @@ func (r *reconciler) approve(ctx context.Context, csr *certificatesv1.Certificat
 			return err
 		}
 		if !ownNames(request, &node) {
-			return nil
+			// The node may not have reported them yet; asked again with
+			// growing pauses until the request expires.
+			return fmt.Errorf("node %s does not have the names and addresses that %s asks for", node.Name, csr.Name)
 		}
 		return r.setApproved(ctx, csr, "Auto approving kubelet serving certificate for the node's own addresses.")
 	}

@@ -158,12 +158,12 @@ func (a *Authorizer) forgetLocked(b *binding) {
 				kept = append(kept, g)
 			}
 		}
-		switch {
-		case len(kept) > 0:
+		if len(kept) > 0 {
 			byNamespace[b.namespace] = kept
-		case len(byNamespace) > 1:
-			delete(byNamespace, b.namespace)
-		default:
+			continue
+		}
+		delete(byNamespace, b.namespace)
+		if len(byNamespace) == 0 {
 			delete(a.mu.grants, who)
 		}
 	}
