@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 
@@ -22,6 +23,7 @@ import (
 	"skiff/internal/controllers/csr"
 	"skiff/internal/dns"
 	"skiff/internal/identity"
+	"skiff/internal/scheduler"
 )
 
 // Run runs a server until ctx ends or a part of it fails.
@@ -87,6 +89,13 @@ func start(ctx context.Context, p *cluster.ControlPlane, part func(string, func(
 		return err
 	}
 	part("controllers", all.Run)
+	sched, err := scheduler.New(scheduler.Config{
+		Client: as(identity.Component("system:kube-scheduler")), Clock: clock.RealClock{}, Log: c.Log.With("part", "scheduler"), Seed: rand.Uint64(),
+	})
+	if err != nil {
+		return err
+	}
+	part("scheduler", sched.Run)
 	cloud := account("service-controller")
 	part("service controller", cloudservice.New(cloudservice.Config{
 		Client: cloud, Log: c.Log.With("controller", "service"),
