@@ -1,0 +1,127 @@
+package scheduler
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	crclient "sigs.k8s.io/controller-runtime/pkg/client"
+
+	"skiff/internal/scheduler/framework"
+)
+
+// bind binds a pod to the node that was decided on, or takes the decision back.
+func (s *Scheduler) bind(ctx context.Context, d decision) {
+	if why := s.tryBind(ctx, d.pod.Pod, d.node); why != nil {
+		s.unassume(d)
+		if ctx.Err() != nil {
+			return
+		}
+		s.log.Info("a pod could not be bound", "pod", crclient.ObjectKeyFromObject(d.pod.Pod), "node", d.node, "error", why)
+		d.message, d.failed = why.Message(), why.Code == framework.Failed
+		s.report(ctx, d)
+		return
+	}
+	s.recorder.Eventf(d.pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %v/%v to %v", d.pod.Namespace, d.pod.Name, d.node)
+	for _, p := range s.profile.PostBind {
+		p.PostBind(ctx, d.pod.Pod, d.node)
+	}
+}
+
+func (s *Scheduler) tryBind(ctx context.Context, pod *corev1.Pod, node string) *framework.Status {
+	for _, p := range s.profile.Permit {
+		if why := p.Permit(ctx, pod, node); why != nil {
+			return why
+		}
+	}
+	for _, p := range s.profile.PreBind {
+		if why := p.PreBind(ctx, pod, node); why != nil {
+			return why
+		}
+	}
+	for _, p := range s.profile.Bind {
+		if why := p.Bind(ctx, pod, node); why == nil || why.Code != framework.Skip {
+			return why
+		}
+	}
+	return framework.NewStatus(framework.Failed, "", "no plugin bound the pod")
+}
+
+// unassume takes a decision back: the pod is tried again, and others may take
+// its place.
+func (s *Scheduler) unassume(d decision) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.profile.Reserve {
+		p.Unreserve(d.pod.PodInfo, d.node)
+	}
+	if p := s.mu.cache.Forget(d.pod.UID); p != nil {
+		s.mu.queue.Wake(framework.Event{Kind: framework.PodGone, OldPod: p, Namespace: p.Namespace})
+	}
+	s.mu.queue.Reject(d.pod.UID, nil)
+	s.wake()
+}
+
+// report says why a pod was not scheduled, in its status and in an event, and
+// makes room for it if it can be made.
+func (s *Scheduler) report(ctx context.Context, d decision) {
+	s.recorder.Event(d.pod.Pod, corev1.EventTypeWarning, "FailedScheduling", d.message)
+	reason := corev1.PodReasonUnschedulable
+	if d.failed {
+		reason = corev1.PodReasonSchedulerError
+	}
+	nominated := d.pod.Status.NominatedNodeName
+	if d.nomination != nil {
+		nominated = d.nomination.Node
+		if d.nomination.MakeRoom != nil {
+			if err := d.nomination.MakeRoom(ctx); err != nil {
+				s.log.Warn("room could not be made for a pod", "pod", crclient.ObjectKeyFromObject(d.pod.Pod), "node", nominated, "error", err)
+				nominated = ""
+				s.withdraw(d.pod.PodInfo)
+			}
+		}
+	}
+	s.setStatus(ctx, d.pod.Pod, corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: d.message,
+	}, nominated)
+}
+
+// withdraw forgets that room was to be made for the pod.
+func (s *Scheduler) withdraw(pod *framework.PodInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nominateLocked(pod, "")
+}
+
+// setStatus writes the condition and the nominated node if they are new.
+func (s *Scheduler) setStatus(ctx context.Context, pod *corev1.Pod, c corev1.PodCondition, nominated string) {
+	changed := pod.DeepCopy()
+	changed.Status.NominatedNodeName = nominated
+	setCondition(&changed.Status, c, metav1.NewTime(s.clock.Now()))
+	patch := crclient.StrategicMergeFrom(pod)
+	if data, err := patch.Data(changed); err == nil && string(data) == "{}" {
+		return
+	}
+	if err := s.client.Client.Status().Patch(ctx, changed, patch); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		s.log.Warn("the status of a pod could not be written", "pod", crclient.ObjectKeyFromObject(pod), "error", err)
+	}
+}
+
+func setCondition(status *corev1.PodStatus, c corev1.PodCondition, now metav1.Time) {
+	c.LastTransitionTime = now
+	for i := range status.Conditions {
+		old := &status.Conditions[i]
+		if old.Type != c.Type {
+			continue
+		}
+		if old.Status == c.Status {
+			c.LastTransitionTime = old.LastTransitionTime
+		}
+		c.LastProbeTime = old.LastProbeTime
+		c.ObservedGeneration = old.ObservedGeneration
+		*old = c
+		return
+	}
+	status.Conditions = append(status.Conditions, c)
+}

@@ -1,0 +1,136 @@
+package scheduler
+
+import (
+	"context"
+	"slices"
+
+	"skiff/internal/scheduler/class"
+	"skiff/internal/scheduler/framework"
+)
+
+// decision is what is to be done about a pod.
+type decision struct {
+	pod *framework.QueuedPod
+	// node is where it goes; empty if it fits nowhere.
+	node string
+	// message is why it fits nowhere, reason the kind of failure.
+	message string
+	failed  bool
+	// nomination is how room is made for it, if it can be.
+	nomination *framework.Nomination
+}
+
+// next decides about the first pod of the queue and assumes the decision. It
+// returns false if no pod is waiting to be tried.
+func (s *Scheduler) next() (decision, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pod := s.mu.queue.Take()
+	if pod == nil {
+		return decision{}, false
+	}
+	return s.decideLocked(pod), true
+}
+
+func (s *Scheduler) decideLocked(pod *framework.QueuedPod) decision {
+	k := s.classLocked(pod.PodInfo)
+	n := s.nominatedLocked(k, pod.PodInfo)
+	if n == nil {
+		n = k.Best()
+	}
+	if n == nil {
+		return s.rejectLocked(k, pod)
+	}
+	node := n.Node.Name
+	for i, p := range s.profile.Reserve {
+		if why := p.Reserve(pod.PodInfo, node); why != nil {
+			for _, done := range slices.Backward(s.profile.Reserve[:i+1]) {
+				done.Unreserve(pod.PodInfo, node)
+			}
+			s.mu.queue.Reject(pod.UID, nil)
+			return decision{pod: pod, message: why.Message(), failed: true}
+		}
+	}
+	s.nominateLocked(pod.PodInfo, "")
+	s.mu.cache.Assume(pod.PodInfo, node)
+	return decision{pod: pod, node: node}
+}
+
+// nominatedLocked returns the node on which room was made for the pod, if the
+// pod fits there now.
+func (s *Scheduler) nominatedLocked(k *class.Class, pod *framework.PodInfo) *framework.NodeInfo {
+	n := s.mu.cache.Node(s.mu.nominated[pod.UID])
+	if n == nil || k.Rejected() != nil || k.Fits(n, n) != nil {
+		return nil
+	}
+	// Others for which room is made there go first if they are as important.
+	view := n.Clone()
+	for _, o := range n.Nominated {
+		if o.UID != pod.UID && o.Priority >= pod.Priority {
+			view.Add(o)
+		}
+	}
+	if len(view.Pods) > len(n.Pods) && k.Fits(n, view) != nil {
+		return nil
+	}
+	return n
+}
+
+// nominateLocked notes on which node room is being made for the pod.
+func (s *Scheduler) nominateLocked(pod *framework.PodInfo, node string) {
+	old := s.mu.nominated[pod.UID]
+	if old == node {
+		return
+	}
+	s.mu.cache.Nominate(pod, old, node)
+	if node == "" {
+		delete(s.mu.nominated, pod.UID)
+	} else {
+		s.mu.nominated[pod.UID] = node
+	}
+}
+
+// rejectLocked returns the pod to the queue, and finds out how room can be made.
+func (s *Scheduler) rejectLocked(k *class.Class, pod *framework.QueuedPod) decision {
+	d := decision{pod: pod, message: k.Message()}
+	plugins := k.RejectedBy()
+	if s.mu.cache.Len() == 0 {
+		plugins = []string{noNodes}
+	}
+	s.mu.queue.Reject(pod.UID, plugins)
+	if k.Rejected() != nil || s.mu.cache.Len() == 0 {
+		return d
+	}
+	for _, p := range s.profile.PostFilter {
+		nomination, why := p.PostFilter(pod.PodInfo, k)
+		if why != nil {
+			d.message += " " + why.Message()
+		}
+		if nomination != nil {
+			d.nomination = nomination
+			for _, displaced := range nomination.Displaced {
+				s.nominateLocked(displaced, "")
+			}
+			s.nominateLocked(pod.PodInfo, nomination.Node)
+			break
+		}
+	}
+	return d
+}
+
+// noNodes stands for the plugins that had no node to reject: any new one helps.
+const noNodes = ""
+
+// carryOut does in the API what was decided. It blocks while too much is being
+// written already.
+func (s *Scheduler) carryOut(ctx context.Context, d decision) {
+	s.slots <- struct{}{}
+	s.writing.Go(func() {
+		defer func() { <-s.slots }()
+		if d.node != "" {
+			s.bind(ctx, d)
+		} else {
+			s.report(ctx, d)
+		}
+	})
+}

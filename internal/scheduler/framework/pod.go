@@ -1,0 +1,204 @@
+package framework
+
+import (
+	"maps"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+)
+
+// PodInfo is a pod with what the rules need of it, worked out once. It is
+// immutable.
+type PodInfo struct {
+	*corev1.Pod
+	Priority          int32
+	Requests, NonZero Resources
+	HostPorts         []HostPort
+	// Required and preferred terms of affinity and anti-affinity to pods.
+	Affinity, AntiAffinity                   []Term
+	PreferredAffinity, PreferredAntiAffinity []Term
+	// Class is equal for pods that all rules treat alike. It is empty for pods
+	// that already have a node.
+	Class string
+}
+
+// HasTerms reports whether the pod says anything about other pods.
+func (p *PodInfo) HasTerms() bool {
+	return len(p.Affinity)+len(p.AntiAffinity)+len(p.PreferredAffinity)+len(p.PreferredAntiAffinity) > 0
+}
+
+// QueuedPod is a pod that waits for a node.
+type QueuedPod struct {
+	*PodInfo
+	// Added is when the pod was put on the queue the last time.
+	Added time.Time
+	// Attempts counts the attempts to schedule it.
+	Attempts int
+	// RejectedBy names the plugins that rejected it in the last attempt.
+	RejectedBy []string
+}
+
+// HostPort is a port of the node that a pod takes.
+type HostPort struct {
+	IP       string
+	Protocol corev1.Protocol
+	Port     int32
+}
+
+// AnyIP is the address of a host port that takes all of the node's addresses.
+const AnyIP = "0.0.0.0"
+
+// Term is a term of affinity or anti-affinity to pods.
+type Term struct {
+	Namespaces        map[string]bool
+	NamespaceSelector labels.Selector
+	Selector          labels.Selector
+	TopologyKey       string
+	// Weight is that of a preferred term.
+	Weight int64
+}
+
+// NewPodInfo works out what the rules need of pod.
+func NewPodInfo(pod *corev1.Pod) *PodInfo {
+	p := &PodInfo{Pod: pod, Priority: corev1helpers.PodPriority(pod)}
+	p.Requests, p.NonZero = requests(pod)
+	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range containers {
+			c := &containers[i]
+			for _, port := range c.Ports {
+				if port.HostPort > 0 {
+					p.HostPorts = append(p.HostPorts, hostPort(port))
+				}
+			}
+		}
+	}
+	if a := pod.Spec.Affinity; a != nil {
+		if a.PodAffinity != nil {
+			p.Affinity = terms(pod, a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+			p.PreferredAffinity = weightedTerms(pod, a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+		}
+		if a.PodAntiAffinity != nil {
+			p.AntiAffinity = terms(pod, a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+			p.PreferredAntiAffinity = weightedTerms(pod, a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+		}
+	}
+	if pod.Spec.NodeName == "" {
+		p.Class = classOf(pod)
+	}
+	return p
+}
+
+// SameForOthers reports whether p and o, two states of a pod on a node, are the
+// same for all rules about other pods.
+func (p *PodInfo) SameForOthers(o *PodInfo) bool {
+	return maps.Equal(p.Labels, o.Labels) && (p.DeletionTimestamp == nil) == (o.DeletionTimestamp == nil) &&
+		p.Requests.Equal(&o.Requests) && p.NonZero.Equal(&o.NonZero)
+}
+
+func hostPort(port corev1.ContainerPort) HostPort {
+	h := HostPort{IP: port.HostIP, Protocol: port.Protocol, Port: port.HostPort}
+	if h.IP == "" {
+		h.IP = AnyIP
+	}
+	if h.Protocol == "" {
+		h.Protocol = corev1.ProtocolTCP
+	}
+	return h
+}
+
+func terms(pod *corev1.Pod, all []corev1.PodAffinityTerm) []Term {
+	var out []Term
+	for i := range all {
+		out = append(out, term(pod, &all[i], 0))
+	}
+	return out
+}
+
+func weightedTerms(pod *corev1.Pod, all []corev1.WeightedPodAffinityTerm) []Term {
+	var out []Term
+	for i := range all {
+		out = append(out, term(pod, &all[i].PodAffinityTerm, int64(all[i].Weight)))
+	}
+	return out
+}
+
+// term parses a term. Its selectors were validated by the API, which also put
+// matchLabelKeys into the selector; what does not parse matches nothing.
+func term(pod *corev1.Pod, t *corev1.PodAffinityTerm, weight int64) Term {
+	out := Term{TopologyKey: t.TopologyKey, Weight: weight, Namespaces: map[string]bool{}}
+	for _, ns := range t.Namespaces {
+		out.Namespaces[ns] = true
+	}
+	if len(t.Namespaces) == 0 && t.NamespaceSelector == nil {
+		out.Namespaces[pod.Namespace] = true
+	}
+	out.Selector = selector(t.LabelSelector)
+	out.NamespaceSelector = selector(t.NamespaceSelector)
+	return out
+}
+
+func selector(s *metav1.LabelSelector) labels.Selector {
+	out, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil {
+		return labels.Nothing()
+	}
+	return out
+}
+
+// Matches reports whether the term is about pod; namespaces gives the labels
+// of namespaces.
+func (t *Term) Matches(pod *corev1.Pod, namespaces func(name string) labels.Set) bool {
+	if !t.Selector.Matches(labels.Set(pod.Labels)) {
+		return false
+	}
+	return t.Namespaces[pod.Namespace] || !isNothing(t.NamespaceSelector) && t.NamespaceSelector.Matches(namespaces(pod.Namespace))
+}
+
+func isNothing(s labels.Selector) bool {
+	_, selectable := s.Requirements()
+	return !selectable
+}
+
+// classOf returns a key that is equal for pods that differ in nothing that any
+// rule looks at.
+func classOf(pod *corev1.Pod) string {
+	reduced := corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Labels: pod.Labels},
+		Spec: corev1.PodSpec{
+			NodeSelector: pod.Spec.NodeSelector, Affinity: pod.Spec.Affinity, Tolerations: pod.Spec.Tolerations,
+			TopologySpreadConstraints: pod.Spec.TopologySpreadConstraints, Overhead: pod.Spec.Overhead,
+			Resources: pod.Spec.Resources, Priority: pod.Spec.Priority, HostNetwork: pod.Spec.HostNetwork,
+			InitContainers: containersOf(pod.Spec.InitContainers), Containers: containersOf(pod.Spec.Containers),
+		},
+	}
+	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
+		reduced.OwnerReferences = []metav1.OwnerReference{*ref}
+	}
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.PersistentVolumeClaim != nil || v.Ephemeral != nil {
+			// Volumes are taken by one pod: it is a class of its own.
+			reduced.UID = pod.UID
+		}
+	}
+	key, err := reduced.Marshal()
+	if err != nil {
+		return string(pod.UID)
+	}
+	return string(key)
+}
+
+func containersOf(all []corev1.Container) []corev1.Container {
+	if len(all) == 0 {
+		return nil
+	}
+	out := make([]corev1.Container, len(all))
+	for i := range all {
+		c := &all[i]
+		out[i] = corev1.Container{Image: c.Image, Resources: c.Resources, Ports: c.Ports, RestartPolicy: c.RestartPolicy}
+	}
+	return out
+}

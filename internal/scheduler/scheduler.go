@@ -1,0 +1,191 @@
+// Package scheduler gives pods without a node a node. It behaves as upstream's
+// kube-scheduler with its default profile; see the package class for how it
+// decides.
+//
+// All state is behind one lock: events change the picture of the cluster, and
+// one loop takes a pod from the queue, decides, and assumes the decision, all
+// without waiting for anything. What needs the API (binding, status, making
+// room) is done by others afterwards, many at a time.
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/lru"
+
+	"skiff/internal/client"
+	"skiff/internal/scheduler/cache"
+	"skiff/internal/scheduler/class"
+	"skiff/internal/scheduler/framework"
+	"skiff/internal/scheduler/queue"
+)
+
+// DefaultName is the scheduler that pods ask for if they name none.
+const DefaultName = corev1.DefaultSchedulerName
+
+const (
+	// writers is how many API writes run at a time. They share the store's
+	// fsyncs, so that many together take hardly longer than one.
+	writers = 128
+	// keptClasses is how many classes of equal pods are remembered.
+	keptClasses = 64
+
+	initialBackoff = time.Second
+	maxBackoff     = 10 * time.Second
+)
+
+// Config is what a Scheduler is given.
+type Config struct {
+	// Client acts as system:kube-scheduler.
+	Client client.Set
+	// Name is the schedulerName of the pods to schedule; empty means DefaultName.
+	Name string
+	// Clock measures the backoff of pods that failed.
+	Clock clock.WithTicker
+	Log   *slog.Logger
+	// Seed decides between nodes that are equally good.
+	Seed uint64
+}
+
+// Scheduler schedules pods.
+type Scheduler struct {
+	client   client.Set
+	name     string
+	clock    clock.WithTicker
+	log      *slog.Logger
+	seed     uint64
+	profile  *framework.Profile
+	hints    map[string]framework.HintPlugin
+	recorder record.EventRecorder
+	// woken has a token if there may be something to do.
+	woken chan struct{}
+	// slots limits the writers.
+	slots   chan struct{}
+	writing sync.WaitGroup
+
+	mu struct {
+		sync.Mutex
+		cache   *cache.Cache
+		queue   *queue.Queue
+		classes *lru.Cache
+		// nominated is where room is being made for waiting pods.
+		nominated  map[types.UID]string
+		namespaces map[string]labels.Set
+	}
+}
+
+// New makes a scheduler; Run makes it work.
+func New(c Config) (*Scheduler, error) {
+	if c.Client.Client == nil || c.Client.Cache == nil || c.Client.Recorder == nil {
+		return nil, errors.New("scheduler: the client is incomplete: it needs Client, Cache and Recorder")
+	}
+	if c.Clock == nil || c.Log == nil {
+		return nil, errors.New("scheduler: Clock and Log are required")
+	}
+	if c.Name == "" {
+		c.Name = DefaultName
+	}
+	s := &Scheduler{
+		client: c.Client, name: c.Name, clock: c.Clock, log: c.Log, seed: c.Seed,
+		recorder: c.Client.Recorder(c.Name),
+		woken:    make(chan struct{}, 1),
+		slots:    make(chan struct{}, writers),
+	}
+	s.mu.cache = cache.New()
+	s.mu.classes = lru.New(keptClasses)
+	s.mu.nominated = make(map[types.UID]string)
+	s.mu.namespaces = make(map[string]labels.Set)
+	s.profile = s.defaultProfile()
+	s.hints = s.profile.Hints()
+	s.mu.queue = queue.New(queue.Options{
+		Less: s.profile.QueueSort.Less, Gate: s.gate, Cures: s.cures, Now: s.clock.Now,
+		InitialBackoff: initialBackoff, MaxBackoff: maxBackoff,
+	})
+	return s, nil
+}
+
+// Run schedules pods until ctx ends. It returns an error if it could not follow
+// the cluster.
+func (s *Scheduler) Run(ctx context.Context) error {
+	stop, err := s.follow(ctx)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	defer s.writing.Wait()
+	for ctx.Err() == nil {
+		if next, waiting := s.next(); waiting {
+			s.carryOut(ctx, next)
+			continue
+		}
+		if !s.wait(ctx) {
+			break
+		}
+	}
+	return nil
+}
+
+// wait returns when there may be a pod to try; it reports whether to go on.
+func (s *Scheduler) wait(ctx context.Context) bool {
+	s.mu.Lock()
+	ready, backoff := s.mu.queue.Ready()
+	s.mu.Unlock()
+	var timeout <-chan time.Time
+	if backoff {
+		timer := s.clock.NewTimer(ready.Sub(s.clock.Now()))
+		defer timer.Stop()
+		timeout = timer.C()
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-s.woken:
+	case <-timeout:
+	}
+	return true
+}
+
+func (s *Scheduler) wake() {
+	select {
+	case s.woken <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Scheduler) gate(pod *corev1.Pod) *framework.Status {
+	for _, p := range s.profile.PreEnqueue {
+		if why := p.PreEnqueue(pod); why != nil {
+			return why
+		}
+	}
+	return nil
+}
+
+func (s *Scheduler) cures(plugin string, pod *framework.PodInfo, e framework.Event) bool {
+	p, ok := s.hints[plugin]
+	return !ok || p.Cures(pod, e)
+}
+
+// classLocked returns the class of equal pods that pod belongs to.
+func (s *Scheduler) classLocked(pod *framework.PodInfo) *class.Class {
+	if k, ok := s.mu.classes.Get(pod.Class); ok {
+		return k.(*class.Class)
+	}
+	k := class.New(s.profile, s.mu.cache, pod, s.seed)
+	if k.Lasting() {
+		s.mu.classes.Add(pod.Class, k)
+	}
+	return k
+}
+
+// namespaceLocked returns the labels of a namespace.
+func (s *Scheduler) namespaceLocked(name string) labels.Set { return s.mu.namespaces[name] }
