@@ -126,10 +126,13 @@ kubectl scale "deployment/$deployment" --replicas=5
 rollout
 pods -o wide
 
-say "Adding a readiness probe, updating to v2 and going back, while a client asks"
-start_client
+# The manifest has none, so a new pod counts as ready before Python listens.
+say "Adding a readiness probe"
 kubectl patch "deployment/$deployment" --patch-file readiness.yaml
 rollout
+
+say "Updating to v2 and going back, while a client asks"
+start_client
 kubectl set image "deployment/$deployment" "flask-hello-k8s=your-registry/flask-hello-k8s:v2"
 rollout
 await 60 answers 'Hello from Kubernetes, v2!'
