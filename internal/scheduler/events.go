@@ -26,6 +26,7 @@ func (s *Scheduler) follow(ctx context.Context) (stop func(), err error) {
 	// Nodes come before the pods on them, and namespaces before pods are tried.
 	for _, start := range []func() (func(), error){
 		func() (func(), error) { return watch(ctx, s, &corev1.Namespace{}, s.namespaceEventLocked) },
+		func() (func(), error) { return watch(ctx, s, &corev1.Service{}, s.serviceEventLocked) },
 		func() (func(), error) { return watch(ctx, s, &corev1.Node{}, s.nodeEventLocked) },
 		func() (func(), error) { return watch(ctx, s, &corev1.Pod{}, s.podEventLocked) },
 	} {
@@ -91,6 +92,15 @@ func (s *Scheduler) namespaceEventLocked(old, now *corev1.Namespace) {
 	// Which pods a term with a namespace selector is about may have changed.
 	s.mu.classes.Clear()
 	s.mu.queue.Wake(framework.Event{Kind: framework.NamespaceChanged, Namespace: now.Name})
+}
+
+// serviceEventLocked forgets the classes if a service selects other pods now:
+// equal pods of a service are spread.
+func (s *Scheduler) serviceEventLocked(old, now *corev1.Service) {
+	if old != nil && now != nil && maps.Equal(old.Spec.Selector, now.Spec.Selector) {
+		return
+	}
+	s.mu.classes.Clear()
 }
 
 func (s *Scheduler) nodeEventLocked(old, now *corev1.Node) {
