@@ -205,6 +205,9 @@ func (p *ControlPlane) Run(ctx context.Context) error {
 		}
 	}()
 	if err := p.ensureKubernetesService(ctx); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		return err
 	}
 	clientCAs := p.PKI.CA.Pool()

@@ -113,7 +113,9 @@ func (r *reconciler) approve(ctx context.Context, csr *certificatesv1.Certificat
 		}
 		var node corev1.Node
 		if err := r.Client.Get(ctx, types.NamespacedName{Name: request.Subject.CommonName[len(nodeUser):]}, &node); err != nil {
-			return err
+			// Not wrapped: a node that is not there yet is a reason to ask
+			// again, a request that is gone would be none.
+			return fmt.Errorf("the node that %s is for: %v", csr.Name, err)
 		}
 		if !ownNames(request, &node) {
 			// The node may not have reported them yet; asked again with
