@@ -2,6 +2,7 @@ package podtopologyspread
 
 import (
 	"math"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
@@ -40,8 +41,10 @@ type scorer struct {
 	observer
 	// domains are, by constraint, the domains with feasible nodes and how many.
 	domains []map[int32]int
-	// in is, by row, the domains that a feasible node was counted in.
-	in [][]int32
+	// By row: whether the node is feasible, and the domains it was then counted
+	// in, unless it lacks one.
+	feasible []bool
+	in       [][]int32
 	// scored is how many feasible nodes take part.
 	scored int
 }
@@ -50,21 +53,32 @@ type scorer struct {
 func (s *scorer) Observe(n *framework.NodeInfo) (others bool) {
 	others = s.observer.Observe(n)
 	for len(s.in) <= n.Row {
-		s.in = append(s.in, nil)
+		s.in, s.feasible = append(s.in, nil), append(s.feasible, false)
 	}
-	for i, was := range s.in[n.Row] {
-		if was != s.constraints[i].Domain(n.Row) {
-			s.leave(n)
-			s.enter(n)
-			return true
-		}
+	if s.feasible[n.Row] && !slices.Equal(s.in[n.Row], s.domainsOf(n)) {
+		s.leave(n)
+		s.enter(n)
+		return true
 	}
 	return others
+}
+
+// domainsOf returns the domains to count n in, or nil if it takes no part.
+func (s *scorer) domainsOf(n *framework.NodeInfo) []int32 {
+	if n.Node == nil || s.requireAll && !s.hasAll(n) {
+		return nil
+	}
+	in := make([]int32, len(s.constraints))
+	for i, c := range s.constraints {
+		in[i] = c.Domain(n.Row)
+	}
+	return in
 }
 
 // SetFeasible counts the domains that have feasible nodes.
 func (s *scorer) SetFeasible(n *framework.NodeInfo, feasible bool) (others bool) {
 	before := s.sizes()
+	s.feasible[n.Row] = feasible
 	if feasible {
 		s.enter(n)
 	} else {
@@ -90,13 +104,12 @@ func (s *scorer) size(i int) int {
 }
 
 func (s *scorer) enter(n *framework.NodeInfo) {
-	if n.Node == nil || s.requireAll && !s.hasAll(n) {
+	in := s.domainsOf(n)
+	if in == nil {
 		return
 	}
-	in := make([]int32, len(s.constraints))
-	for i, c := range s.constraints {
-		in[i] = c.Domain(n.Row)
-		s.domains[i][in[i]]++
+	for i, domain := range in {
+		s.domains[i][domain]++
 	}
 	s.in[n.Row] = in
 	s.scored++
