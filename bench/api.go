@@ -52,7 +52,7 @@ func fromKubeconfig(path string) (*api, error) {
 
 // client returns a client with a connection of its own.
 func (a *api) client() *http.Client {
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: a.tls.Clone(), ForceAttemptHTTP2: true, DisableCompression: true, HTTP2: &http.HTTP2Config{MaxReadFrameSize: 1 << 20, MaxReceiveBufferPerStream: 16<<20, MaxReceiveBufferPerConnection: 64<<20}}}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: a.tls.Clone(), ForceAttemptHTTP2: true, DisableCompression: true, HTTP2: &http.HTTP2Config{MaxReadFrameSize: 1 << 20, MaxReceiveBufferPerStream: 16 << 20, MaxReceiveBufferPerConnection: 64 << 20}}}
 }
 
 type request struct {

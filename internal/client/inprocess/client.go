@@ -380,4 +380,3 @@ func (s *subresource) Apply(ctx context.Context, obj runtime.ApplyConfiguration,
 	o.ApplyOpts(opts)
 	return s.c.apply(ctx, s.name, obj, &o.ApplyOptions)
 }
-
