@@ -292,7 +292,7 @@ func (s *Server) serviceProxy(w http.ResponseWriter, r *http.Request, info *requ
 		return err
 	}
 	scheme, _, port := splitProxyName(req.Name)
-	host, err := s.endpointOf(r.Context(), service, port)
+	host, err := s.endpoints.Of(r.Context(), service, port)
 	if err != nil {
 		return err
 	}

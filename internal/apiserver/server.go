@@ -22,6 +22,7 @@ import (
 
 	"skiff/internal/apiserver/authn"
 	"skiff/internal/apiserver/authz"
+	"skiff/internal/apiserver/endpoint"
 	"skiff/internal/apiserver/verbs"
 	"skiff/internal/identity"
 )
@@ -54,6 +55,7 @@ type Server struct {
 	Config
 	mux       map[string]http.HandlerFunc
 	discovery discoveryCache
+	endpoints *endpoint.Resolver
 	metrics   *metrics
 	// toPods reaches pods and services that users name; their certificates
 	// are their own business, as with upstream.
@@ -64,7 +66,7 @@ type Server struct {
 
 // New makes a server; Handler or Serve put it to work.
 func New(c Config) *Server {
-	s := &Server{Config: c, metrics: newMetrics(), toPods: &http.Transport{
+	s := &Server{Config: c, metrics: newMetrics(), endpoints: endpoint.New(c.Verbs), toPods: &http.Transport{
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12},
 		DisableKeepAlives: true,
 	}}
