@@ -11,9 +11,11 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/clock"
@@ -62,6 +64,7 @@ type ControlPlane struct {
 	engine    store.Engine
 	listener  net.Listener
 	server    *apiserver.Server
+	issuer    *serviceaccount.Issuer
 	log       *slog.Logger
 }
 
@@ -116,6 +119,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.issuer = issuer
 	audiences := []string{issuerURL(c.Node.ClusterDomain)}
 	roles := rbac.New()
 	nodeRules, err := bootstrap.NodeRules()
@@ -193,6 +197,12 @@ func (p *ControlPlane) URL() string { return "https://" + p.Address.String() }
 // PreferredResources returns what is served, as discovery shows it.
 func (p *ControlPlane) PreferredResources() []*metav1.APIResourceList {
 	return p.server.PreferredResources()
+}
+
+// SecretToken makes the token of a Secret of a ServiceAccount, for the API
+// server, which ends with the Secret.
+func (p *ControlPlane) SecretToken(account *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
+	return p.issuer.IssueForSecret([]string{p.issuer.URL}, account, secret, time.Now())
 }
 
 // Run serves the API until ctx ends, then closes the store. Nothing may use

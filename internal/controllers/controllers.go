@@ -30,6 +30,7 @@ import (
 	"skiff/internal/controllers/podgc"
 	"skiff/internal/controllers/replicaset"
 	"skiff/internal/controllers/replicationcontroller"
+	"skiff/internal/controllers/resourcequota"
 	"skiff/internal/controllers/rootca"
 	"skiff/internal/controllers/serviceaccount"
 	"skiff/internal/controllers/tainteviction"
@@ -110,6 +111,7 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("rootca", "root-ca-cert-publisher", func(d controller.Deps) (controller.Runnable, error) { return rootca.New(d, c.CABundle) })
 	add("namespace", "namespace-controller", func(d controller.Deps) (controller.Runnable, error) { return namespace.New(d, c.Discover) })
 	add("garbagecollector", "generic-garbage-collector", func(d controller.Deps) (controller.Runnable, error) { return garbagecollector.New(d, c.Discover) })
+	add("resourcequota", "resourcequota-controller", func(d controller.Deps) (controller.Runnable, error) { return resourcequota.New(d, c.Discover) })
 	add("nodelifecycle", "node-controller", func(d controller.Deps) (controller.Runnable, error) { return nodelifecycle.New(d, c.Nodes) })
 	add("podgc", "pod-garbage-collector", func(d controller.Deps) (controller.Runnable, error) { return podgc.New(d, c.PodGC) })
 	add("csr", "certificate-controller", func(d controller.Deps) (controller.Runnable, error) { return csr.New(d, c.Certificates) })

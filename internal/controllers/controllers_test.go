@@ -10,6 +10,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -18,6 +19,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -50,8 +53,9 @@ func start(t *testing.T) *testcluster.Cluster {
 		CABundle:     c.PKI.CA.PEM,
 		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 		Certificates: csr.Options{Signer: c.PKI.CA},
-		Clock:        clock.RealClock{},
-		Log:          slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
+		SignToken:    c.SecretToken, Manager: c.Set(identity.Component("system:kube-controller-manager")),
+		Clock: clock.RealClock{},
+		Log:   slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -447,5 +451,37 @@ func TestReplicationController(t *testing.T) {
 	}})
 	eventually(t, c, "pods", &corev1.ReplicationControllerList{}, func() bool {
 		return get(t, c, "default", "old", &corev1.ReplicationController{}).Status.AvailableReplicas == 3
+	})
+}
+
+func TestTokenSecrets(t *testing.T) {
+	c := start(t)
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "robot"}}
+	create(t, c, account, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "robot-token", Annotations: map[string]string{corev1.ServiceAccountNameKey: "robot"}},
+		Type:       corev1.SecretTypeServiceAccountToken,
+	})
+	secret := &corev1.Secret{}
+	eventually(t, c, "the Secret has a token", &corev1.SecretList{}, func() bool {
+		return len(get(t, c, "default", "robot-token", secret).Data[corev1.ServiceAccountTokenKey]) > 0
+	})
+	if string(secret.Data[corev1.ServiceAccountRootCAKey]) != string(c.PKI.CA.PEM) || string(secret.Data[corev1.ServiceAccountNamespaceKey]) != "default" {
+		t.Errorf("the Secret's data: %v", secret.Data)
+	}
+	asRobot := rest.AnonymousClientConfig(c.Config)
+	asRobot.BearerToken = string(secret.Data[corev1.ServiceAccountTokenKey])
+	robot, err := kubernetes.NewForConfig(asRobot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	me, err := robot.AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil || me.Status.UserInfo.Username != "system:serviceaccount:default:robot" {
+		t.Errorf("the token is %q's: %v", me.Status.UserInfo.Username, err)
+	}
+	if err := c.Client.Delete(t.Context(), account); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, "the Secret goes with its account", &corev1.SecretList{}, func() bool {
+		return apierrors.IsNotFound(c.Client.Get(t.Context(), client.ObjectKeyFromObject(secret), &corev1.Secret{}))
 	})
 }

@@ -202,3 +202,18 @@ func (t *tokens) nodeOf(ctx context.Context, pod *corev1.Pod) (*Ref, error) {
 	}
 	return &Ref{node.GetName(), string(node.GetUID())}, nil
 }
+
+// IssueForSecret makes a token of the account that has no end of its own: it
+// is good as long as the account and the Secret that holds it exist.
+func (i *Issuer) IssueForSecret(audiences []string, account *corev1.ServiceAccount, secret *corev1.Secret, now time.Time) (string, error) {
+	return i.Issue(Claims{
+		Claims: jwt.Claims{
+			Subject: Username(account.Namespace, account.Name), Audience: audiences, ID: uuid.NewString(),
+			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now),
+		},
+		Kubernetes: Binding{
+			Namespace: account.Namespace, ServiceAccount: Ref{account.Name, string(account.UID)},
+			Secret: &Ref{secret.Name, string(secret.UID)},
+		},
+	})
+}

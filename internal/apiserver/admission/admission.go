@@ -8,6 +8,7 @@ import (
 	"context"
 
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/internal/apis"
 	"skiff/internal/identity"
@@ -55,8 +56,23 @@ type Validator interface {
 	Validate(ctx context.Context, a *Attributes) error
 }
 
-// Chain runs plug-ins in order; an element may be a Mutator, a Validator or
-// both.
+// Accountant keeps account of what is stored. It is asked last, when nobody
+// else refuses the write any more, and may refuse it. What it returns is stored
+// in one transaction with the object, if it still has the resource version that
+// it was read at; otherwise the accountant is asked again. done is called when
+// the attempt is over.
+type Accountant interface {
+	Account(ctx context.Context, a *Attributes) (entries []Entry, done func(), err error)
+}
+
+// Entry is a changed object of an account.
+type Entry struct {
+	Resource schema.GroupResource
+	Object   apis.Object
+}
+
+// Chain runs plug-ins in order; an element may be one or several of Mutator,
+// Validator and Accountant.
 type Chain []any
 
 // Mutate implements Mutator.
@@ -81,4 +97,27 @@ func (c Chain) Validate(ctx context.Context, a *Attributes) error {
 		}
 	}
 	return nil
+}
+
+// Account implements Accountant.
+func (c Chain) Account(ctx context.Context, a *Attributes) (entries []Entry, done func(), err error) {
+	var dones []func()
+	done = func() {
+		for _, f := range dones {
+			f()
+		}
+	}
+	for _, p := range c {
+		accountant, ok := p.(Accountant)
+		if !ok {
+			continue
+		}
+		more, f, err := accountant.Account(ctx, a)
+		if err != nil {
+			done()
+			return nil, nil, err
+		}
+		entries, dones = append(entries, more...), append(dones, f)
+	}
+	return entries, done, nil
 }

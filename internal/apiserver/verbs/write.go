@@ -128,6 +128,9 @@ func (s *Server) createNamed(ctx context.Context, req *Request, obj apis.Object,
 	key := r.Collection.Key(obj.GetNamespace(), obj.GetName())
 	exists := func() error { return apierrors.NewAlreadyExists(named.qualified(), obj.GetName()) }
 	if a.DryRun {
+		if err := s.account(ctx, a); err != nil {
+			return nil, err
+		}
 		if err := s.cache.Sync(ctx); err != nil {
 			return nil, unavailable(err)
 		}
@@ -136,7 +139,7 @@ func (s *Server) createNamed(ctx context.Context, req *Request, obj apis.Object,
 		}
 		return cache.DetachedEntry(key, obj), nil
 	}
-	e, err := s.commit(ctx, r, key, obj, 0)
+	e, err := s.commitAccounted(ctx, a, r, key, obj, 0)
 	var conflict *store.ConflictError
 	if errors.As(err, &conflict) {
 		return nil, exists()
@@ -171,20 +174,59 @@ func clearKind(obj apis.Object) {
 	}
 }
 
-// commit writes obj at key if the key's revision is expect, and waits until
-// the cache shows it. The error is *store.ConflictError or an API error.
-func (s *Server) commit(ctx context.Context, r *Resource, key string, obj apis.Object, expect int64) (*cache.Entry, error) {
-	obj.SetResourceVersion("")
-	clearKind(obj)
-	value, err := storageEncode(&r.Hub, obj)
+// account asks the accountants whether they would let a write through.
+func (s *Server) account(ctx context.Context, a *admission.Attributes) error {
+	_, done, err := s.admission.Account(ctx, a)
+	if err == nil {
+		done()
+	}
+	return err
+}
+
+// commitAccounted is commit together with what the accountants of the write
+// that a describes want stored with it.
+func (s *Server) commitAccounted(ctx context.Context, a *admission.Attributes, r *Resource, key string, obj apis.Object, expect int64) (*cache.Entry, error) {
+	for range maxAttempts {
+		entries, done, err := s.admission.Account(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		e, err := s.commit(ctx, r, key, obj, expect, entries...)
+		done()
+		var conflict *store.ConflictError
+		if !errors.As(err, &conflict) || conflict.Key == key {
+			return e, err
+		}
+		// An account was changed by another server.
+		if err := s.cache.Sync(ctx); err != nil {
+			return nil, unavailable(err)
+		}
+	}
+	return nil, apierrors.NewConflict(r.GroupResource(), obj.GetName(), errors.New("what it counts for is changing too fast, please try again"))
+}
+
+// commit writes obj at key if the key's revision is expect, and entries if
+// theirs is what they say, and waits until the cache shows it. The error is
+// *store.ConflictError or an API error.
+func (s *Server) commit(ctx context.Context, r *Resource, key string, obj apis.Object, expect int64, entries ...admission.Entry) (*cache.Entry, error) {
+	op, err := operation(r, key, obj, expect)
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return nil, err
 	}
-	op := store.Op{Key: key, Value: value, Expect: expect, Decoded: obj}
-	if r.TTL != nil {
-		op.TTL = r.TTL(obj)
+	ops := append(make([]store.Op, 0, 1+len(entries)), op)
+	for _, entry := range entries {
+		other := s.Lookup(entry.Resource)
+		expect, err := parseRevision(entry.Object.GetResourceVersion())
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		op, err := operation(other, other.Collection.Key(entry.Object.GetNamespace(), entry.Object.GetName()), entry.Object, expect)
+		if err != nil {
+			return nil, err
+		}
+		ops = append(ops, op)
 	}
-	rev, err := s.txn(ctx, op)
+	rev, err := s.txn(ctx, ops...)
 	if err != nil {
 		return nil, err
 	}
@@ -196,6 +238,21 @@ func (s *Server) commit(ctx context.Context, r *Resource, key string, obj apis.O
 		obj.SetResourceVersion(strconv.FormatInt(rev, 10))
 	}
 	return cache.DetachedEntry(key, obj), nil
+}
+
+// operation is the write of obj.
+func operation(r *Resource, key string, obj apis.Object, expect int64) (store.Op, error) {
+	obj.SetResourceVersion("")
+	clearKind(obj)
+	value, err := storageEncode(&r.Hub, obj)
+	if err != nil {
+		return store.Op{}, apierrors.NewInternalError(err)
+	}
+	op := store.Op{Key: key, Value: value, Expect: expect, Decoded: obj}
+	if r.TTL != nil {
+		op.TTL = r.TTL(obj)
+	}
+	return op, nil
 }
 
 func (s *Server) txn(ctx context.Context, ops ...store.Op) (int64, error) {
@@ -277,12 +334,16 @@ func (s *Server) modify(ctx context.Context, req *Request, dryRun bool, change f
 			if unchanged(obj, old) {
 				return entry, nil
 			}
+			a := s.attributes(ctx, admission.Update, req, obj, old, nil, dryRun)
 			if dryRun {
+				if err := s.account(ctx, a); err != nil {
+					return nil, err
+				}
 				obj.SetResourceVersion(old.GetResourceVersion())
 				return cache.DetachedEntry(key, obj), nil
 			}
 			var e *cache.Entry
-			if e, err = s.commit(ctx, r, key, obj, entry.Revision); err == nil {
+			if e, err = s.commitAccounted(ctx, a, r, key, obj, entry.Revision); err == nil {
 				return e, nil
 			}
 		}

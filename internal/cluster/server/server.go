@@ -84,6 +84,7 @@ func start(ctx context.Context, p *cluster.ControlPlane, part func(string, func(
 		Set: account, Discover: func(context.Context) ([]*metav1.APIResourceList, error) { return p.PreferredResources(), nil },
 		CABundle: p.PKI.CA.PEM, ClusterCIDRs: []netip.Prefix{c.ClusterCIDR}, ServiceCIDRs: []netip.Prefix{c.ServiceCIDR},
 		Certificates: csr.Options{Signer: p.PKI.CA, ApproveServing: true}, Clock: clock.RealClock{}, Log: c.Log,
+		SignToken: p.SecretToken, Manager: as(identity.Component("system:kube-controller-manager")),
 	})
 	if err != nil {
 		return err

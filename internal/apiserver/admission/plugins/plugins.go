@@ -35,8 +35,8 @@ type Deps struct {
 	// controller-runtime cache.Cache).
 	Cache     client.Reader
 	Informers follow.Informers
-	// Live reads what the cache may not know yet, and writes the usage of
-	// quotas. It acts as a member of system:masters.
+	// Live reads what the cache may not know yet. It acts as a member of
+	// system:masters.
 	Live client.Client
 	// Authorizer decides about verbs that requests do not have of themselves
 	// (bind, escalate, approve, sign); Rules knows who has which.
@@ -77,5 +77,5 @@ func Default(ctx context.Context, d Deps) (admission.Chain, error) {
 		chain = append(chain, storageprotection.Plugin{})
 	}
 	// Quotas come last: what they count must not be refused any more.
-	return append(chain, resourcequota.New(d.Cache, d.Live)), nil
+	return append(chain, resourcequota.New(d.Cache, d.Clock)), nil
 }

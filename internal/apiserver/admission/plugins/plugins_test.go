@@ -11,8 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -380,46 +378,6 @@ func TestPodSecurity(t *testing.T) {
 	}, "namespaces")
 	if err != nil || len(warnings) != 2 || warnings[1] != "p: host namespaces" {
 		t.Errorf("got %q, %v", warnings, err)
-	}
-}
-
-func TestQuotaHoldsUnderConcurrency(t *testing.T) {
-	const limit = 5
-	e := start(t, account("x", "default"), &corev1.ResourceQuota{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "q"},
-		Spec:       corev1.ResourceQuotaSpec{Hard: list("pods", fmt.Sprint(limit))},
-		Status:     corev1.ResourceQuotaStatus{Hard: list("pods", fmt.Sprint(limit)), Used: list("pods", "0")},
-	})
-	var admitted, refused atomic.Int32
-	var all sync.WaitGroup
-	for range 4 * limit {
-		all.Go(func() {
-			_, err := e.admit(admission.Attributes{Object: pod(nil)}, "pods")
-			switch {
-			case err == nil:
-				admitted.Add(1)
-			case strings.Contains(err.Error(), "exceeded quota: q, requested: pods=1, used: pods=5, limited: pods=5"):
-				refused.Add(1)
-			default:
-				t.Error(err)
-			}
-		})
-	}
-	all.Wait()
-	if admitted.Load() != limit || refused.Load() != 3*limit {
-		t.Errorf("%d admitted, %d refused", admitted.Load(), refused.Load())
-	}
-	quota := &corev1.ResourceQuota{}
-	if err := e.Client.Get(t.Context(), client.ObjectKey{Namespace: "x", Name: "q"}, quota); err != nil {
-		t.Fatal(err)
-	}
-	if used := quota.Status.Used["pods"]; used.Value() != limit {
-		t.Errorf("used %s", used.String())
-	}
-	// A dry run is checked, and counts for nothing.
-	_, err := e.admit(admission.Attributes{Object: pod(nil), DryRun: true}, "pods")
-	if !apierrors.IsForbidden(err) {
-		t.Errorf("dry run: %v", err)
 	}
 }
 

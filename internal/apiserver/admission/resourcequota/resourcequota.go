@@ -1,14 +1,13 @@
 // Package resourcequota refuses what would exceed a quota of the namespace.
 //
-// Usage is counted in the quotas' status: a write is let through once its share
-// is added there by compare-and-swap, so that several servers together never
-// let through more than fits. What is deleted, or refused after all, is taken
-// off by the quota controller.
+// Usage is counted in the quotas' status, and stored in one transaction with
+// the object that uses: however many servers there are, usage never says less
+// than is stored, and no more than fits is ever stored. What is deleted is
+// taken off by the quota controller.
 package resourcequota
 
 import (
 	"context"
-	"fmt"
 	"hash/maphash"
 	"maps"
 	"slices"
@@ -17,122 +16,133 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"skiff/internal/apis/quota"
 	"skiff/internal/apiserver/admission"
 )
 
-// attempts is how often a quota that others change is tried again.
-const attempts = 8
-
-// Plugin implements admission.Validator.
+// Plugin implements admission.Accountant.
 type Plugin struct {
 	cache client.Reader
-	live  client.Client
+	clock clock.PassiveClock
 	// locks let only one write of a namespace (and few others) of this server
 	// be counted at a time, so that they do not make each other fail.
 	locks [64]sync.Mutex
 	seed  maphash.Seed
 }
 
-// New returns the plug-in. It must stand last, so that what is counted is not
-// refused by others.
-func New(cache client.Reader, live client.Client) *Plugin {
-	return &Plugin{cache: cache, live: live, seed: maphash.MakeSeed()}
+// New returns the plug-in; the cache must show what was committed here.
+func New(cache client.Reader, c clock.PassiveClock) *Plugin {
+	return &Plugin{cache: cache, clock: c, seed: maphash.MakeSeed()}
 }
 
-// Validate implements admission.Validator.
-func (p *Plugin) Validate(ctx context.Context, a *admission.Attributes) error {
+// Account implements admission.Accountant.
+func (p *Plugin) Account(ctx context.Context, a *admission.Attributes) (entries []admission.Entry, done func(), err error) {
+	nothing := func() {}
 	if a.Namespace == "" || !counted(a) {
-		return nil
+		return nil, nothing, nil
 	}
-	var list corev1.ResourceQuotaList
-	if err := p.cache.List(ctx, &list, client.InNamespace(a.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return err
+	if quotas, err := p.quotas(ctx, a.Namespace); err != nil || len(quotas) == 0 {
+		return nil, nothing, err
 	}
-	if len(list.Items) == 0 {
-		return nil
-	}
-	delta := usageOf(a.Resource.GroupResource(), a.Object)
+	now := p.clock.Now()
+	delta := quota.Usage(a.Resource.GroupResource(), a.Object, now)
 	if a.Old != nil {
-		delta = grown(delta, usageOf(a.Resource.GroupResource(), a.Old))
+		delta = grown(delta, quota.Usage(a.Resource.GroupResource(), a.Old, now))
 	}
 	lock := &p.locks[maphash.String(p.seed, a.Namespace)%uint64(len(p.locks))]
 	lock.Lock()
-	defer lock.Unlock()
-	for i := range list.Items {
-		if err := p.charge(ctx, a, &list.Items[i], delta); err != nil {
-			return err
+	defer func() {
+		if len(entries) == 0 {
+			lock.Unlock()
 		}
+	}()
+	quotas, err := p.quotas(ctx, a.Namespace)
+	if err != nil {
+		return nil, nil, err
 	}
-	return nil
+	var charged []admission.Entry
+	for i := range quotas {
+		used, err := check(a, &quotas[i], delta)
+		if err != nil {
+			return nil, nil, err
+		}
+		if used == nil || a.DryRun {
+			continue
+		}
+		changed := quotas[i].DeepCopy()
+		changed.Status.Used = used
+		charged = append(charged, admission.Entry{Resource: corev1.Resource("resourcequotas"), Object: changed})
+	}
+	if len(charged) == 0 {
+		return nil, nothing, nil
+	}
+	return charged, lock.Unlock, nil
 }
 
-// charge adds delta to one quota, or refuses.
-func (p *Plugin) charge(ctx context.Context, a *admission.Attributes, quota *corev1.ResourceQuota, delta corev1.ResourceList) error {
-	for range attempts {
-		used, err := check(a, quota, delta)
-		if err != nil || used == nil || a.DryRun {
-			return err
-		}
-		changed := quota.DeepCopy()
-		changed.Status.Used = used
-		err = p.live.Status().Update(ctx, changed)
-		if !apierrors.IsConflict(err) {
-			return client.IgnoreNotFound(err)
-		}
-		fresh := &corev1.ResourceQuota{}
-		if err := p.live.Get(ctx, client.ObjectKeyFromObject(quota), fresh); err != nil {
-			return client.IgnoreNotFound(err)
-		}
-		quota = fresh
+func (p *Plugin) quotas(ctx context.Context, namespace string) ([]corev1.ResourceQuota, error) {
+	var list corev1.ResourceQuotaList
+	err := p.cache.List(ctx, &list, client.InNamespace(namespace), client.UnsafeDisableDeepCopy)
+	return list.Items, err
+}
+
+// counted reports whether the write can change usage.
+func counted(a *admission.Attributes) bool {
+	switch {
+	case a.Is("", "pods", "resize"):
+		return a.Operation == admission.Update
+	case a.Subresource != "", quota.Ignored(a.Resource.GroupResource()):
+		return false
+	case a.Is("", "services", ""), a.Is("", "persistentvolumeclaims", ""):
+		return a.Operation == admission.Create || a.Operation == admission.Update
 	}
-	return apierrors.NewConflict(corev1.Resource("resourcequotas"), quota.Name, fmt.Errorf("the quota's usage is changing too fast, try again"))
+	return a.Operation == admission.Create
 }
 
 // check returns the quota's new usage, nil if it is not concerned.
-func check(a *admission.Attributes, quota *corev1.ResourceQuota, delta corev1.ResourceList) (corev1.ResourceList, error) {
-	if !inScope(quota, a.Object) {
+func check(a *admission.Attributes, q *corev1.ResourceQuota, delta corev1.ResourceList) (corev1.ResourceList, error) {
+	if !quota.InScope(q, a.Object) {
 		return nil, nil
 	}
 	requested := corev1.ResourceList{}
-	for name, q := range delta {
-		if _, ok := quota.Status.Hard[name]; ok {
-			requested[name] = q
+	for name, amount := range delta {
+		if _, ok := q.Status.Hard[name]; ok {
+			requested[name] = amount
 		}
 	}
 	if pod, ok := a.Object.(*corev1.Pod); ok && a.Operation == admission.Create {
-		if err := specifies(pod, quota.Status.Hard); err != nil {
-			return nil, a.Forbidden("failed quota: %s: %w", quota.Name, err)
+		if err := specifies(pod, q.Status.Hard); err != nil {
+			return nil, a.Forbidden("failed quota: %s: %w", q.Name, err)
 		}
 	}
 	if len(requested) == 0 {
 		return nil, nil
 	}
 	var unknown, exceeded []string
-	used := maps.Clone(quota.Status.Used)
-	for name, q := range requested {
+	used := maps.Clone(q.Status.Used)
+	for name, amount := range requested {
 		sum, ok := used[name]
 		if !ok {
 			unknown = append(unknown, string(name))
 			continue
 		}
-		sum.Add(q)
+		sum.Add(amount)
 		used[name] = sum
-		if q.Sign() > 0 && sum.Cmp(quota.Status.Hard[name]) > 0 {
+		if amount.Sign() > 0 && sum.Cmp(q.Status.Hard[name]) > 0 {
 			exceeded = append(exceeded, string(name))
 		}
 	}
 	switch {
 	case len(unknown) > 0:
 		slices.Sort(unknown)
-		return nil, a.Forbidden("status unknown for quota: %s, resources: %s", quota.Name, strings.Join(unknown, ","))
+		return nil, a.Forbidden("status unknown for quota: %s, resources: %s", q.Name, strings.Join(unknown, ","))
 	case len(exceeded) > 0:
 		slices.Sort(exceeded)
-		return nil, a.Forbidden("exceeded quota: %s, requested: %s, used: %s, limited: %s", quota.Name,
-			describe(requested, exceeded), describe(quota.Status.Used, exceeded), describe(quota.Status.Hard, exceeded))
-	case equality.Semantic.DeepEqual(used, quota.Status.Used):
+		return nil, a.Forbidden("exceeded quota: %s, requested: %s, used: %s, limited: %s", q.Name,
+			describe(requested, exceeded), describe(q.Status.Used, exceeded), describe(q.Status.Hard, exceeded))
+	case equality.Semantic.DeepEqual(used, q.Status.Used):
 		return nil, nil
 	}
 	return used, nil

@@ -1,4 +1,4 @@
-package resourcequota
+package quota
 
 import (
 	"slices"
@@ -8,9 +8,9 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 )
 
-// inScope reports whether the quota's scopes, if it has any, all hold for the
+// InScope reports whether the quota's scopes, if it has any, all hold for the
 // object.
-func inScope(quota *corev1.ResourceQuota, obj runtime.Object) bool {
+func InScope(quota *corev1.ResourceQuota, obj runtime.Object) bool {
 	var needs []corev1.ScopedResourceSelectorRequirement
 	for _, scope := range quota.Spec.Scopes {
 		needs = append(needs, corev1.ScopedResourceSelectorRequirement{ScopeName: scope, Operator: corev1.ScopeSelectorOpExists})
