@@ -21,18 +21,21 @@ import (
 	"skiff/internal/controllers/deployment"
 	"skiff/internal/controllers/endpoints"
 	"skiff/internal/controllers/endpointslice"
+	"skiff/internal/controllers/ephemeralvolume"
 	"skiff/internal/controllers/garbagecollector"
 	"skiff/internal/controllers/index"
 	"skiff/internal/controllers/job"
 	"skiff/internal/controllers/namespace"
 	"skiff/internal/controllers/nodeipam"
 	"skiff/internal/controllers/nodelifecycle"
+	"skiff/internal/controllers/persistentvolume"
 	"skiff/internal/controllers/podgc"
 	"skiff/internal/controllers/replicaset"
 	"skiff/internal/controllers/replicationcontroller"
 	"skiff/internal/controllers/resourcequota"
 	"skiff/internal/controllers/rootca"
 	"skiff/internal/controllers/serviceaccount"
+	"skiff/internal/controllers/storageprotection"
 	"skiff/internal/controllers/tainteviction"
 	"skiff/internal/controllers/tokensecret"
 )
@@ -108,6 +111,11 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("job", "job-controller", job.New)
 	add("joborphans", "job-controller", job.NewOrphans)
 	add("ttlafterfinished", "ttl-after-finished-controller", job.NewTTL)
+	add("persistentvolume", "persistent-volume-binder", persistentvolume.New)
+	add("pvcprotection", "pvc-protection-controller", storageprotection.NewClaims)
+	add("pvprotection", "pv-protection-controller", storageprotection.NewVolumes)
+	add("vacprotection", "volumeattributesclass-protection-controller", storageprotection.NewAttributesClasses)
+	add("ephemeralvolume", "ephemeral-volume-controller", ephemeralvolume.New)
 	add("rootca", "root-ca-cert-publisher", func(d controller.Deps) (controller.Runnable, error) { return rootca.New(d, c.CABundle) })
 	add("namespace", "namespace-controller", func(d controller.Deps) (controller.Runnable, error) { return namespace.New(d, c.Discover) })
 	add("garbagecollector", "generic-garbage-collector", func(d controller.Deps) (controller.Runnable, error) { return garbagecollector.New(d, c.Discover) })

@@ -32,11 +32,17 @@ import (
 	"skiff/internal/identity"
 )
 
-// start runs a cluster with all controllers, and a stand-in for the kubelets
-// that reports pods with a node as running and ready.
+// start runs a cluster with all controllers.
 func start(t *testing.T) *testcluster.Cluster {
 	t.Helper()
 	c := testcluster.Start(t)
+	run(t, c)
+	return c
+}
+
+// run runs all controllers until the test ends.
+func run(t *testing.T, c *testcluster.Cluster) {
+	t.Helper()
 	d, err := discovery.NewDiscoveryClientForConfig(c.Config)
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +74,6 @@ func start(t *testing.T) *testcluster.Cluster {
 			t.Errorf("controllers: %v", err)
 		}
 	})
-	return c
 }
 
 type testWriter struct{ t *testing.T }

@@ -43,10 +43,6 @@ type Deps struct {
 	Authorizer authz.Authorizer
 	Rules      *rbac.Authorizer
 	Clock      clock.Clock
-	// StorageProtection keeps claims and volumes until nobody uses them. Set it
-	// only where controllers run that release them again: else their deletion
-	// never ends.
-	StorageProtection bool
 }
 
 // Default returns upstream's default plug-ins, when they know what they need.
@@ -72,9 +68,7 @@ func Default(ctx context.Context, d Deps) (admission.Chain, error) {
 		certificates.Subject{},
 		&ingressclass.Plugin{Cache: d.Cache},
 		&escalation.Plugin{Rules: d.Rules, Authorizer: d.Authorizer},
-	}
-	if d.StorageProtection {
-		chain = append(chain, storageprotection.Plugin{})
+		storageprotection.Plugin{},
 	}
 	// Quotas come last: what they count must not be refused any more.
 	return append(chain, resourcequota.New(d.Cache, d.Clock)), nil

@@ -58,7 +58,7 @@ func start(t *testing.T, objects ...client.Object) *env {
 	}
 	chain, err := plugins.Default(t.Context(), plugins.Deps{
 		Cache: set.Cache, Informers: set.Cache, Live: set.Client, Rules: roles,
-		Authorizer: authz.Union{privileged.Authorizer{}, roles}, Clock: clock.RealClock{}, StorageProtection: true,
+		Authorizer: authz.Union{privileged.Authorizer{}, roles}, Clock: clock.RealClock{},
 	})
 	if err != nil {
 		t.Fatal(err)

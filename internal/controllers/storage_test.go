@@ -1,0 +1,360 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"skiff/internal/cluster/testcluster"
+)
+
+func pv(name, size, class string, change ...func(*corev1.PersistentVolume)) *corev1.PersistentVolume {
+	v := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PersistentVolumeSpec{
+		Capacity:               corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)},
+		AccessModes:            []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+		StorageClassName:       class,
+		PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/tmp/" + name}},
+	}}
+	for _, f := range change {
+		f(v)
+	}
+	return v
+}
+
+func pvc(name, size string, class *string, change ...func(*corev1.PersistentVolumeClaim)) *corev1.PersistentVolumeClaim {
+	c := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: corev1.PersistentVolumeClaimSpec{
+		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: class,
+		Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(size)}},
+	}}
+	for _, f := range change {
+		f(c)
+	}
+	return c
+}
+
+func storageClass(name, provisioner string, mode storagev1.VolumeBindingMode) *storagev1.StorageClass {
+	return &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: provisioner, VolumeBindingMode: &mode}
+}
+
+// claimIs waits until a claim has the phase and the volume.
+func claimIs(t *testing.T, c *testcluster.Cluster, name string, phase corev1.PersistentVolumeClaimPhase, volume string) *corev1.PersistentVolumeClaim {
+	t.Helper()
+	claim := &corev1.PersistentVolumeClaim{}
+	eventually(t, c, fmt.Sprintf("claim %s is %s on volume %q", name, phase, volume), &corev1.PersistentVolumeClaimList{}, func() bool {
+		get(t, c, "default", name, claim)
+		return claim.Status.Phase == phase && claim.Spec.VolumeName == volume
+	})
+	return claim
+}
+
+func volumeIs(t *testing.T, c *testcluster.Cluster, name string, phase corev1.PersistentVolumePhase) *corev1.PersistentVolume {
+	t.Helper()
+	v := &corev1.PersistentVolume{}
+	eventually(t, c, fmt.Sprintf("volume %s is %s", name, phase), &corev1.PersistentVolumeList{}, func() bool {
+		get(t, c, "", name, v)
+		return v.Status.Phase == phase
+	})
+	return v
+}
+
+// event waits for an event about the object of that name.
+func event(t *testing.T, c *testcluster.Cluster, name, reason string) *corev1.Event {
+	t.Helper()
+	var found *corev1.Event
+	eventually(t, c, fmt.Sprintf("event %s of %s", reason, name), &corev1.EventList{}, func() bool {
+		var list corev1.EventList
+		if err := c.Client.List(t.Context(), &list); err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(list.Items, func(e corev1.Event) bool { return e.InvolvedObject.Name == name && e.Reason == reason })
+		if i >= 0 {
+			found = &list.Items[i]
+		}
+		return i >= 0
+	})
+	return found
+}
+
+func remove(t *testing.T, c *testcluster.Cluster, o client.Object) {
+	t.Helper()
+	if err := c.Client.Delete(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func gone(t *testing.T, c *testcluster.Cluster, o client.Object, list client.ObjectList) {
+	t.Helper()
+	eventually(t, c, o.GetName()+" is gone", list, func() bool {
+		return apierrors.IsNotFound(c.Client.Get(t.Context(), client.ObjectKeyFromObject(o), o))
+	})
+}
+
+func TestBindingOfVolumes(t *testing.T) {
+	c := start(t)
+	empty := ptr.To("")
+	create(t, c,
+		pv("big", "10Gi", ""), pv("small", "2Gi", ""), pv("classed", "1Gi", "fast"),
+		pv("labelled", "50Gi", "", func(v *corev1.PersistentVolume) { v.Labels = map[string]string{"disk": "good"} }),
+		pv("kept", "1Gi", "kept", func(v *corev1.PersistentVolume) {
+			v.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "default", Name: "named"}
+		}))
+	for _, name := range []string{"big", "small", "classed", "labelled", "kept"} {
+		volumeIs(t, c, name, corev1.VolumeAvailable)
+	}
+
+	// The smallest that will do; then the next; then none is left.
+	create(t, c, pvc("one", "1Gi", empty))
+	one := claimIs(t, c, "one", corev1.ClaimBound, "small")
+	if got := one.Status.Capacity.Storage().String(); got != "2Gi" {
+		t.Errorf("the claim has %s", got)
+	}
+	for _, a := range []string{"pv.kubernetes.io/bind-completed", "pv.kubernetes.io/bound-by-controller"} {
+		if one.Annotations[a] != "yes" {
+			t.Errorf("annotation %s is missing: %v", a, one.Annotations)
+		}
+	}
+	small := volumeIs(t, c, "small", corev1.VolumeBound)
+	if small.Spec.ClaimRef.UID != one.UID || small.Spec.ClaimRef.Kind != "PersistentVolumeClaim" {
+		t.Errorf("the volume refers to %v", small.Spec.ClaimRef)
+	}
+	create(t, c, pvc("two", "1Gi", empty, func(c *corev1.PersistentVolumeClaim) {
+		c.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"disk": "good"}}
+	}))
+	claimIs(t, c, "two", corev1.ClaimBound, "labelled")
+	create(t, c, pvc("three", "1Gi", ptr.To("fast")), pvc("named", "1Gi", ptr.To("kept")))
+	claimIs(t, c, "three", corev1.ClaimBound, "classed")
+	claimIs(t, c, "named", corev1.ClaimBound, "kept")
+	create(t, c, pvc("four", "11Gi", empty))
+	if e := event(t, c, "four", "FailedBinding"); e.Message != "no persistent volumes available for this claim and no storage class is set" {
+		t.Errorf("event says %q", e.Message)
+	}
+	// A volume that comes later is found, and so is one asked for by name.
+	create(t, c, pvc("later", "1Gi", ptr.To("x"), func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "late" }))
+	create(t, c, pv("huge", "12Gi", ""), pv("late", "1Gi", "x"))
+	claimIs(t, c, "four", corev1.ClaimBound, "huge")
+	claimIs(t, c, "later", corev1.ClaimBound, "late")
+}
+
+func TestReclaim(t *testing.T) {
+	c := start(t)
+	empty := ptr.To("")
+	policy := func(p corev1.PersistentVolumeReclaimPolicy) func(*corev1.PersistentVolume) {
+		return func(v *corev1.PersistentVolume) { v.Spec.PersistentVolumeReclaimPolicy = p }
+	}
+	create(t, c, pv("retain", "1Gi", "a"), pv("delete", "1Gi", "b", policy(corev1.PersistentVolumeReclaimDelete)))
+	create(t, c, pvc("a", "1Gi", ptr.To("a")), pvc("b", "1Gi", ptr.To("b")))
+	first := claimIs(t, c, "a", corev1.ClaimBound, "retain")
+	claimIs(t, c, "b", corev1.ClaimBound, "delete")
+	remove(t, c, pvc("a", "1Gi", empty))
+	remove(t, c, pvc("b", "1Gi", empty))
+	volumeIs(t, c, "retain", corev1.VolumeReleased)
+	if v := volumeIs(t, c, "delete", corev1.VolumeFailed); v.Status.Message != `error getting deleter volume plugin for volume "delete": no deletable volume plugin matched` {
+		t.Errorf("message %q", v.Status.Message)
+	}
+
+	// A claim of the same name is another claim: it does not get the data.
+	create(t, c, pvc("a", "1Gi", ptr.To("a")))
+	event(t, c, "a", "ProvisioningFailed")
+	v := volumeIs(t, c, "retain", corev1.VolumeReleased)
+	if v.Spec.ClaimRef.UID != first.UID {
+		t.Errorf("the volume now refers to %v", v.Spec.ClaimRef)
+	}
+	// Until the administrator gives the volume away again.
+	v.Spec.ClaimRef = nil
+	if err := c.Client.Update(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	claimIs(t, c, "a", corev1.ClaimBound, "retain")
+	// Without its volume a claim is lost; nothing can be done about it.
+	v = get(t, c, "", "retain", v)
+	v.Finalizers = nil
+	if err := c.Client.Update(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, c, v)
+	claimIs(t, c, "a", corev1.ClaimLost, "retain")
+	event(t, c, "a", "ClaimLost")
+}
+
+func TestTwoClaimsOneVolume(t *testing.T) {
+	c := start(t)
+	const rivals = 8
+	for i := range rivals {
+		create(t, c, pvc(fmt.Sprintf("rival-%d", i), "1Gi", ptr.To("")))
+	}
+	create(t, c, pv("wanted", "1Gi", ""))
+	v := volumeIs(t, c, "wanted", corev1.VolumeBound)
+	claimIs(t, c, v.Spec.ClaimRef.Name, corev1.ClaimBound, "wanted")
+	var claims corev1.PersistentVolumeClaimList
+	if err := c.Client.List(t.Context(), &claims); err != nil {
+		t.Fatal(err)
+	}
+	bound := 0
+	for i := range claims.Items {
+		if claims.Items[i].Spec.VolumeName != "" {
+			bound++
+		}
+	}
+	if bound != 1 {
+		t.Errorf("%d claims have the volume", bound)
+	}
+	// The winner goes; the volume stays with its data, for nobody.
+	remove(t, c, pvc(v.Spec.ClaimRef.Name, "1Gi", nil))
+	volumeIs(t, c, "wanted", corev1.VolumeReleased)
+}
+
+// TestBindingResumes starts with what a crash in the middle of a binding left.
+func TestBindingResumes(t *testing.T) {
+	c := testcluster.Start(t)
+	claim := pvc("half", "1Gi", ptr.To(""))
+	create(t, c, claim)
+	create(t, c, pv("half", "5Gi", "", func(v *corev1.PersistentVolume) {
+		v.Annotations = map[string]string{"pv.kubernetes.io/bound-by-controller": "yes"}
+		v.Spec.ClaimRef = &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: "default", Name: "half", UID: claim.UID}
+	}), pv("better", "1Gi", ""))
+	run(t, c)
+	claimIs(t, c, "half", corev1.ClaimBound, "half")
+	volumeIs(t, c, "half", corev1.VolumeBound)
+	volumeIs(t, c, "better", corev1.VolumeAvailable)
+}
+
+func TestProvisioningByOthers(t *testing.T) {
+	c := start(t)
+	create(t, c,
+		storageClass("now", "example.com/disk", storagev1.VolumeBindingImmediate),
+		storageClass("wait", "example.com/disk", storagev1.VolumeBindingWaitForFirstConsumer))
+	create(t, c, pvc("now", "1Gi", ptr.To("now")), pvc("wait", "1Gi", ptr.To("wait")))
+	e := event(t, c, "now", "ExternalProvisioning")
+	if want := "Waiting for a volume to be created either by the external provisioner 'example.com/disk' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered."; e.Message != want {
+		t.Errorf("event says %q", e.Message)
+	}
+	event(t, c, "wait", "WaitForFirstConsumer")
+	provisioner := func(name string) bool {
+		claim := get(t, c, "default", name, &corev1.PersistentVolumeClaim{})
+		return claim.Annotations["volume.kubernetes.io/storage-provisioner"] == "example.com/disk" &&
+			claim.Annotations["volume.beta.kubernetes.io/storage-provisioner"] == "example.com/disk"
+	}
+	if !provisioner("now") || provisioner("wait") {
+		t.Error("the provisioner was asked for the wrong claim")
+	}
+	// A matching volume does not bind before there is a node.
+	create(t, c, pv("near", "1Gi", "wait"))
+	volumeIs(t, c, "near", corev1.VolumeAvailable)
+	waiting := get(t, c, "default", "wait", &corev1.PersistentVolumeClaim{})
+	waiting.Annotations = maps.Clone(waiting.Annotations)
+	metav1.SetMetaDataAnnotation(&waiting.ObjectMeta, "volume.kubernetes.io/selected-node", "n1")
+	if err := c.Client.Update(t.Context(), waiting); err != nil {
+		t.Fatal(err)
+	}
+	claimIs(t, c, "wait", corev1.ClaimBound, "near")
+
+	// What the provisioner makes belongs to it until the end.
+	create(t, c, pv("made", "1Gi", "now", func(v *corev1.PersistentVolume) {
+		claim := get(t, c, "default", "now", &corev1.PersistentVolumeClaim{})
+		v.Annotations = map[string]string{"pv.kubernetes.io/provisioned-by": "example.com/disk"}
+		v.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimDelete
+		v.Spec.ClaimRef = &corev1.ObjectReference{Kind: "PersistentVolumeClaim", Namespace: "default", Name: "now", UID: claim.UID}
+	}))
+	claimIs(t, c, "now", corev1.ClaimBound, "made")
+	remove(t, c, pvc("now", "1Gi", nil))
+	volumeIs(t, c, "made", corev1.VolumeReleased)
+	// A claim made before there was a default class gets it when it comes.
+	create(t, c, pvc("early", "1Gi", nil))
+	event(t, c, "early", "FailedBinding")
+	class := storageClass("default", "example.com/disk", storagev1.VolumeBindingImmediate)
+	class.Annotations = map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}
+	create(t, c, class)
+	event(t, c, "early", "ExternalProvisioning")
+	if early := get(t, c, "default", "early", &corev1.PersistentVolumeClaim{}); ptr.Deref(early.Spec.StorageClassName, "") != "default" {
+		t.Errorf("class %v", early.Spec.StorageClassName)
+	}
+}
+
+func TestStorageProtection(t *testing.T) {
+	c := start(t)
+	create(t, c, pv("used", "1Gi", ""), pvc("used", "1Gi", ptr.To("")))
+	claimIs(t, c, "used", corev1.ClaimBound, "used")
+	serviceAccount(t, c)
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "user"}, Spec: corev1.PodSpec{
+		NodeName: "somewhere", Containers: []corev1.Container{{Name: "c", Image: "i"}},
+		Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "used"}}}},
+	}}
+	create(t, c, pod)
+	remove(t, c, pv("used", "1Gi", ""))
+	remove(t, c, pvc("used", "1Gi", nil))
+	// Another claim comes and goes; the used one stays.
+	create(t, c, pvc("free", "1Gi", ptr.To("")))
+	remove(t, c, pvc("free", "1Gi", nil))
+	gone(t, c, pvc("free", "1Gi", nil), &corev1.PersistentVolumeClaimList{})
+	claim := get(t, c, "default", "used", &corev1.PersistentVolumeClaim{})
+	if claim.DeletionTimestamp == nil || claim.Status.Phase != corev1.ClaimBound {
+		t.Fatalf("the claim is %+v", claim)
+	}
+	if err := c.Client.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, c, claim, &corev1.PersistentVolumeClaimList{})
+	gone(t, c, pv("used", "1Gi", ""), &corev1.PersistentVolumeList{})
+
+	class := &storagev1.VolumeAttributesClass{ObjectMeta: metav1.ObjectMeta{Name: "gold"}, DriverName: "d.example.com", Parameters: map[string]string{"a": "b"}}
+	having := pvc("having", "1Gi", ptr.To("none"), func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeAttributesClassName = ptr.To("gold") })
+	create(t, c, class, having)
+	remove(t, c, class)
+	if got := get(t, c, "", "gold", &storagev1.VolumeAttributesClass{}); got.DeletionTimestamp == nil {
+		t.Error("the class is not being deleted")
+	}
+	remove(t, c, having)
+	gone(t, c, class, &storagev1.VolumeAttributesClassList{})
+}
+
+func serviceAccount(t *testing.T, c *testcluster.Cluster) {
+	t.Helper()
+	eventually(t, c, "service account", &corev1.ServiceAccountList{}, func() bool {
+		return c.Client.Get(context.Background(), client.ObjectKey{Namespace: "default", Name: "default"}, &corev1.ServiceAccount{}) == nil
+	})
+}
+
+func TestEphemeralVolumes(t *testing.T) {
+	c := start(t)
+	serviceAccount(t, c)
+	// Somebody else's claim is in the way of one volume.
+	create(t, c, pvc("p-taken", "1Gi", ptr.To("")))
+	ephemeral := func(name string) corev1.Volume {
+		return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{
+			VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{
+				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"for": name}}, Spec: pvc("", "1Gi", ptr.To("x")).Spec,
+			},
+		}}}
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p"}, Spec: corev1.PodSpec{
+		Containers: []corev1.Container{{Name: "c", Image: "i"}}, Volumes: []corev1.Volume{ephemeral("own"), ephemeral("taken")},
+	}}
+	create(t, c, pod)
+	e := event(t, c, "p", "FailedBinding")
+	if want := "ephemeral volume taken: PVC default/p-taken was not created for pod default/p (pod is not owner)"; e.Message != want {
+		t.Errorf("event says %q, want %q", e.Message, want)
+	}
+	own := get(t, c, "default", "p-own", &corev1.PersistentVolumeClaim{})
+	if !metav1.IsControlledBy(own, pod) || own.Labels["for"] != "own" {
+		t.Errorf("the claim is %+v", own.ObjectMeta)
+	}
+	remove(t, c, pvc("p-taken", "1Gi", nil))
+	claim := &corev1.PersistentVolumeClaim{}
+	eventually(t, c, "the claim is the pod's", &corev1.PersistentVolumeClaimList{}, func() bool {
+		return c.Client.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "p-taken"}, claim) == nil && metav1.IsControlledBy(claim, pod)
+	})
+	if err := c.Client.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, c, own, &corev1.PersistentVolumeClaimList{})
+}
