@@ -106,6 +106,7 @@ func (s *Scheduler) serviceEventLocked(old, now *corev1.Service) {
 func (s *Scheduler) nodeEventLocked(old, now *corev1.Node) {
 	if now == nil {
 		s.mu.cache.DeleteNode(old.Name)
+		s.mu.queue.Wake(framework.Event{Kind: framework.NodeGone, Node: old})
 		return
 	}
 	known := s.mu.cache.Node(now.Name)

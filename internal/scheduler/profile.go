@@ -20,7 +20,7 @@ import (
 // their weights.
 func (s *Scheduler) defaultProfile() *framework.Profile {
 	spread := &podtopologyspread.Plugin{DefaultSelector: s.defaultSelector}
-	affinity := &interpodaffinity.Plugin{Namespace: s.namespaceLocked}
+	affinity := &interpodaffinity.Plugin{Namespace: s.namespaceLocked, HardWeight: 1}
 	return &framework.Profile{
 		QueueSort:  queuesort.Plugin{},
 		PreEnqueue: []framework.PreEnqueuePlugin{schedulinggates.Plugin{}},

@@ -20,6 +20,8 @@ type Cache struct {
 	free   []int
 	nodes  int
 	pods   map[types.UID]*place
+	// priorities counts the pods by priority.
+	priorities map[int32]int
 
 	// changes are the rows that changed, in order. The first one has the number
 	// base; readers remember the number of the next one they want.
@@ -37,7 +39,7 @@ type place struct {
 
 // New returns an empty cache.
 func New() *Cache {
-	return &Cache{byName: make(map[string]*framework.NodeInfo), pods: make(map[types.UID]*place)}
+	return &Cache{byName: make(map[string]*framework.NodeInfo), pods: make(map[types.UID]*place), priorities: make(map[int32]int)}
 }
 
 // Rows returns all rows; those of gone nodes have no Node.
@@ -53,6 +55,17 @@ func (c *Cache) Node(name string) *framework.NodeInfo {
 
 // Len returns the number of nodes.
 func (c *Cache) Len() int { return c.nodes }
+
+// LowestPriority returns the lowest priority of a pod on a node; any is false
+// if there are no pods.
+func (c *Cache) LowestPriority() (lowest int32, any bool) {
+	for p := range c.priorities {
+		if !any || p < lowest {
+			lowest, any = p, true
+		}
+	}
+	return lowest, any
+}
 
 // Now returns the number of the next change.
 func (c *Cache) Now() int { return c.base + len(c.changes) }
@@ -148,6 +161,7 @@ func (c *Cache) Assume(p *framework.PodInfo, node string) { c.put(p, node, true)
 
 func (c *Cache) put(p *framework.PodInfo, node string, assumed bool) {
 	c.pods[p.UID] = &place{pod: p, node: node, assumed: assumed}
+	c.priorities[p.Priority]++
 	n := c.row(node)
 	n.Add(p)
 	c.changed(n)
@@ -175,6 +189,9 @@ func (c *Cache) DeletePod(uid types.UID) *framework.PodInfo {
 func (c *Cache) remove(uid types.UID) {
 	at := c.pods[uid]
 	delete(c.pods, uid)
+	if c.priorities[at.pod.Priority]--; c.priorities[at.pod.Priority] == 0 {
+		delete(c.priorities, at.pod.Priority)
+	}
 	n := c.byName[at.node]
 	n.Remove(uid)
 	c.release(at.node, n)

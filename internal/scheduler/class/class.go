@@ -1,9 +1,15 @@
 // Package class decides on which node a pod goes. Pods that all rules treat
-// alike form a class, and a class keeps a table: for each node whether it will
-// do and how good it is. When the next pod of the class comes, only the rows
-// of nodes that changed since are worked out anew, and the best row is at the
-// root of a tree. The decisions are those of asking every rule about every node
-// for every pod.
+// alike form a class, and a class keeps what it found out about the nodes. When
+// the next pod of the class comes, only nodes that changed since are asked
+// about anew.
+//
+// Nodes that will do, as far as rules can say that look at one node only, are
+// put into groups: rules that compare nodes with each other (spreading,
+// affinity to pods, normalized scores) treat all nodes of a group alike, and
+// what distinguishes them are scores that only the node itself decides. So the
+// best of a group is at the top of a heap, and the best of all is found by
+// asking the comparing rules about each group instead of each node. The
+// decisions are those of asking every rule about every node for every pod.
 package class
 
 import (
@@ -13,7 +19,7 @@ import (
 	"skiff/internal/scheduler/framework"
 )
 
-// Class is the table of a class of equal pods.
+// Class is what is known about the nodes for a class of equal pods.
 type Class struct {
 	pod   *framework.PodInfo
 	cache *cache.Cache
@@ -24,47 +30,70 @@ type Class struct {
 	// rejected is why no node will do, found before looking at any.
 	rejected *framework.Status
 	// local rules look at one node only; shared ones come after all local ones.
-	local, shared []framework.Filter
-	observers     []framework.Observer
-	scores        []*score
+	local  []framework.Filter
+	shared []framework.Filter
+	// watching are the shared rules, grouping are they and the shared scores.
+	watching, grouping []framework.Observer
 	// only restricts the class to the nodes of these names; excluded is why
 	// others will not do.
 	only     map[string]bool
 	excluded *framework.Status
 
-	// By row: why the node will not do by the local rules and by all, and what
-	// breaks ties.
-	localWhy, why []*framework.Status
-	ties          []uint32
-	keys          []int64
-	best          tree
+	// own are scores that the node itself decides; compared are the others.
+	own      []weighted
+	compared []*column
 
-	// dirty are the rows to work out anew.
-	dirty   []int
+	rows []row
+	// reasons counts why nodes will not do by local rules.
+	reasons map[*framework.Status]int
+	groups  []*group
+	byKeys  map[string]*group
+	// keys are those of the last group looked for.
+	keys []uint64
+	text []byte
+
+	best *group
+	// dirty are the rows to ask about anew.
+	dirty   []int32
 	isDirty []bool
+}
+
+type weighted struct {
+	framework.Scorer
+	weight int64
+}
+
+// column is a score that only means something in comparison, or depends on
+// other nodes.
+type column struct {
+	weighted
+	normalize func(score, min, max int64) int64
+	compare   func(groups func(yield func(*framework.NodeInfo, int) bool))
+	observer  framework.Observer
+	// min and max are the extremes over feasible groups.
+	min, max int64
+}
+
+// row is a node as the class sees it.
+type row struct {
+	// why is why the node will not do by local rules; group holds it if it will.
+	why   *framework.Status
+	group *group
+	// place is the index in the group's heap.
+	place int32
+	// tie decides between nodes of equal score.
+	tie uint32
+	// score is the weighted sum of the own scores.
+	score int64
 }
 
 // absent is why rows without a node will not do.
 var absent = framework.NewStatus(framework.Unresolvable, "", "node(s) are gone")
 
-// score is one score plugin's column of the table.
-type score struct {
-	framework.Scorer
-	weight    int64
-	normalize func(score, min, max int64) int64
-	// shared is set if the score of a node depends on others.
-	shared   bool
-	feasible framework.FeasibleObserver
-	// By row: the score if it is not shared, and the score that takes part, of
-	// feasible rows.
-	local, raw []int64
-	// min and max are the extremes of raw.
-	min, max int64
-}
-
-// New makes the table of pod's class. It is filled by the first Best.
+// New makes the class of pod. Nodes are looked at by the first Best.
 func New(p *framework.Profile, c *cache.Cache, pod *framework.PodInfo, seed uint64) *Class {
-	k := &Class{pod: pod, cache: c, seed: seed, next: -1}
+	k := &Class{pod: pod, cache: c, seed: seed, next: -1, reasons: map[*framework.Status]int{}, byKeys: map[string]*group{}}
+	var restricting []string
 	for _, plugin := range p.Filter {
 		f, why := plugin.PreFilter(pod)
 		if why != nil {
@@ -76,46 +105,56 @@ func New(p *framework.Profile, c *cache.Cache, pod *framework.PodInfo, seed uint
 		}
 		if r, ok := f.(framework.Restriction); ok {
 			if names, restricted := r.Only(); restricted {
-				k.restrict(plugin.Name(), names)
+				restricting = append(restricting, plugin.Name())
+				if why := k.restrict(restricting, names); why != nil {
+					k.rejected = why
+					return k
+				}
 			}
 		}
 		if o, ok := f.(framework.Observer); ok {
-			k.observers = append(k.observers, o)
+			k.watching = append(k.watching, o)
+			k.grouping = append(k.grouping, o)
 			k.shared = append(k.shared, f)
 		} else {
 			k.local = append(k.local, f)
 		}
 	}
+	if len(k.only) == 1 {
+		// There is nothing to choose from.
+		return k
+	}
 	for _, plugin := range p.Score {
-		s := plugin.PreScore(pod)
-		if s == nil {
-			continue
+		if s := plugin.PreScore(pod); s != nil {
+			k.addScore(weighted{s, plugin.Weight})
 		}
-		col := &score{Scorer: s, weight: plugin.Weight}
-		if n, ok := s.(framework.Normalizer); ok {
-			col.normalize = n.Normalize
-		}
-		if o, ok := s.(framework.Observer); ok {
-			col.shared = true
-			k.observers = append(k.observers, o)
-		}
-		col.feasible, _ = s.(framework.FeasibleObserver)
-		k.scores = append(k.scores, col)
 	}
 	return k
 }
 
-func (k *Class) restrict(plugin string, names []string) {
-	k.only = make(map[string]bool, len(names))
-	for _, name := range names {
-		k.only[name] = true
+func (k *Class) addScore(w weighted) {
+	n, normalizes := w.Scorer.(framework.Normalizer)
+	o, observes := w.Scorer.(framework.Observer)
+	if !normalizes && !observes {
+		k.own = append(k.own, w)
+		return
 	}
-	k.excluded = framework.NewStatus(framework.Unresolvable, plugin, "node(s) didn't satisfy plugin(s) ["+plugin+"]")
+	col := &column{weighted: w, observer: o}
+	if normalizes {
+		col.normalize = n.Normalize
+	}
+	if observes {
+		k.grouping = append(k.grouping, o)
+	}
+	if c, ok := w.Scorer.(framework.Comparer); ok {
+		col.compare = func(groups func(func(*framework.NodeInfo, int) bool)) { c.Compare(groups) }
+	}
+	k.compared = append(k.compared, col)
 }
 
 // Lasting reports whether more pods of the class are to be expected, so that
 // it is worth keeping.
-func (k *Class) Lasting() bool { return k.rejected == nil && k.only == nil && k.pod.Class != "" }
+func (k *Class) Lasting() bool { return k.rejected == nil && k.only == nil && !k.pod.Lone && k.pod.Class != "" }
 
 // Rejected returns why no node will do, if that is known without looking at any.
 func (k *Class) Rejected() *framework.Status { return k.rejected }
@@ -127,11 +166,29 @@ func (k *Class) Best() *framework.NodeInfo {
 		return nil
 	}
 	k.refresh()
-	row, ok := k.best.best()
-	if !ok {
+	if k.best == nil {
 		return nil
 	}
-	return k.cache.Rows()[row]
+	return k.cache.Rows()[k.best.heap[0]]
+}
+
+// Feasible calls yield with every node that will do and its score.
+func (k *Class) Feasible(yield func(n *framework.NodeInfo, score int64) bool) {
+	if k.rejected != nil {
+		return
+	}
+	k.refresh()
+	nodes := k.cache.Rows()
+	for _, g := range k.groups {
+		if g.why != nil {
+			continue
+		}
+		for _, i := range g.heap {
+			if !yield(nodes[i], g.score+k.rows[i].score) {
+				return
+			}
+		}
+	}
 }
 
 // Tie is a node's rank among nodes of equal score.

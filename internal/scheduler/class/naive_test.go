@@ -37,7 +37,7 @@ func byApp(pod *corev1.Pod) labels.Selector {
 
 func profile() *framework.Profile {
 	spread := &podtopologyspread.Plugin{DefaultSelector: byApp}
-	affinity := &interpodaffinity.Plugin{Namespace: func(string) labels.Set { return nil }}
+	affinity := &interpodaffinity.Plugin{Namespace: func(string) labels.Set { return nil }, HardWeight: 1}
 	return &framework.Profile{
 		Filter: []framework.FilterPlugin{
 			nodeunschedulable.Plugin{}, tainttoleration.Plugin{}, nodeaffinity.Plugin{}, nodeports.Plugin{},

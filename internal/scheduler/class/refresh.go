@@ -8,95 +8,87 @@ import (
 
 // refresh takes in what changed in the cache since the last time.
 func (k *Class) refresh() {
-	rows := k.cache.Rows()
-	k.grow(len(rows))
+	nodes := k.cache.Rows()
+	k.grow(len(nodes))
 	k.collect()
 	if len(k.dirty) == 0 {
 		return
 	}
-	others := false
-	for _, row := range k.dirty {
-		k.isDirty[row] = false
-		others = k.observe(rows[row]) || others
-		k.workOut(rows[row])
-	}
-	if others {
-		for row := range rows {
-			k.judge(rows[row])
+	regroup := false
+	for _, i := range k.dirty {
+		k.isDirty[i] = false
+		for _, o := range k.grouping {
+			regroup = o.Observe(nodes[i]) || regroup
 		}
-		k.scoreAll(rows)
-		return
 	}
-	for _, row := range k.dirty {
-		others = k.judge(rows[row]) || others
+	for _, i := range k.dirty {
+		k.ask(nodes[i])
 	}
-	if others {
-		k.scoreAll(rows)
-		return
+	if regroup {
+		for i := range k.rows {
+			if k.rows[i].group != nil {
+				k.join(nodes[i])
+			}
+		}
 	}
-	k.scoreDirty(rows)
+	k.judge(nodes)
 }
 
-// collect finds the rows to work out anew.
+// collect finds the rows to ask about anew.
 func (k *Class) collect() {
 	k.dirty = k.dirty[:0]
 	changes, known := k.cache.Since(k.next)
 	k.next = k.cache.Now()
 	if !known {
-		for row := range k.why {
-			k.dirty = append(k.dirty, row)
+		for i := range k.rows {
+			k.dirty = append(k.dirty, int32(i))
 		}
 		return
 	}
-	for _, row := range changes {
-		if !k.isDirty[row] {
-			k.isDirty[row] = true
-			k.dirty = append(k.dirty, int(row))
+	for _, i := range changes {
+		if !k.isDirty[i] {
+			k.isDirty[i] = true
+			k.dirty = append(k.dirty, i)
 		}
 	}
 }
 
 func (k *Class) grow(n int) {
-	if len(k.why) == n && k.best.nodes != nil {
-		return
-	}
-	for len(k.why) < n {
-		k.why = append(k.why, absent)
-		k.localWhy = append(k.localWhy, absent)
+	for len(k.rows) < n {
+		k.rows = append(k.rows, row{why: absent})
 		k.isDirty = append(k.isDirty, false)
-		k.ties = append(k.ties, 0)
-		k.keys = append(k.keys, none)
-		for _, s := range k.scores {
-			s.local = append(s.local, 0)
-			s.raw = append(s.raw, framework.NoScore)
-		}
 	}
-	k.best.reset(k.keys)
 }
 
-func (k *Class) observe(n *framework.NodeInfo) (others bool) {
-	for _, o := range k.observers {
-		others = o.Observe(n) || others
-	}
-	return others
-}
-
-// workOut asks the rules that look at one node only.
-func (k *Class) workOut(n *framework.NodeInfo) {
-	why := k.checkLocal(n)
-	k.localWhy[n.Row] = why
-	if why != nil {
+// ask asks the rules that look at one node only, and puts the node into its
+// group if it will do.
+func (k *Class) ask(n *framework.NodeInfo) {
+	r := &k.rows[n.Row]
+	k.count(r.why, -1)
+	r.why = k.check(n)
+	k.count(r.why, 1)
+	if r.why != nil {
+		k.leave(n.Row)
 		return
 	}
-	k.ties[n.Row] = Tie(k.seed, n.Node.Name)
-	for _, s := range k.scores {
-		if !s.shared {
-			s.local[n.Row] = s.Score(n)
-		}
+	r.score = 0
+	for _, s := range k.own {
+		r.score += s.weight * s.Score(n)
+	}
+	r.tie = Tie(k.seed, n.Node.Name)
+	k.join(n)
+}
+
+func (k *Class) count(why *framework.Status, by int) {
+	if why == nil || why == absent {
+		return
+	}
+	if k.reasons[why] += by; k.reasons[why] == 0 {
+		delete(k.reasons, why)
 	}
 }
 
-func (k *Class) checkLocal(n *framework.NodeInfo) *framework.Status {
+func (k *Class) check(n *framework.NodeInfo) *framework.Status {
 	switch {
 	case n.Node == nil:
 		return absent
@@ -104,27 +96,31 @@ func (k *Class) checkLocal(n *framework.NodeInfo) *framework.Status {
 		return k.excluded
 	}
 	why := firstOf(k.local, n)
-	if why == nil {
-		if view := k.withNominated(n); view != nil {
-			why = firstOf(k.local, view)
-		}
+	if why == nil && k.awaits(n) {
+		why = firstOf(k.local, k.withNominated(n))
 	}
 	return why
 }
 
-// withNominated returns the node as it will be when the pods have come for
-// which room is being made, as far as they go before this class; nil if there
-// are none.
-func (k *Class) withNominated(n *framework.NodeInfo) *framework.NodeInfo {
-	var view *framework.NodeInfo
+// awaits reports whether room is being made on n for pods that go before this
+// class.
+func (k *Class) awaits(n *framework.NodeInfo) bool {
 	for _, p := range n.Nominated {
-		if p.Priority < k.pod.Priority {
-			continue
+		if p.Priority >= k.pod.Priority {
+			return true
 		}
-		if view == nil {
-			view = n.Clone()
+	}
+	return false
+}
+
+// withNominated returns the node as it will be when the pods have come that it
+// awaits.
+func (k *Class) withNominated(n *framework.NodeInfo) *framework.NodeInfo {
+	view := n.Clone()
+	for _, p := range n.Nominated {
+		if p.Priority >= k.pod.Priority {
+			view.Add(p)
 		}
-		view.Add(p)
 	}
 	return view
 }
@@ -138,115 +134,79 @@ func firstOf(rules []framework.Filter, n *framework.NodeInfo) *framework.Status 
 	return nil
 }
 
-// judge asks the shared rules too. It reports whether the scores of other
-// nodes may have changed because this one became feasible or ceased to be.
-func (k *Class) judge(n *framework.NodeInfo) (others bool) {
-	why := k.localWhy[n.Row]
-	if why == nil {
-		why = firstOf(k.shared, n)
+// checkShared asks the shared rules about the node as in view.
+func (k *Class) checkShared(n, view *framework.NodeInfo) *framework.Status {
+	if len(k.shared) == 0 {
+		return nil
 	}
-	was := k.why[n.Row]
-	k.why[n.Row] = why
-	if (was == nil) == (why == nil) {
-		return false
+	for _, o := range k.watching {
+		o.Observe(view)
 	}
-	for _, s := range k.scores {
-		if s.feasible != nil {
-			others = s.feasible.SetFeasible(n, why == nil) || others
+	why := firstOf(k.shared, view)
+	for _, o := range k.watching {
+		o.Observe(n)
+	}
+	return why
+}
+
+// judge asks the comparing rules about every group and finds the best one.
+func (k *Class) judge(nodes []*framework.NodeInfo) {
+	for _, g := range k.groups {
+		n := nodes[g.heap[0]]
+		g.why = firstOf(k.shared, n)
+		if g.why == nil && k.awaits(n) {
+			g.why = k.checkShared(n, k.withNominated(n))
+		}
+		g.score = 0
+	}
+	for i, c := range k.compared {
+		k.compare(i, c, nodes)
+	}
+	k.best = nil
+	for _, g := range k.groups {
+		if g.why == nil && (k.best == nil || k.beats(g, k.best)) {
+			k.best = g
 		}
 	}
-	return others
 }
 
-// part returns the score of the row that takes part in the comparison.
-func (k *Class) part(s *score, n *framework.NodeInfo) int64 {
-	switch {
-	case k.why[n.Row] != nil:
-		return framework.NoScore
-	case s.shared:
-		return s.Score(n)
+func (k *Class) beats(a, b *group) bool {
+	x, y := &k.rows[a.heap[0]], &k.rows[b.heap[0]]
+	if s, t := a.score+x.score, b.score+y.score; s != t {
+		return s > t
 	}
-	return s.local[n.Row]
+	return x.tie > y.tie || x.tie == y.tie && a.heap[0] < b.heap[0]
 }
 
-// scoreDirty scores the dirty rows, and all of them if that moves the extremes
-// that scores are compared by.
-func (k *Class) scoreDirty(rows []*framework.NodeInfo) {
-	moved := false
-	for _, s := range k.scores {
-		rescan := false
-		for _, row := range k.dirty {
-			old, now := s.raw[row], k.part(s, rows[row])
-			s.raw[row] = now
-			if old == now || s.normalize == nil {
-				continue
+// compare adds the i-th compared score to the groups that will do.
+func (k *Class) compare(i int, c *column, nodes []*framework.NodeInfo) {
+	if c.compare != nil {
+		c.compare(func(yield func(*framework.NodeInfo, int) bool) {
+			for _, g := range k.groups {
+				if g.why == nil && !yield(nodes[g.heap[0]], len(g.heap)) {
+					return
+				}
 			}
-			// Only a value at or beyond an extreme can move it.
-			rescan = rescan || now != framework.NoScore && (now < s.min || now > s.max) ||
-				old != framework.NoScore && (old == s.min || old == s.max)
-		}
-		if rescan {
-			moved = s.extremes() || moved
-		}
+		})
 	}
-	if moved {
-		k.total()
-		return
-	}
-	for _, row := range k.dirty {
-		k.keys[row] = k.key(row)
-		k.best.set(row, k.keys[row])
-	}
-}
-
-// scoreAll scores all rows.
-func (k *Class) scoreAll(rows []*framework.NodeInfo) {
-	for _, s := range k.scores {
-		for row := range rows {
-			s.raw[row] = k.part(s, rows[row])
+	c.min, c.max = math.MaxInt64, framework.NoScore
+	for _, g := range k.groups {
+		if g.why != nil {
+			continue
 		}
-		if s.normalize != nil {
-			s.extremes()
+		g.raw[i] = c.Score(nodes[g.heap[0]])
+		if g.raw[i] != framework.NoScore {
+			c.min, c.max = min(c.min, g.raw[i]), max(c.max, g.raw[i])
 		}
 	}
-	k.total()
-}
-
-// extremes finds the extremes of the column; it reports whether they moved.
-func (s *score) extremes() (moved bool) {
-	lowest, highest := int64(math.MaxInt64), int64(framework.NoScore)
-	for _, raw := range s.raw {
-		if raw != framework.NoScore {
-			lowest, highest = min(lowest, raw), max(highest, raw)
-		}
-	}
-	moved = lowest != s.min || highest != s.max
-	s.min, s.max = lowest, highest
-	return moved
-}
-
-func (k *Class) total() {
-	for row := range k.keys {
-		k.keys[row] = k.key(row)
-	}
-	k.best.reset(k.keys)
-}
-
-// key is the row's total score, and below it what breaks ties.
-func (k *Class) key(row int) int64 {
-	if k.why[row] != nil {
-		return none
-	}
-	var total int64
-	for _, s := range k.scores {
-		v := s.raw[row]
+	for _, g := range k.groups {
+		v := g.raw[i]
 		switch {
-		case v == framework.NoScore:
-			v = 0
-		case s.normalize != nil:
-			v = s.normalize(v, s.min, s.max)
+		case g.why != nil || v == framework.NoScore:
+			continue
+		case c.normalize != nil:
+			v = c.normalize(v, c.min, c.max)
 		}
-		total += s.weight * v
+		g.score += c.weight * v
 	}
-	return total<<32 | int64(k.ties[row])
 }

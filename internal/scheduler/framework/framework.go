@@ -10,6 +10,7 @@ package framework
 
 import (
 	"context"
+	"iter"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -61,10 +62,16 @@ type Restriction interface {
 
 // Observer is a rule whose answer about one node depends on others. It is told
 // of every node before the first question, and of every change of one after.
+//
+// Its answers are the same for all nodes of a group, so that they are worked
+// out once for each group: how many groups there are decides how fast the rule
+// is.
 type Observer interface {
 	// Observe takes in the present state of n; n.Node is nil if the node is
-	// gone. It reports whether the answers about other nodes may have changed.
-	Observe(n *NodeInfo) (others bool)
+	// gone. It reports whether other nodes may now belong to another group.
+	Observe(n *NodeInfo) (regroup bool)
+	// Group appends to keys what the answer about n depends on.
+	Group(n *NodeInfo, keys []uint64) []uint64
 }
 
 // ScorePlugin says which nodes are better.
@@ -91,11 +98,11 @@ type Normalizer interface {
 // NoScore is the score of a node that takes no part in the comparison.
 const NoScore = -1 << 62
 
-// FeasibleObserver is a Scorer that depends on which nodes are feasible.
-type FeasibleObserver interface {
-	// SetFeasible is told when a node becomes feasible or ceases to be. It
-	// reports whether the scores of other nodes may have changed.
-	SetFeasible(n *NodeInfo, feasible bool) (others bool)
+// Comparer is a Scorer and Observer that depends on which nodes are feasible.
+type Comparer interface {
+	// Compare is told, before nodes are scored, of all groups of feasible nodes:
+	// one of the nodes, and how many they are.
+	Compare(groups iter.Seq2[*NodeInfo, int])
 }
 
 // PostFilterPlugin tries to make room for a pod that fits nowhere.
@@ -119,8 +126,15 @@ type Nomination struct {
 type Trial interface {
 	// Failures calls yield with each node and why the pod does not fit there.
 	Failures(yield func(n *NodeInfo, why *Status) bool)
+	// Reasons is the same, counted.
+	Reasons() map[*Status]int
+	// Nodes returns how many nodes there are.
+	Nodes() int
 	// Node returns the node of that name, or nil.
 	Node(name string) *NodeInfo
+	// LowestPriority returns the lowest priority of a pod on a node; any is
+	// false if there are no pods.
+	LowestPriority() (lowest int32, any bool)
 	// Fits returns nil if the pod would fit on n were it as in view.
 	Fits(n, view *NodeInfo) *Status
 }
@@ -171,6 +185,7 @@ type EventKind int
 const (
 	NodeAdded EventKind = iota
 	NodeChanged
+	NodeGone
 	PodPlaced
 	PodChanged
 	PodGone

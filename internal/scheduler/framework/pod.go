@@ -23,6 +23,10 @@ type PodInfo struct {
 	// Class is equal for pods that all rules treat alike. It is empty for pods
 	// that already have a node.
 	Class string
+	// Lone is set for pods with rules that depend on more than nodes and the
+	// pods on them: on volumes and on claims of devices. What was found out about
+	// nodes for such a pod is not true for long.
+	Lone bool
 }
 
 // HasTerms reports whether the pod says anything about other pods.
@@ -86,7 +90,8 @@ func NewPodInfo(pod *corev1.Pod) *PodInfo {
 		}
 	}
 	if pod.Spec.NodeName == "" {
-		p.Class = classOf(pod)
+		p.Lone = lone(pod)
+		p.Class = classOf(pod, p.Lone)
 	}
 	return p
 }
@@ -164,7 +169,7 @@ func isNothing(s labels.Selector) bool {
 
 // classOf returns a key that is equal for pods that differ in nothing that any
 // rule looks at.
-func classOf(pod *corev1.Pod) string {
+func classOf(pod *corev1.Pod, lone bool) string {
 	reduced := corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Labels: pod.Labels},
 		Spec: corev1.PodSpec{
@@ -177,18 +182,31 @@ func classOf(pod *corev1.Pod) string {
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
 		reduced.OwnerReferences = []metav1.OwnerReference{*ref}
 	}
-	for i := range pod.Spec.Volumes {
-		v := &pod.Spec.Volumes[i]
-		if v.PersistentVolumeClaim != nil || v.Ephemeral != nil {
-			// Volumes are taken by one pod: it is a class of its own.
-			reduced.UID = pod.UID
-		}
+	if lone {
+		reduced.UID = pod.UID
 	}
 	key, err := reduced.Marshal()
 	if err != nil {
 		return string(pod.UID)
 	}
 	return string(key)
+}
+
+// lone reports whether the pod has claims, or volumes that a node can have only
+// some of, or that not all nodes can have.
+func lone(pod *corev1.Pod) bool {
+	if len(pod.Spec.ResourceClaims) > 0 {
+		return true
+	}
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i].VolumeSource
+		free := v.EmptyDir != nil || v.HostPath != nil || v.ConfigMap != nil || v.Secret != nil || v.Projected != nil ||
+			v.DownwardAPI != nil || v.NFS != nil || v.Image != nil || v.GitRepo != nil
+		if !free {
+			return true
+		}
+	}
+	return false
 }
 
 func containersOf(all []corev1.Container) []corev1.Container {

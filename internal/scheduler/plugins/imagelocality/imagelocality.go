@@ -55,32 +55,28 @@ type scorer struct {
 }
 
 // Observe counts nodes and their images.
-func (s *scorer) Observe(n *framework.NodeInfo) (others bool) {
+func (s *scorer) Observe(n *framework.NodeInfo) (regroup bool) {
 	for len(s.known) <= n.Row {
 		s.known = append(s.known, false)
 		s.has = append(s.has, nil)
 	}
-	anywhere := false
 	if now := n.Node != nil; now != s.known[n.Row] {
 		s.known[n.Row] = now
 		s.nodes += sign(now)
-		others = true
+	}
+	if len(n.Images) == 0 && s.has[n.Row] == nil {
+		return false
+	}
+	if s.has[n.Row] == nil {
+		s.has[n.Row] = make([]bool, len(s.images))
 	}
 	for i, image := range s.images {
-		_, now := n.Images[image]
-		was := s.has[n.Row] != nil && s.has[n.Row][i]
-		if now != was {
-			if s.has[n.Row] == nil {
-				s.has[n.Row] = make([]bool, len(s.images))
-			}
+		if _, now := n.Images[image]; now != s.has[n.Row][i] {
 			s.has[n.Row][i] = now
 			s.spread[i] += sign(now)
-			others, anywhere = true, true
 		}
-		anywhere = anywhere || s.spread[i] > 0
 	}
-	// Nodes without images of the pod count for nothing where none has any.
-	return others && anywhere
+	return false
 }
 
 func sign(up bool) int64 {
@@ -88,6 +84,14 @@ func sign(up bool) int64 {
 		return 1
 	}
 	return -1
+}
+
+// Group is by the images that the node has.
+func (s *scorer) Group(n *framework.NodeInfo, keys []uint64) []uint64 {
+	for _, image := range s.images {
+		keys = append(keys, uint64(n.Images[image]))
+	}
+	return keys
 }
 
 func (s *scorer) Score(n *framework.NodeInfo) int64 {

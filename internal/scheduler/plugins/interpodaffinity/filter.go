@@ -3,8 +3,6 @@
 package interpodaffinity
 
 import (
-	"maps"
-
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -18,6 +16,12 @@ const name = "InterPodAffinity"
 type Plugin struct {
 	// Namespace returns the labels of a namespace.
 	Namespace func(name string) labels.Set
+	// HardWeight is what a required term of another pod's affinity counts for
+	// in scores.
+	HardWeight int64
+	// IgnorePreferredTermsOfExistingPods leaves what other pods prefer out of
+	// the scores of pods that prefer nothing themselves.
+	IgnorePreferredTermsOfExistingPods bool
 }
 
 // Name returns the plugin's name.
@@ -27,7 +31,7 @@ func (*Plugin) Name() string { return name }
 // about others may not be wanted by others.
 func (p *Plugin) PreFilter(pod *framework.PodInfo) (framework.Filter, *framework.Status) {
 	f := &filter{
-		Plugin: p, pod: pod, existing: newCounters(),
+		Plugin: p, pod: pod,
 		notNear:   framework.NewStatus(framework.Unresolvable, name, "node(s) didn't match pod affinity rules"),
 		tooNear:   framework.NewStatus(framework.Unschedulable, name, "node(s) didn't match pod anti-affinity rules"),
 		notWanted: framework.NewStatus(framework.Unschedulable, name, "node(s) didn't satisfy existing pods anti-affinity rules"),
@@ -59,16 +63,15 @@ type filter struct {
 	near, far []*topology.Counter
 	// existing counts, by topology key, the terms of other pods' anti-affinity
 	// that are about the pod.
-	existing *counters
+	existing counters
 	// first is set if the pod matches its own terms of affinity: as the first
 	// of its group it may go anywhere.
 	first                       bool
 	notNear, tooNear, notWanted *framework.Status
 }
 
-func (f *filter) Observe(n *framework.NodeInfo) (others bool) {
+func (f *filter) Observe(n *framework.NodeInfo) (regroup bool) {
 	if len(f.near) > 0 {
-		total := f.near[0].Total()
 		var count int64
 		for _, o := range n.Pods {
 			if f.matchesAll(f.pod.Affinity, o.Pod) {
@@ -76,10 +79,8 @@ func (f *filter) Observe(n *framework.NodeInfo) (others bool) {
 			}
 		}
 		for _, c := range f.near {
-			others = c.Set(n, true, count) || others
+			regroup = c.Set(n, true, count) || regroup
 		}
-		// The first of a group is treated unlike the rest.
-		others = others || (total == 0) != (f.near[0].Total() == 0)
 	}
 	for i, c := range f.far {
 		var count int64
@@ -88,17 +89,28 @@ func (f *filter) Observe(n *framework.NodeInfo) (others bool) {
 				count++
 			}
 		}
-		others = c.Set(n, true, count) || others
+		regroup = c.Set(n, true, count) || regroup
 	}
-	byKey := map[string]int64{}
+	f.existing.begin(n)
 	for _, o := range n.WithTerms {
 		for i := range o.AntiAffinity {
 			if t := &o.AntiAffinity[i]; t.Matches(f.pod.Pod, f.Namespace) {
-				byKey[t.TopologyKey]++
+				f.existing.add(t.TopologyKey, 1)
 			}
 		}
 	}
-	return f.existing.observe(n, byKey) || others
+	return f.existing.end(n) || regroup
+}
+
+// Group is by the domains of the node.
+func (f *filter) Group(n *framework.NodeInfo, keys []uint64) []uint64 {
+	for _, c := range f.near {
+		keys = append(keys, c.Group(n.Row))
+	}
+	for _, c := range f.far {
+		keys = append(keys, c.Group(n.Row))
+	}
+	return f.existing.group(n, keys)
 }
 
 func (f *filter) Filter(n *framework.NodeInfo) *framework.Status {
@@ -110,7 +122,7 @@ func (f *filter) Filter(n *framework.NodeInfo) *framework.Status {
 			return f.tooNear
 		}
 	}
-	for _, c := range f.existing.byKey {
+	for _, c := range f.existing.all {
 		if sum, ok := c.Sum(n.Row); ok && sum > 0 {
 			return f.notWanted
 		}
@@ -129,22 +141,4 @@ func (f *filter) nearEnough(n *framework.NodeInfo) bool {
 		anywhere = anywhere || c.Total() > 0
 	}
 	return found || !anywhere && f.first
-}
-
-// Cures reports whether pods came, went or changed that terms may be about, or
-// domains changed.
-func (p *Plugin) Cures(pod *framework.PodInfo, e framework.Event) bool {
-	switch e.Kind {
-	case framework.NodeAdded, framework.NamespaceChanged:
-		return true
-	case framework.NodeChanged:
-		return !maps.Equal(e.OldNode.Labels, e.Node.Labels)
-	case framework.PodPlaced:
-		return p.matchesAll(pod.Affinity, e.Pod.Pod)
-	case framework.PodChanged:
-		return true
-	case framework.PodGone:
-		return len(e.OldPod.AntiAffinity) > 0 || len(pod.AntiAffinity) > 0 || p.matchesAll(pod.Affinity, pod.Pod)
-	}
-	return false
 }

@@ -2,6 +2,7 @@ package podtopologyspread
 
 import (
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -11,8 +12,8 @@ import (
 )
 
 // PreFilter makes the rule for pod.
-func (*Plugin) PreFilter(pod *framework.PodInfo) (framework.Filter, *framework.Status) {
-	hard := constraints(pod.Pod, corev1.DoNotSchedule)
+func (p *Plugin) PreFilter(pod *framework.PodInfo) (framework.Filter, *framework.Status) {
+	hard, _ := p.constraints(pod.Pod, corev1.DoNotSchedule)
 	if len(hard) == 0 {
 		return nil, nil
 	}
@@ -38,6 +39,14 @@ type filter struct {
 	skewed, noLabel *framework.Status
 }
 
+// Group is by the domains of the node.
+func (f *filter) Group(n *framework.NodeInfo, keys []uint64) []uint64 {
+	for _, c := range f.constraints {
+		keys = append(keys, c.Group(n.Row))
+	}
+	return keys
+}
+
 func (f *filter) Filter(n *framework.NodeInfo) *framework.Status {
 	for i, c := range f.constraints {
 		sum, ok := c.Sum(n.Row)
@@ -56,14 +65,36 @@ func (f *filter) Filter(n *framework.NodeInfo) *framework.Status {
 }
 
 // Cures reports whether the counts or the domains may have changed.
-func (*Plugin) Cures(pod *framework.PodInfo, e framework.Event) bool {
+func (p *Plugin) Cures(pod *framework.PodInfo, e framework.Event) bool {
+	if e.Kind >= framework.NamespaceChanged {
+		return false
+	}
+	hard, _ := p.constraints(pod.Pod, corev1.DoNotSchedule)
+	counts := func(o *framework.PodInfo) bool {
+		return o.Namespace == pod.Namespace && slices.ContainsFunc(hard, func(c *constraint) bool {
+			return c.selector.Matches(labels.Set(o.Labels))
+		})
+	}
 	switch e.Kind {
-	case framework.NodeAdded:
-		return true
+	case framework.NodeAdded, framework.NodeGone:
+		return spread(hard, e.Node)
 	case framework.NodeChanged:
-		return !maps.Equal(e.OldNode.Labels, e.Node.Labels) || len(e.OldNode.Spec.Taints) != len(e.Node.Spec.Taints)
-	case framework.PodPlaced, framework.PodChanged, framework.PodGone:
-		return e.Namespace == pod.Namespace
+		return (spread(hard, e.OldNode) || spread(hard, e.Node)) &&
+			(!maps.Equal(e.OldNode.Labels, e.Node.Labels) || !slices.Equal(e.OldNode.Spec.Taints, e.Node.Spec.Taints))
+	case framework.PodPlaced:
+		return counts(e.Pod)
+	case framework.PodGone:
+		return counts(e.OldPod)
+	case framework.PodChanged:
+		return counts(e.Pod) || counts(e.OldPod)
 	}
 	return false
+}
+
+// spread reports whether the node has the labels of all constraints.
+func spread(constraints []*constraint, node *corev1.Node) bool {
+	return !slices.ContainsFunc(constraints, func(c *constraint) bool {
+		_, ok := node.Labels[c.Key()]
+		return !ok
+	})
 }

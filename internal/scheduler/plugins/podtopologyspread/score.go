@@ -1,8 +1,8 @@
 package podtopologyspread
 
 import (
+	"iter"
 	"math"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
@@ -14,122 +14,82 @@ import (
 // PreScore makes the rule for pod. Pods without constraints of their own are
 // spread over nodes and zones with the others of their service or controller.
 func (p *Plugin) PreScore(pod *framework.PodInfo) framework.Scorer {
-	s := &scorer{observer: observer{pod: pod.Pod, affinity: nodeaffinity.GetRequiredNodeAffinity(pod.Pod), requireAll: true}}
-	if len(pod.Spec.TopologySpreadConstraints) > 0 {
-		s.constraints = constraints(pod.Pod, corev1.ScheduleAnyway)
-	} else if selector := p.DefaultSelector(pod.Pod); !selector.Empty() {
-		// Nodes without a zone still take part in spreading over nodes.
-		s.requireAll = false
-		s.constraints = []*constraint{
-			{Counter: topology.NewCounter(corev1.LabelHostname), maxSkew: 3, selector: selector, honorAffinity: true},
-			{Counter: topology.NewCounter(corev1.LabelTopologyZone), maxSkew: 5, selector: selector, honorAffinity: true},
-		}
-	}
-	if len(s.constraints) == 0 {
+	soft, system := p.constraints(pod.Pod, corev1.ScheduleAnyway)
+	if len(soft) == 0 {
 		return nil
 	}
-	s.domains = make([]map[int32]int, len(s.constraints))
-	for i := range s.domains {
-		s.domains[i] = make(map[int32]int)
+	return &scorer{
+		observer: observer{pod: pod.Pod, affinity: nodeaffinity.GetRequiredNodeAffinity(pod.Pod), constraints: soft, requireAll: !system},
+		weights:  make([]float64, len(soft)),
 	}
-	return s
 }
 
 // scorer scores a node by how many equal pods its domains have, each kind of
 // domain weighted by the logarithm of how many of them there are.
 type scorer struct {
 	observer
-	// domains are, by constraint, the domains with feasible nodes and how many.
-	domains []map[int32]int
-	// By row: whether the node is feasible, and the domains it was then counted
-	// in, unless it lacks one.
-	feasible []bool
-	in       [][]int32
-	// scored is how many feasible nodes take part.
-	scored int
+	// weights are by constraint.
+	weights []float64
 }
 
-// Observe counts the pods, and follows feasible nodes from domain to domain.
-func (s *scorer) Observe(n *framework.NodeInfo) (others bool) {
-	others = s.observer.Observe(n)
-	for len(s.in) <= n.Row {
-		s.in, s.feasible = append(s.in, nil), append(s.feasible, false)
-	}
-	if s.feasible[n.Row] && !slices.Equal(s.in[n.Row], s.domainsOf(n)) {
-		s.leave(n)
-		s.enter(n)
-		return true
-	}
-	return others
-}
-
-// domainsOf returns the domains to count n in, or nil if it takes no part.
-func (s *scorer) domainsOf(n *framework.NodeInfo) []int32 {
-	if n.Node == nil || s.requireAll && !s.hasAll(n) {
-		return nil
-	}
-	in := make([]int32, len(s.constraints))
-	for i, c := range s.constraints {
-		in[i] = c.Domain(n.Row)
-	}
-	return in
-}
-
-// SetFeasible counts the domains that have feasible nodes.
-func (s *scorer) SetFeasible(n *framework.NodeInfo, feasible bool) (others bool) {
-	before := s.sizes()
-	s.feasible[n.Row] = feasible
-	if feasible {
-		s.enter(n)
-	} else {
-		s.leave(n)
-	}
-	return before != s.sizes()
-}
-
-// sizes returns what the weights depend on, as one number: each change of a
-// feasible node moves every size in the same direction.
-func (s *scorer) sizes() (sum int) {
-	for i := range s.constraints {
-		sum += s.size(i)
-	}
-	return sum
-}
-
-func (s *scorer) size(i int) int {
-	if s.constraints[i].Key() == corev1.LabelHostname {
-		return s.scored
-	}
-	return len(s.domains[i])
-}
-
-func (s *scorer) enter(n *framework.NodeInfo) {
-	in := s.domainsOf(n)
-	if in == nil {
-		return
-	}
-	for i, domain := range in {
-		s.domains[i][domain]++
-	}
-	s.in[n.Row] = in
-	s.scored++
-}
-
-func (s *scorer) leave(n *framework.NodeInfo) {
-	if s.in[n.Row] == nil {
-		return
-	}
-	for i, domain := range s.in[n.Row] {
-		if s.domains[i][domain]--; s.domains[i][domain] == 0 {
-			delete(s.domains[i], domain)
+// Group is by the domains of the node, and by the equal pods on it.
+func (s *scorer) Group(n *framework.NodeInfo, keys []uint64) []uint64 {
+	for _, c := range s.constraints {
+		if c.Key() == corev1.LabelHostname {
+			_, ok := c.Sum(n.Row)
+			keys = append(keys, uint64(c.Value(n.Row))<<1|bit(ok))
+		} else {
+			keys = append(keys, c.Group(n.Row))
 		}
 	}
-	s.in[n.Row] = nil
-	s.scored--
+	return keys
+}
+
+func bit(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Compare finds out how many domains there are with feasible nodes.
+func (s *scorer) Compare(groups iter.Seq2[*framework.NodeInfo, int]) {
+	scored := 0
+	for n, count := range groups {
+		if s.takesPart(n) {
+			scored += count
+		}
+	}
+	for i, c := range s.constraints {
+		size := scored
+		if c.Key() != corev1.LabelHostname {
+			size = s.domains(c.Counter, groups)
+		}
+		s.weights[i] = math.Log(float64(size + 2))
+	}
+}
+
+func (s *scorer) takesPart(n *framework.NodeInfo) bool { return !s.requireAll || s.hasAll(n) }
+
+// domains counts the domains that feasible nodes are in; nodes in none count
+// as one.
+func (s *scorer) domains(c *topology.Counter, groups iter.Seq2[*framework.NodeInfo, int]) int {
+	count := 0
+	shared := make(map[int32]bool, 8)
+	for n, size := range groups {
+		switch {
+		case !s.takesPart(n):
+		case c.Alone(n.Row):
+			count += size
+		default:
+			shared[c.Domain(n.Row)] = true
+		}
+	}
+	return count + len(shared)
 }
 
 func (s *scorer) Score(n *framework.NodeInfo) int64 {
-	if s.in[n.Row] == nil {
+	if !s.takesPart(n) {
 		return framework.NoScore
 	}
 	var score float64
@@ -138,7 +98,10 @@ func (s *scorer) Score(n *framework.NodeInfo) int64 {
 		if !ok {
 			continue
 		}
-		score += float64(count)*math.Log(float64(s.size(i)+2)) + float64(c.maxSkew-1)
+		if c.Key() == corev1.LabelHostname {
+			count = c.Value(n.Row)
+		}
+		score += float64(count)*s.weights[i] + float64(c.maxSkew-1)
 	}
 	return int64(math.Round(score))
 }
