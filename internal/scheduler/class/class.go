@@ -154,7 +154,9 @@ func (k *Class) addScore(w weighted) {
 
 // Lasting reports whether more pods of the class are to be expected, so that
 // it is worth keeping.
-func (k *Class) Lasting() bool { return k.rejected == nil && k.only == nil && !k.pod.Lone && k.pod.Class != "" }
+func (k *Class) Lasting() bool {
+	return k.rejected == nil && k.only == nil && !k.pod.Lone && k.pod.Class != ""
+}
 
 // Rejected returns why no node will do, if that is known without looking at any.
 func (k *Class) Rejected() *framework.Status { return k.rejected }
