@@ -1,19 +1,14 @@
 package apiserver
 
 import (
-	"fmt"
 	"mime"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -148,7 +143,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, req *verbs.Request
 	if err != nil {
 		return err
 	}
-	o, err := listOptions(r.URL.Query())
+	o, _, err := listOptions(r)
 	if err != nil {
 		return err
 	}
@@ -184,15 +179,15 @@ func (s *Server) answerList(w http.ResponseWriter, r *http.Request, m *mediaType
 }
 
 // body reads the request's body into a new object of the version.
-func (s *Server) body(r *http.Request, v *verbs.Version) (apis.Object, error) {
+func (s *Server) body(r *http.Request, v *verbs.Version, fieldValidation string) (apis.Object, error) {
 	obj := v.Version.New()
-	if err := s.bodyInto(r, obj, v.GVK()); err != nil {
+	if err := bodyInto(r, obj, v.GVK(), fieldValidation); err != nil {
 		return nil, err
 	}
 	return obj, nil
 }
 
-func (s *Server) bodyInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind) error {
+func bodyInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string) error {
 	media, err := bodyMedia(r)
 	if err != nil {
 		return err
@@ -201,11 +196,7 @@ func (s *Server) bodyInto(r *http.Request, obj runtime.Object, gvk schema.GroupV
 	if err != nil {
 		return err
 	}
-	validation, err := fieldValidation(r.URL.Query())
-	if err != nil {
-		return err
-	}
-	return decodeInto(r.Context(), media, data, obj, gvk, validation)
+	return decodeInto(r.Context(), media, data, obj, gvk, fieldValidation)
 }
 
 func (s *Server) create(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
@@ -213,22 +204,19 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 	if err != nil {
 		return err
 	}
-	q := r.URL.Query()
-	obj, err := s.body(r, req.Version)
+	o, err := parse(r, metav1.Convert_url_Values_To_v1_CreateOptions)
 	if err != nil {
 		return err
 	}
-	e, err := s.Verbs.Create(r.Context(), req, obj, &metav1.CreateOptions{
-		DryRun: q["dryRun"], FieldManager: q.Get("fieldManager"), FieldValidation: q.Get("fieldValidation"),
-	})
+	obj, err := s.body(r, req.Version, o.FieldValidation)
+	if err != nil {
+		return err
+	}
+	e, err := s.Verbs.Create(r.Context(), req, obj, o)
 	if err != nil {
 		return err
 	}
 	return s.answer(w, r, m, req, e, http.StatusCreated)
-}
-
-func updateOptions(q url.Values) *metav1.UpdateOptions {
-	return &metav1.UpdateOptions{DryRun: q["dryRun"], FieldManager: q.Get("fieldManager"), FieldValidation: q.Get("fieldValidation")}
 }
 
 func (s *Server) update(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
@@ -236,11 +224,15 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 	if err != nil {
 		return err
 	}
-	obj, err := s.body(r, req.Version)
+	o, err := parse(r, metav1.Convert_url_Values_To_v1_UpdateOptions)
 	if err != nil {
 		return err
 	}
-	e, created, err := s.Verbs.Update(r.Context(), req, obj, updateOptions(r.URL.Query()))
+	obj, err := s.body(r, req.Version, o.FieldValidation)
+	if err != nil {
+		return err
+	}
+	e, created, err := s.Verbs.Update(r.Context(), req, obj, o)
 	if err != nil {
 		return err
 	}
@@ -264,15 +256,9 @@ func patchBody(r *http.Request) (types.PatchType, []byte, *metav1.PatchOptions, 
 	if err != nil {
 		return "", nil, nil, err
 	}
-	q := r.URL.Query()
-	validation, err := fieldValidation(q)
+	o, err := parse(r, metav1.Convert_url_Values_To_v1_PatchOptions)
 	if err != nil {
 		return "", nil, nil, err
-	}
-	o := &metav1.PatchOptions{DryRun: q["dryRun"], FieldManager: q.Get("fieldManager"), FieldValidation: validation}
-	if f := q.Get("force"); f != "" {
-		force := f != "false" && f != "0"
-		o.Force = &force
 	}
 	return types.PatchType(t), data, o, nil
 }
@@ -293,55 +279,12 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 	return s.answer(w, r, m, req, e, okOrCreated(created))
 }
 
-// deleteOptions are in the body or, for those without one, in the query.
-func (s *Server) deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
-	o := &metav1.DeleteOptions{}
-	data, err := readBody(r)
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > 0 {
-		media, err := bodyMedia(r)
-		if err != nil {
-			return nil, err
-		}
-		if err := decodeInto(r.Context(), media, data, o, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}, metav1.FieldValidationIgnore); err != nil {
-			// The options may also be said to be of the resource's group.
-			var alt metav1.DeleteOptions
-			if media != mediaJSON || verbs.DecodeJSON(r.Context(), data, &alt, metav1.FieldValidationIgnore) != nil || alt.Kind != "DeleteOptions" {
-				return nil, err
-			}
-			o = &alt
-			o.TypeMeta = metav1.TypeMeta{}
-		}
-		return o, nil
-	}
-	q := r.URL.Query()
-	o.DryRun = q["dryRun"]
-	if g := q.Get("gracePeriodSeconds"); g != "" {
-		n, err := strconv.ParseInt(g, 10, 64)
-		if err != nil {
-			return nil, apierrors.NewBadRequest("gracePeriodSeconds is not a number: " + g)
-		}
-		o.GracePeriodSeconds = &n
-	}
-	if p := q.Get("propagationPolicy"); p != "" {
-		policy := metav1.DeletionPropagation(p)
-		o.PropagationPolicy = &policy
-	}
-	if p := q.Get("orphanDependents"); p != "" {
-		orphan := p == "true" || p == "1"
-		o.OrphanDependents = &orphan
-	}
-	return o, nil
-}
-
 func (s *Server) delete(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
 	m, err := negotiate(r, tables)
 	if err != nil {
 		return err
 	}
-	o, err := s.deleteOptions(r)
+	o, err := deleteOptions(r)
 	if err != nil {
 		return err
 	}
@@ -351,7 +294,7 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 	}
 	if !gone {
 		code := http.StatusOK
-		if obj, err := e.Object(); err == nil && len(obj.GetFinalizers()) > 0 {
+		if o.OrphanDependents != nil && !*o.OrphanDependents {
 			code = http.StatusAccepted
 		}
 		return s.answer(w, r, m, req, e, code)
@@ -388,11 +331,11 @@ func (s *Server) deleteCollection(w http.ResponseWriter, r *http.Request, req *v
 	if err != nil {
 		return err
 	}
-	lo, err := listOptions(r.URL.Query())
+	lo, _, err := listOptions(r)
 	if err != nil {
 		return err
 	}
-	o, err := s.deleteOptions(r)
+	o, err := deleteOptions(r)
 	if err != nil {
 		return err
 	}
@@ -423,11 +366,15 @@ func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requ
 	res := req.Resource()
 	switch {
 	case info.Verb == "create" && res.Virtual.Create != nil:
-		obj, err := s.body(r, req.Version)
+		o, err := parse(r, metav1.Convert_url_Values_To_v1_CreateOptions)
 		if err != nil {
 			return err
 		}
-		out, err := s.Verbs.Act(r.Context(), req, obj, len(r.URL.Query()["dryRun"]) > 0)
+		obj, err := s.body(r, req.Version, o.FieldValidation)
+		if err != nil {
+			return err
+		}
+		out, err := s.Verbs.Act(r.Context(), req, obj, o)
 		if err != nil {
 			return err
 		}
@@ -465,61 +412,4 @@ func kindOf(obj runtime.Object, fallback schema.GroupVersionKind) schema.GroupVe
 		return schema.GroupVersionKind{Version: "v1", Kind: "Status"}
 	}
 	return fallback
-}
-
-func fieldValidation(q url.Values) (string, error) {
-	switch v := q.Get("fieldValidation"); v {
-	case "", metav1.FieldValidationIgnore, metav1.FieldValidationWarn, metav1.FieldValidationStrict:
-		return v, nil
-	default:
-		return "", apierrors.NewBadRequest(fmt.Sprintf("fieldValidation: Unsupported value: %q: supported values: \"Ignore\", \"Warn\", \"Strict\"", v))
-	}
-}
-
-func listOptions(q url.Values) (*verbs.ListOptions, error) {
-	o := &verbs.ListOptions{
-		ResourceVersion:      q.Get("resourceVersion"),
-		ResourceVersionMatch: metav1.ResourceVersionMatch(q.Get("resourceVersionMatch")),
-		Continue:             q.Get("continue"),
-		AllowBookmarks:       truthy(q.Get("allowWatchBookmarks")),
-	}
-	var err error
-	if v := q.Get("labelSelector"); v != "" {
-		if o.Labels, err = labels.Parse(v); err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
-		}
-	}
-	if v := q.Get("fieldSelector"); v != "" {
-		if o.Fields, err = fields.ParseSelector(v); err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
-		}
-	}
-	if v := q.Get("limit"); v != "" {
-		if o.Limit, err = strconv.ParseInt(v, 10, 64); err != nil {
-			return nil, apierrors.NewBadRequest("limit is not a number: " + v)
-		}
-	}
-	if v := q.Get("sendInitialEvents"); v != "" {
-		b := truthy(v)
-		o.SendInitialEvents = &b
-	}
-	return o, nil
-}
-
-func truthy(v string) bool { return v == "true" || v == "1" || v == "True" || v == "TRUE" }
-
-// watchTimeout is how long a watch may last: what the client says, else
-// something between 30 and 60 minutes.
-func watchTimeout(q url.Values, random func(int64) int64) (time.Duration, error) {
-	if v := q.Get("timeoutSeconds"); v != "" {
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil || n < 0 {
-			return 0, apierrors.NewBadRequest("timeoutSeconds is not a number: " + v)
-		}
-		if n > 0 {
-			return time.Duration(n) * time.Second, nil
-		}
-	}
-	const least = int64(30 * time.Minute)
-	return time.Duration(least + random(least)), nil
 }

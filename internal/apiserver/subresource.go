@@ -61,13 +61,19 @@ func (s *Server) serveScale(w http.ResponseWriter, r *http.Request, info *reques
 		}
 		scale = req.Resource().ScaleOf(obj)
 	case "update":
-		body := &autoscalingv1.Scale{}
-		if err := s.bodyInto(r, body, scaleGVK); err != nil {
+		o, err := parse(r, metav1.Convert_url_Values_To_v1_UpdateOptions)
+		if err != nil {
 			return err
 		}
-		scale, err = s.Verbs.UpdateScale(r.Context(), req, updateOptions(r.URL.Query()), func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+		body := &autoscalingv1.Scale{}
+		if err := bodyInto(r, body, scaleGVK, o.FieldValidation); err != nil {
+			return err
+		}
+		if scale, err = s.Verbs.UpdateScale(r.Context(), req, o, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
 			return body.DeepCopy(), nil
-		})
+		}); err != nil {
+			return err
+		}
 	case "patch":
 		t, data, o, perr := patchBody(r)
 		if perr != nil {
@@ -94,11 +100,15 @@ func (s *Server) serveEdit(w http.ResponseWriter, r *http.Request, info *request
 	case "get":
 		return s.get(w, r, req)
 	case "update":
-		body := req.Version.Version.New()
-		if err := s.bodyInto(r, body, req.Version.GVK()); err != nil {
+		o, err := parse(r, metav1.Convert_url_Values_To_v1_UpdateOptions)
+		if err != nil {
 			return err
 		}
-		e, err := s.Verbs.Edit(r.Context(), req, body, updateOptions(r.URL.Query()))
+		body := req.Version.Version.New()
+		if err := bodyInto(r, body, req.Version.GVK(), o.FieldValidation); err != nil {
+			return err
+		}
+		e, err := s.Verbs.Edit(r.Context(), req, body, o)
 		if err != nil {
 			return err
 		}
@@ -124,11 +134,15 @@ func (s *Server) serveAction(w http.ResponseWriter, r *http.Request, req *verbs.
 	if err != nil {
 		return err
 	}
-	body := sub.New()
-	if err := s.bodyInto(r, body, sub.Kind); err != nil {
+	o, err := parse(r, metav1.Convert_url_Values_To_v1_CreateOptions)
+	if err != nil {
 		return err
 	}
-	out, err := s.Verbs.Act(r.Context(), req, body, len(r.URL.Query()["dryRun"]) > 0)
+	body := sub.New()
+	if err := bodyInto(r, body, sub.Kind, o.FieldValidation); err != nil {
+		return err
+	}
+	out, err := s.Verbs.Act(r.Context(), req, body, o)
 	if err != nil {
 		return err
 	}

@@ -22,20 +22,23 @@ import (
 // resource has come.
 const bookmarkInterval = time.Minute
 
+// leastWatch is the shortest time that a watch lasts whose client does not say
+// how long; a random part spreads the reconnects (upstream's
+// --min-request-timeout).
+const leastWatch = 30 * time.Minute
+
 // watch streams events until the client leaves or the time is up.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
 	m, err := negotiate(r, metaKinds("Table", "PartialObjectMetadata"))
 	if err != nil {
 		return err
 	}
-	q := r.URL.Query()
-	o, err := listOptions(q)
+	o, timeout, err := listOptions(r)
 	if err != nil {
 		return err
 	}
-	timeout, err := watchTimeout(q, rand.Int64N)
-	if err != nil {
-		return err
+	if timeout <= 0 {
+		timeout = leastWatch + rand.N(leastWatch)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()

@@ -159,6 +159,60 @@ func (s *server) namespace(name string) {
 	s.ok(http.StatusCreated, call{Method: "POST", Path: "/api/v1/namespaces", Body: `{"metadata":{"name":"` + name + `"}}`})
 }
 
+// serviceAccount makes the account that pods of the namespace run as, which
+// elsewhere a controller does.
+func (s *server) serviceAccount(namespace string) {
+	s.Helper()
+	s.ok(http.StatusCreated, call{Method: "POST", Path: "/api/v1/namespaces/" + namespace + "/serviceaccounts", Body: `{"metadata":{"name":"default"}}`})
+}
+
+// event is one line of a watch.
+type event struct {
+	Type   string
+	Object map[string]any
+}
+
+// events is an open watch.
+type events struct {
+	t    testing.TB
+	read *json.Decoder
+}
+
+// stream opens a watch; it ends with the test.
+func (s *server) stream(c call) *events {
+	s.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	timer := time.AfterFunc(patience, cancel)
+	s.Cleanup(func() { timer.Stop(); cancel() })
+	req, err := http.NewRequestWithContext(ctx, c.Method, s.URL()+c.Path, nil)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if c.Accept != "" {
+		req.Header.Set("Accept", c.Accept)
+	}
+	res, err := s.http.Do(req)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { res.Body.Close() })
+	if res.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(res.Body)
+		s.Fatalf("%s %s: %d: %s", c.Method, c.Path, res.StatusCode, body)
+	}
+	return &events{s, json.NewDecoder(res.Body)}
+}
+
+// next returns the next event.
+func (e *events) next() event {
+	e.t.Helper()
+	var out event
+	if err := e.read.Decode(&out); err != nil {
+		e.t.Fatalf("the watch ended: %v", err)
+	}
+	return out
+}
+
 // configMap makes a ConfigMap with one key.
 func (s *server) configMap(namespace, name, value string) *unstructured.Unstructured {
 	s.Helper()

@@ -32,11 +32,27 @@ func (s *Server) prepareFieldManagers(v *Version) {
 	for _, sub := range paths {
 		v.managers[sub] = sync.OnceValues(func() (*managedfields.FieldManager, error) {
 			conv := converter{v.resource}
-			return managedfields.NewDefaultFieldManager(s.typeConverter(), conv, conv, conv,
+			return managedfields.NewDefaultFieldManager(s.schemaOf(d), conv, conv, conv,
 				v.GVK(), d.Hub.GroupVersion(), sub, resetFields(d, sub))
 		})
 	}
 }
+
+// schemaOf returns what tells how the parts of the resource are merged. Types
+// that client-go has no schema of are taken as they look: objects field by
+// field, lists as a whole.
+func (s *Server) schemaOf(d *apis.Resource) managedfields.TypeConverter {
+	if typesWithoutSchema[d.Group] {
+		return managedfields.NewDeducedTypeConverter()
+	}
+	if _, custom := d.Hub.New().(*unstructured.Unstructured); custom {
+		return managedfields.NewDeducedTypeConverter()
+	}
+	return s.typeConverter()
+}
+
+// typesWithoutSchema are the groups whose types live outside k8s.io/api.
+var typesWithoutSchema = map[string]bool{"apiextensions.k8s.io": true, "apiregistration.k8s.io": true}
 
 // fieldManager returns the field manager of a path below v, or nil for
 // subresources with a type of their own.
@@ -81,7 +97,17 @@ func (c converter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
 }
 
 func (c converter) Default(obj runtime.Object) {
-	if o, ok := obj.(apis.Object); ok && c.resource.Default != nil {
+	o, ok := obj.(apis.Object)
+	if !ok {
+		return
+	}
+	v := c.versionOf(o)
+	if v.Version.Default != nil {
+		v.Version.Default(o)
+	}
+	// The hub's defaults are for the hub's type; the other versions get them
+	// when they are converted.
+	if v.IsHub && c.resource.Default != nil {
 		c.resource.Default(o)
 	}
 }

@@ -2,6 +2,8 @@ package verbs
 
 import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	listvalidation "k8s.io/apimachinery/pkg/apis/meta/internalversion/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -30,6 +32,13 @@ func validatePatchOptions(o *metav1.PatchOptions, t types.PatchType) error {
 
 func validateDeleteOptions(o *metav1.DeleteOptions) error {
 	return optionsError("DeleteOptions", metav1validation.ValidateDeleteOptions(o))
+}
+
+func validateListOptions(o *ListOptions, watch bool) error {
+	return optionsError("ListOptions", listvalidation.ValidateListOptions(&internalversion.ListOptions{
+		Watch: watch, ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,
+		Continue: o.Continue, SendInitialEvents: o.SendInitialEvents,
+	}, true))
 }
 
 func requiredResourceVersion() field.ErrorList {

@@ -167,7 +167,7 @@ func (f *filter) matches(e *cache.Entry) bool {
 
 // List returns the selected objects in key order.
 func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListResult, error) {
-	if err := validateListOptions(o); err != nil {
+	if err := validateListOptions(o, false); err != nil {
 		return nil, err
 	}
 	f, err := compile(req, o)
@@ -217,30 +217,6 @@ func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListR
 		}
 	}
 	return out, nil
-}
-
-func validateListOptions(o *ListOptions) error {
-	bad := func(format string, args ...any) error { return apierrors.NewBadRequest(fmt.Sprintf(format, args...)) }
-	if o.Limit < 0 {
-		return bad("limit must not be negative, it is %d", o.Limit)
-	}
-	switch o.ResourceVersionMatch {
-	case "":
-		return nil
-	case metav1.ResourceVersionMatchExact, metav1.ResourceVersionMatchNotOlderThan:
-	default:
-		return bad(`resourceVersionMatch %q is not supported: use "Exact" or "NotOlderThan"`, o.ResourceVersionMatch)
-	}
-	if o.Continue != "" {
-		return bad("resourceVersionMatch is forbidden when continue is provided")
-	}
-	if o.ResourceVersion == "" {
-		return bad("resourceVersionMatch is forbidden unless resourceVersion is provided")
-	}
-	if o.ResourceVersionMatch == metav1.ResourceVersionMatchExact && o.ResourceVersion == "0" {
-		return bad(`resourceVersionMatch "Exact" is forbidden for resourceVersion "0"`)
-	}
-	return nil
 }
 
 // snapshotFor finds the state that o asks for and the key to go on from.

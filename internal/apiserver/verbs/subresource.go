@@ -61,9 +61,13 @@ func (s *Server) PatchEdit(ctx context.Context, req *Request, t types.PatchType,
 
 // Act carries out an action subresource, or a virtual resource's create when
 // req has no subresource.
-func (s *Server) Act(ctx context.Context, req *Request, body runtime.Object, dryRun bool) (runtime.Object, error) {
+func (s *Server) Act(ctx context.Context, req *Request, body runtime.Object, o *metav1.CreateOptions) (runtime.Object, error) {
+	if err := validateCreateOptions(o); err != nil {
+		return nil, err
+	}
 	r := req.Resource()
-	a := s.attributes(ctx, admission.Create, req, body, nil, &metav1.CreateOptions{}, dryRun)
+	dryRun := isDryRun(o.DryRun)
+	a := s.attributes(ctx, admission.Create, req, body, nil, o, dryRun)
 	if err := s.admission.Mutate(ctx, a); err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"skiff/internal/store"
@@ -35,19 +34,12 @@ type Watch struct {
 // Watch begins to watch what o selects. Without a resource version the present
 // state comes first, as ADDED events.
 func (s *Server) Watch(ctx context.Context, req *Request, o *ListOptions) (*Watch, error) {
+	if err := validateListOptions(o, true); err != nil {
+		return nil, err
+	}
 	f, err := compile(req, o)
 	if err != nil {
 		return nil, err
-	}
-	if o.SendInitialEvents != nil {
-		if o.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan {
-			return nil, apierrors.NewBadRequest("sendInitialEvents requires resourceVersionMatch=NotOlderThan")
-		}
-		if *o.SendInitialEvents && !o.AllowBookmarks {
-			return nil, apierrors.NewBadRequest("sendInitialEvents requires allowWatchBookmarks=true")
-		}
-	} else if o.ResourceVersionMatch != "" {
-		return nil, apierrors.NewBadRequest("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
 	}
 	rev, err := parseRevision(o.ResourceVersion)
 	if err != nil {
@@ -55,8 +47,11 @@ func (s *Server) Watch(ctx context.Context, req *Request, o *ListOptions) (*Watc
 	}
 	col := req.Resource().Collection
 	w := &Watch{server: s, filter: f}
-	stream := o.SendInitialEvents != nil && *o.SendInitialEvents
-	if rev > 0 && !stream {
+	initial := rev == 0
+	if o.SendInitialEvents != nil {
+		initial = *o.SendInitialEvents
+	}
+	if rev > 0 && !initial {
 		if err := s.waitForRevision(ctx, rev); err != nil {
 			return nil, err
 		}
@@ -69,14 +64,14 @@ func (s *Server) Watch(ctx context.Context, req *Request, o *ListOptions) (*Watc
 		}
 		return w, nil
 	}
-	if o.SendInitialEvents == nil || stream {
+	if initial {
 		if err := s.waitFor(ctx, o.ResourceVersion); err != nil {
 			return nil, err
 		}
 	}
 	snap, watcher := col.SnapshotAndWatch(f.scope)
 	w.watcher = watcher
-	if o.SendInitialEvents != nil && !stream {
+	if !initial {
 		return w, nil
 	}
 	prefix := col.Prefix() + "/"
@@ -96,7 +91,7 @@ func (s *Server) Watch(ctx context.Context, req *Request, o *ListOptions) (*Watc
 	} else {
 		snap.Ascend(prefix, "", add)
 	}
-	if stream {
+	if o.AllowBookmarks {
 		w.initial = append(w.initial, WatchEvent{Type: watch.Bookmark, Revision: snap.Revision, InitialEventsEnd: true})
 	}
 	return w, nil

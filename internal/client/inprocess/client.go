@@ -142,7 +142,7 @@ func (c *inProcess) Create(ctx context.Context, obj client.Object, opts ...clien
 	}
 	o := (&client.CreateOptions{}).ApplyOptions(opts)
 	if req.Resource().Virtual != nil {
-		out, err := c.server.Act(ctx, req, in, len(o.DryRun) > 0)
+		out, err := c.server.Act(ctx, req, in, o.AsCreateOptions())
 		if err != nil {
 			return err
 		}
@@ -346,7 +346,7 @@ func (s *subresource) Create(ctx context.Context, obj, sub client.Object, opts .
 	}
 	o := &client.SubResourceCreateOptions{}
 	o.ApplyOptions(opts)
-	out, err := s.c.server.Act(ctx, req, sub.DeepCopyObject(), len(o.DryRun) > 0)
+	out, err := s.c.server.Act(ctx, req, sub.DeepCopyObject(), o.AsCreateOptions())
 	if err != nil {
 		return err
 	}
