@@ -1,16 +1,20 @@
 // Package admissionregistration declares the resources of the API group admissionregistration.k8s.io.
 package admissionregistration
 
-import "skiff/internal/apis"
+import (
+	"skiff/internal/apis"
+	"skiff/internal/apiserver/cel"
+)
 
 // Resources returns fresh declarations of the group's resources.
 func Resources() []*apis.Resource {
+	admission := cel.NewAdmission()
 	return []*apis.Resource{
-		mutatingAdmissionPolicy(),
+		mutatingAdmissionPolicy(admission),
 		mutatingAdmissionPolicyBinding(),
-		mutatingWebhookConfiguration(),
-		validatingAdmissionPolicy(),
+		mutatingWebhookConfiguration(admission),
+		validatingAdmissionPolicy(admission),
 		validatingAdmissionPolicyBinding(),
-		validatingWebhookConfiguration(),
+		validatingWebhookConfiguration(admission),
 	}
 }

@@ -41,6 +41,13 @@ webhooks:
 		change("plain", func(c *config) {
 			c.Webhooks[0].ClientConfig = admissionregistrationv1.WebhookClientConfig{URL: ptr.To("http://x")}
 		}, "webhooks[0].clientConfig.url: Invalid value: 'https' is the only allowed URL scheme; desired format: https://host[/path]"),
+		change("condition", func(c *config) {
+			c.Webhooks[0].MatchConditions = []admissionregistrationv1.MatchCondition{{Name: "ok", Expression: "request.dryRun"}, {Name: "ok", Expression: "... [] bad expression"}}
+		}, "webhooks[0].matchConditions[1].name: Duplicate value: ",
+			"webhooks[0].matchConditions[1].expression: Invalid value: compilation failed: ERROR: <input>:1:2: Syntax error: no viable alternative at input '..'\n | ... [] bad expression\n | .^"),
+		change("resources", func(c *config) { c.Webhooks[0].Rules[0].Resources = []string{"*", "pods", "pods/*", "pods/status"} },
+			"webhooks[0].rules[0].resources: Invalid value: if '*' is present, must not specify other resources without subresources",
+			"webhooks[0].rules[0].resources[3]: Invalid value: if 'pods/*' is present, must not specify pods/status"),
 		change("operations", func(c *config) {
 			c.Webhooks[0].Rules[0].Operations = []admissionregistrationv1.OperationType{"*", "CREATE"}
 		},
@@ -68,6 +75,27 @@ spec:
 			"spec.validations: Required value: validations or auditAnnotations must contain at least one item"),
 		change("no match", func(p *policy) { p.Spec.MatchConstraints = nil }, "spec.matchConstraints: Required value: "),
 		change("expression", func(p *policy) { p.Spec.Validations[0].Expression = " " }, "spec.validations[0].expression: Required value: expression is not specified"),
+		change("result", func(p *policy) { p.Spec.Validations[0].Expression = "object.spec.replicas" },
+			"spec.validations[0].expression: Invalid value: must evaluate to bool but got dyn"),
+		change("syntax", func(p *policy) { p.Spec.Validations[0].Expression = "object." },
+			"spec.validations[0].expression: Invalid value: compilation failed: ERROR: <input>:1:8: Syntax error: no viable alternative at input '.'\n | object.\n | .......^"),
+		change("message", func(p *policy) { p.Spec.Validations[0].MessageExpression = "1" },
+			"spec.validations[0].messageExpression: Invalid value: must evaluate to string but got int"),
+		change("no params", func(p *policy) {
+			p.Spec.ParamKind, p.Spec.Validations[0].Expression = nil, "params.x == 1"
+		}, "spec.validations[0].expression: Invalid value: compilation failed: ERROR: <input>:1:1: undeclared reference to 'params' (in container '')\n | params.x == 1\n | ^"),
+		change("variables", func(p *policy) {
+			p.Spec.Variables = []admissionregistrationv1.Variable{{Name: "n", Expression: "object.spec.replicas"}, {Name: "m", Expression: "variables.n + 1"}}
+			p.Spec.Validations[0].Expression = "variables.m < 5"
+		}),
+		change("variable names", func(p *policy) {
+			p.Spec.Variables = []admissionregistrationv1.Variable{{Name: "for", Expression: "variables.n"}, {Name: "n", Expression: "1"}}
+		}, "spec.variables[0].name: Invalid value: name is not a valid CEL identifier",
+			"spec.variables[0].expression: Invalid value: compilation failed: ERROR: <input>:1:10: undefined field 'n'\n | variables.n\n | .........^"),
+		change("audit", func(p *policy) {
+			p.Spec.AuditAnnotations = []admissionregistrationv1.AuditAnnotation{{Key: "a", ValueExpression: "1"}, {Key: "a", ValueExpression: "null"}}
+		}, "spec.auditAnnotations[0].valueExpression: Invalid value: must evaluate to one of [string null_type] but got int",
+			"spec.auditAnnotations[1].key: Duplicate value: "),
 		change("param kind", func(p *policy) { p.Spec.ParamKind.Kind = "" }, "spec.paramKind.kind: Required value: "),
 	)
 	if got := r.Cells(valid); got[1] != int64(1) || got[2] != "v1/ConfigMap" {
@@ -88,12 +116,23 @@ spec:
 metadata: {name: x}
 spec:
   matchConstraints: {resourceRules: [{operations: [CREATE], apiGroups: [""], apiVersions: [v1], resources: [pods]}]}
-  mutations: [{patchType: JSONPatch, jsonPatch: {expression: "[]"}}]
+  mutations: [{patchType: JSONPatch, jsonPatch: {expression: '[JSONPatch{op: "add", path: "/spec/x", value: Object.spec{y: 1}}]'}}]
+  reinvocationPolicy: Never
 `)
 	checkstest.Create(t, r, mutating,
 		mutate("none", func(p *admissionregistrationv1.MutatingAdmissionPolicy) { p.Spec.Mutations = nil },
 			"spec.mutations: Required value: mutations must contain at least one item"),
 		mutate("type", func(p *admissionregistrationv1.MutatingAdmissionPolicy) { p.Spec.Mutations[0].JSONPatch = nil },
-			"spec.mutations[0].jsonPatch.expression: Required value: must be specified when patchType is JSONPatch"),
+			"spec.mutations[0].jsonPatch: Required value: must be specified when patchType is JSONPatch"),
+		mutate("both", func(p *admissionregistrationv1.MutatingAdmissionPolicy) {
+			p.Spec.Mutations[0].ApplyConfiguration = &admissionregistrationv1.ApplyConfiguration{Expression: "Object{}"}
+		}, "spec.mutations[0].applyConfiguration: Invalid value: must not be specified when patchType is JSONPatch"),
+		mutate("wrong result", func(p *admissionregistrationv1.MutatingAdmissionPolicy) {
+			p.Spec.Mutations[0].JSONPatch.Expression = "Object{}"
+		}, "spec.mutations[0].jsonPatch.expression: Invalid value: must evaluate to list(JSONPatch) but got Object"),
+		mutate("delete", func(p *admissionregistrationv1.MutatingAdmissionPolicy) {
+			p.Spec.MatchConstraints.ResourceRules[0].Operations[0] = "DELETE"
+		}, `spec.matchConstraints.resourceRules.operations: Unsupported value: supported values: "*", "CONNECT", "CREATE", "UPDATE"`),
+		mutate("again", func(p *admissionregistrationv1.MutatingAdmissionPolicy) { p.Spec.ReinvocationPolicy = "" }, "spec.reinvocationPolicy: Required value: "),
 	)
 }

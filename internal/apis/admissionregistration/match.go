@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -42,6 +43,12 @@ func validateMatch(m *admissionregistrationv1.MatchResources, path *field.Path) 
 	} else {
 		errs = append(errs, checks.Enum(*m.MatchPolicy, path.Child("matchPolicy"), admissionregistrationv1.Equivalent, admissionregistrationv1.Exact)...)
 	}
+	if m.NamespaceSelector == nil {
+		errs = append(errs, field.Required(path.Child("namespaceSelector"), ""))
+	}
+	if m.ObjectSelector == nil {
+		errs = append(errs, field.Required(path.Child("objectSelector"), ""))
+	}
 	errs = append(errs, validateSelectors(m.NamespaceSelector, m.ObjectSelector, path)...)
 	for i := range m.ResourceRules {
 		errs = append(errs, validateNamedRule(&m.ResourceRules[i], path.Child("resourceRules").Index(i))...)
@@ -61,13 +68,15 @@ func validateNamedRule(r *admissionregistrationv1.NamedRuleWithOperations, path 
 	errs := validateRule(&r.RuleWithOperations, path)
 	for i, name := range r.ResourceNames {
 		at := path.Child("resourceNames").Index(i)
-		errs = append(errs, checks.RequiredName(name, at, utilvalidation.IsDNS1123Subdomain)...)
+		errs = append(errs, checks.Name(name, at, pathSegment)...)
 		if slices.Index(r.ResourceNames, name) < i {
 			errs = append(errs, field.Duplicate(at, name))
 		}
 	}
 	return errs
 }
+
+func pathSegment(name string) []string { return pathvalidation.ValidatePathSegmentName(name, false) }
 
 func validateRule(r *admissionregistrationv1.RuleWithOperations, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
@@ -84,20 +93,45 @@ func validateRule(r *admissionregistrationv1.RuleWithOperations, path *field.Pat
 	}
 	errs = append(errs, validateNames(r.APIGroups, path.Child("apiGroups"), "groups", false)...)
 	errs = append(errs, validateNames(r.APIVersions, path.Child("apiVersions"), "versions", true)...)
-	if len(r.Resources) == 0 {
-		errs = append(errs, field.Required(path.Child("resources"), ""))
-	}
-	for i, name := range r.Resources {
-		if name == "" {
-			errs = append(errs, field.Required(path.Child("resources").Index(i), ""))
-		}
-		if name == "*/*" && len(r.Resources) > 1 {
-			errs = append(errs, field.Invalid(path.Child("resources"), r.Resources, "if '*/*' is present, must not specify other resources"))
-		}
-	}
+	errs = append(errs, validateResources(r.Resources, path.Child("resources"))...)
 	if r.Scope != nil {
 		errs = append(errs, checks.Enum(*r.Scope, path.Child("scope"),
 			admissionregistrationv1.AllScopes, admissionregistrationv1.ClusterScope, admissionregistrationv1.NamespacedScope)...)
+	}
+	return errs
+}
+
+// validateResources refuses names that others in the list contain already.
+func validateResources(names []string, path *field.Path) field.ErrorList {
+	if len(names) == 0 {
+		return field.ErrorList{field.Required(path, "")}
+	}
+	var errs field.ErrorList
+	allSubresources, everywhere := map[string]bool{}, map[string]bool{}
+	plain := false
+	for i, name := range names {
+		resource, sub, isSub := strings.Cut(name, "/")
+		switch {
+		case name == "":
+			errs = append(errs, field.Required(path.Index(i), ""))
+		case !isSub:
+			plain = plain || name != "*"
+		default:
+			if allSubresources[resource] {
+				errs = append(errs, field.Invalid(path.Index(i), name, "if '"+resource+"/*' is present, must not specify "+name))
+			}
+			if everywhere[sub] {
+				errs = append(errs, field.Invalid(path.Index(i), name, "if '*/"+sub+"' is present, must not specify "+name))
+			}
+			allSubresources[resource] = allSubresources[resource] || sub == "*"
+			everywhere[sub] = everywhere[sub] || resource == "*"
+		}
+	}
+	if len(names) > 1 && slices.Contains(names, "*/*") {
+		errs = append(errs, field.Invalid(path, names, "if '*/*' is present, must not specify other resources"))
+	}
+	if plain && slices.Contains(names, "*") {
+		errs = append(errs, field.Invalid(path, names, "if '*' is present, must not specify other resources without subresources"))
 	}
 	return errs
 }
@@ -120,41 +154,32 @@ func validateNames(names []string, path *field.Path, what string, nonempty bool)
 	return errs
 }
 
-func validateConditions(conditions []admissionregistrationv1.MatchCondition, path *field.Path) field.ErrorList {
-	const maxConditions = 64
-	if len(conditions) > maxConditions {
-		return field.ErrorList{field.TooMany(path, len(conditions), maxConditions)}
-	}
-	var errs field.ErrorList
-	seen := map[string]bool{}
-	for i, c := range conditions {
-		at := path.Index(i)
-		errs = append(errs, checks.QualifiedName(c.Name, at.Child("name"))...)
-		if strings.TrimSpace(c.Expression) == "" {
-			errs = append(errs, field.Required(at.Child("expression"), ""))
-		}
-		if c.Name != "" && seen[c.Name] {
-			errs = append(errs, field.Duplicate(at.Child("name"), c.Name))
-		}
-		seen[c.Name] = true
-	}
-	return errs
-}
-
 func validateParamKind(p *admissionregistrationv1.ParamKind, path *field.Path) field.ErrorList {
 	if p == nil {
 		return nil
 	}
 	var errs field.ErrorList
+	at := path.Child("apiVersion")
 	if p.APIVersion == "" {
-		errs = append(errs, field.Required(path.Child("apiVersion"), ""))
+		errs = append(errs, field.Required(at, ""))
 	} else if gv, err := schema.ParseGroupVersion(p.APIVersion); err != nil {
-		errs = append(errs, field.Invalid(path.Child("apiVersion"), p.APIVersion, err.Error()))
+		errs = append(errs, field.Invalid(at, p.APIVersion, err.Error()))
 	} else {
-		errs = append(errs, checks.Name(gv.Version, path.Child("apiVersion"), utilvalidation.IsDNS1035Label)...)
+		if msgs := utilvalidation.IsDNS1123Subdomain(gv.Group); gv.Group != "" && len(msgs) > 0 {
+			errs = append(errs, field.Invalid(at, gv.Group, strings.Join(msgs, ",")))
+		}
+		if gv.Version == "" {
+			errs = append(errs, field.Invalid(at, p.APIVersion, "version must be specified"))
+		} else if msgs := utilvalidation.IsDNS1035Label(gv.Version); len(msgs) > 0 {
+			errs = append(errs, field.Invalid(at, gv.Version, strings.Join(msgs, ",")))
+		}
 	}
-	lower := func(kind string) []string { return utilvalidation.IsDNS1035Label(strings.ToLower(kind)) }
-	return append(errs, checks.RequiredName(p.Kind, path.Child("kind"), lower)...)
+	if p.Kind == "" {
+		errs = append(errs, field.Required(path.Child("kind"), ""))
+	} else if msgs := utilvalidation.IsDNS1035Label(strings.ToLower(p.Kind)); len(msgs) > 0 {
+		errs = append(errs, field.Invalid(path.Child("kind"), p.Kind, "may have mixed case, but should otherwise match: "+strings.Join(msgs, ",")))
+	}
+	return errs
 }
 
 func validateParamRef(p *admissionregistrationv1.ParamRef, path *field.Path) field.ErrorList {
@@ -162,15 +187,16 @@ func validateParamRef(p *admissionregistrationv1.ParamRef, path *field.Path) fie
 		return nil
 	}
 	var errs field.ErrorList
+	if p.Name != "" {
+		errs = append(errs, checks.Name(p.Name, path.Child("name"), pathSegment)...)
+	}
+	errs = append(errs, metav1validation.ValidateLabelSelector(p.Selector, metav1validation.LabelSelectorValidationOptions{}, path.Child("selector"))...)
 	switch {
 	case p.Name != "" && p.Selector != nil:
-		errs = append(errs, field.Forbidden(path.Child("name"), "name and selector are mutually exclusive"))
+		errs = append(errs, field.Forbidden(path.Child("name"), "name and selector are mutually exclusive"),
+			field.Forbidden(path.Child("selector"), "name and selector are mutually exclusive"))
 	case p.Name == "" && p.Selector == nil:
 		errs = append(errs, field.Required(path, "one of name or selector must be specified"))
-	case p.Name != "":
-		errs = append(errs, checks.Name(p.Name, path.Child("name"), utilvalidation.IsDNS1123Subdomain)...)
-	default:
-		errs = append(errs, metav1validation.ValidateLabelSelector(p.Selector, metav1validation.LabelSelectorValidationOptions{}, path.Child("selector"))...)
 	}
 	if p.ParameterNotFoundAction == nil {
 		return append(errs, field.Required(path.Child("parameterNotFoundAction"), ""))

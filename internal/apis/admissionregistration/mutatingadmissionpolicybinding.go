@@ -24,10 +24,11 @@ func mutatingAdmissionPolicyBinding() *apis.Resource {
 		New: func() *admissionregistrationv1.MutatingAdmissionPolicyBinding {
 			return &admissionregistrationv1.MutatingAdmissionPolicyBinding{}
 		},
-		NewList:    func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyBindingList{} },
-		Generation: true,
-		Default:    func(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
-		Validate:   validateMutatingAdmissionPolicyBinding,
+		NewList:                func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyBindingList{} },
+		Generation:             true,
+		RequireResourceVersion: true,
+		Default:                func(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
+		Validate:               validateMutatingAdmissionPolicyBinding,
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("PolicyName", "PolicyName indicates the policy definition which the policy binding binded to"),
@@ -46,6 +47,7 @@ func validateMutatingAdmissionPolicyBinding(_ context.Context, b *admissionregis
 	errs = append(errs, validateParamRef(s.ParamRef, path.Child("paramRef"))...)
 	if s.MatchResources != nil {
 		errs = append(errs, validateMatch(s.MatchResources, path.Child("matchResources"))...)
+		errs = append(errs, validateMutableOperations(s.MatchResources, path.Child("matchResources"))...)
 	}
 	return errs
 }

@@ -12,9 +12,10 @@ import (
 	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
 	"skiff/internal/apis/fill"
+	"skiff/internal/apiserver/cel"
 )
 
-func mutatingWebhookConfiguration() *apis.Resource {
+func mutatingWebhookConfiguration(admission *cel.Admission) *apis.Resource {
 	return apis.Of[*admissionregistrationv1.MutatingWebhookConfiguration]{
 		Names: apis.Names{
 			Group: "admissionregistration.k8s.io", Resource: "mutatingwebhookconfigurations", Singular: "mutatingwebhookconfiguration", Kind: "MutatingWebhookConfiguration",
@@ -38,16 +39,10 @@ func mutatingWebhookConfiguration() *apis.Resource {
 			}
 		},
 		Validate: func(_ context.Context, c *admissionregistrationv1.MutatingWebhookConfiguration) field.ErrorList {
-			var errs field.ErrorList
-			shared := make([]admissionregistrationv1.ValidatingWebhook, len(c.Webhooks))
-			for i := range c.Webhooks {
-				shared[i] = common(&c.Webhooks[i])
-				if p := c.Webhooks[i].ReinvocationPolicy; p != nil {
-					errs = append(errs, checks.Enum(*p, field.NewPath("webhooks").Index(i).Child("reinvocationPolicy"),
-						admissionregistrationv1.IfNeededReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)...)
-				}
-			}
-			return append(errs, validateWebhooks(shared)...)
+			return validateMutatingWebhooks(c, expressions{admission: admission})
+		},
+		ValidateUpdate: func(_ context.Context, c, old *admissionregistrationv1.MutatingWebhookConfiguration) field.ErrorList {
+			return validateMutatingWebhooks(c, expressions{admission, webhookConditions(commonAll(old.Webhooks))})
 		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
@@ -58,4 +53,15 @@ func mutatingWebhookConfiguration() *apis.Resource {
 			return []any{c.Name, int64(len(c.Webhooks)), columns.Age(c.CreationTimestamp)}
 		},
 	}.Resource()
+}
+
+func validateMutatingWebhooks(c *admissionregistrationv1.MutatingWebhookConfiguration, e expressions) field.ErrorList {
+	errs := validateWebhooks(commonAll(c.Webhooks), e)
+	for i := range c.Webhooks {
+		if p := c.Webhooks[i].ReinvocationPolicy; p != nil {
+			errs = append(errs, checks.Enum(*p, field.NewPath("webhooks").Index(i).Child("reinvocationPolicy"),
+				admissionregistrationv1.IfNeededReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)...)
+		}
+	}
+	return errs
 }

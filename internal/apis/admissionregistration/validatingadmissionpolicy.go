@@ -2,21 +2,25 @@ package admissionregistration
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
+	celgo "github.com/google/cel-go/cel"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
-	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/client-go/util/jsonpath"
 
 	"skiff/internal/apis"
 	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
 	"skiff/internal/apis/fill"
+	"skiff/internal/apiserver/cel"
 )
 
-func validatingAdmissionPolicy() *apis.Resource {
+func validatingAdmissionPolicy(admission *cel.Admission) *apis.Resource {
 	return apis.Of[*admissionregistrationv1.ValidatingAdmissionPolicy]{
 		Names: apis.Names{
 			Group: "admissionregistration.k8s.io", Resource: "validatingadmissionpolicies", Singular: "validatingadmissionpolicy", Kind: "ValidatingAdmissionPolicy",
@@ -26,14 +30,23 @@ func validatingAdmissionPolicy() *apis.Resource {
 		New: func() *admissionregistrationv1.ValidatingAdmissionPolicy {
 			return &admissionregistrationv1.ValidatingAdmissionPolicy{}
 		},
-		NewList:    func() runtime.Object { return &admissionregistrationv1.ValidatingAdmissionPolicyList{} },
-		HasStatus:  true,
-		Generation: true,
+		NewList:                func() runtime.Object { return &admissionregistrationv1.ValidatingAdmissionPolicyList{} },
+		HasStatus:              true,
+		Generation:             true,
+		RequireResourceVersion: true,
 		Default: func(p *admissionregistrationv1.ValidatingAdmissionPolicy) {
 			fill.Pointer(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
 			defaultMatch(p.Spec.MatchConstraints)
 		},
-		Validate: validateValidatingPolicy,
+		Validate: func(_ context.Context, p *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
+			return validateValidatingPolicy(p, expressions{admission: admission})
+		},
+		ValidateUpdate: func(_ context.Context, p, old *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
+			return validateValidatingPolicy(p, expressions{admission, validatingExpressions(old)})
+		},
+		ValidateStatusUpdate: func(_ context.Context, p, _ *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
+			return validatePolicyStatus(&p.Status, field.NewPath("status"))
+		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.Integer("Validations", "Validations indicates the number of validation rules defined in this configuration"),
@@ -46,22 +59,37 @@ func validatingAdmissionPolicy() *apis.Resource {
 	}.Resource()
 }
 
-func validateValidatingPolicy(_ context.Context, p *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
+const (
+	maxAuditAnnotations = 20
+	maxValueExpression  = 5 * 1024
+)
+
+func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPolicy, e expressions) field.ErrorList {
 	s, path := &p.Spec, field.NewPath("spec")
-	errs := validatePolicy(s.FailurePolicy, s.ParamKind, s.MatchConstraints, s.MatchConditions, s.Variables)
+	params := s.ParamKind != nil
+	scope := e.admission.Scope(params)
+	errs := validatePolicy(s.FailurePolicy, s.ParamKind, s.MatchConstraints)
+	errs = append(errs, e.conditions(s.MatchConditions, params, path.Child("matchConditions"))...)
+	errs = append(errs, e.variables(s.Variables, scope, path.Child("variables"))...)
 	if len(s.Validations) == 0 && len(s.AuditAnnotations) == 0 {
 		errs = append(errs, field.Required(path.Child("validations"), "validations or auditAnnotations must contain at least one item"))
 		errs = append(errs, field.Required(path.Child("auditAnnotations"), "validations or auditAnnotations must contain at least one item"))
 	}
 	for i := range s.Validations {
-		errs = append(errs, validateValidation(&s.Validations[i], path.Child("validations").Index(i))...)
+		errs = append(errs, e.validation(&s.Validations[i], scope, path.Child("validations").Index(i))...)
+	}
+	if len(s.AuditAnnotations) > maxAuditAnnotations {
+		errs = append(errs, field.Invalid(path.Child("auditAnnotations"), s.AuditAnnotations, fmt.Sprintf("must not have more than %d auditAnnotations", maxAuditAnnotations)))
 	}
 	seen := map[string]bool{}
 	for i, a := range s.AuditAnnotations {
 		at := path.Child("auditAnnotations").Index(i)
-		errs = append(errs, checks.RequiredName(a.Key, at.Child("key"), utilvalidation.IsQualifiedName)...)
-		if strings.TrimSpace(a.ValueExpression) == "" {
-			errs = append(errs, field.Required(at.Child("valueExpression"), "valueExpression is not specified"))
+		errs = append(errs, checks.QualifiedName(p.Name+"/"+a.Key, at.Child("key"))...)
+		if len(strings.TrimSpace(a.ValueExpression)) > maxValueExpression {
+			errs = append(errs, field.Required(at.Child("valueExpression"), fmt.Sprintf("must not exceed %d bytes in length", maxValueExpression)))
+		} else {
+			errs = append(errs, e.check(a.ValueExpression, "valueExpression is not specified", at.Child("valueExpression"),
+				within(scope, cel.Declares{Authorizer: true}, celgo.StringType, celgo.NullType))...)
 		}
 		if seen[a.Key] {
 			errs = append(errs, field.Duplicate(at.Child("key"), a.Key))
@@ -71,16 +99,20 @@ func validateValidatingPolicy(_ context.Context, p *admissionregistrationv1.Vali
 	return errs
 }
 
-func validateValidation(v *admissionregistrationv1.Validation, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if strings.TrimSpace(v.Expression) == "" {
-		errs = append(errs, field.Required(path.Child("expression"), "expression is not specified"))
+func (e expressions) validation(v *admissionregistrationv1.Validation, scope *cel.Scope, path *field.Path) field.ErrorList {
+	errs := e.check(v.Expression, "expression is not specified", path.Child("expression"), within(scope, cel.Declares{Authorizer: true}, celgo.BoolType))
+	if v.MessageExpression != "" {
+		if strings.TrimSpace(v.MessageExpression) == "" {
+			errs = append(errs, field.Invalid(path.Child("messageExpression"), v.MessageExpression, "must be non-empty if specified"))
+		} else {
+			errs = append(errs, e.check(v.MessageExpression, "", path.Child("messageExpression"), within(scope, cel.Declares{}, celgo.StringType))...)
+		}
 	}
-	if strings.Contains(v.Message, "\n") {
-		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "message must not contain line breaks"))
-	}
-	if v.Message != "" && strings.TrimSpace(v.Message) == "" {
+	message := strings.TrimSpace(v.Message)
+	if v.Message != "" && message == "" {
 		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "message must be non-empty if specified"))
+	} else if strings.ContainsAny(message, "\n\r") {
+		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "message must not contain line breaks"))
 	}
 	if v.Reason != nil {
 		errs = append(errs, checks.Enum(*v.Reason, path.Child("reason"), metav1.StatusReasonForbidden, metav1.StatusReasonInvalid,
@@ -89,10 +121,24 @@ func validateValidation(v *admissionregistrationv1.Validation, path *field.Path)
 	return errs
 }
 
-// validatePolicy checks what the two kinds of policy have in common. The
-// expressions are compiled where policies are run.
-func validatePolicy(failure *admissionregistrationv1.FailurePolicyType, params *admissionregistrationv1.ParamKind, match *admissionregistrationv1.MatchResources,
-	conditions []admissionregistrationv1.MatchCondition, variables []admissionregistrationv1.Variable) field.ErrorList {
+// validatingExpressions lists the expressions of a policy.
+func validatingExpressions(p *admissionregistrationv1.ValidatingAdmissionPolicy) []string {
+	all := conditionsOf(p.Spec.MatchConditions)
+	for _, v := range p.Spec.Variables {
+		all = append(all, v.Expression)
+	}
+	for _, v := range p.Spec.Validations {
+		all = append(all, v.Expression, v.MessageExpression)
+	}
+	for _, a := range p.Spec.AuditAnnotations {
+		all = append(all, a.ValueExpression)
+	}
+	return all
+}
+
+// validatePolicy checks what the two kinds of policy have in common, apart
+// from their expressions.
+func validatePolicy(failure *admissionregistrationv1.FailurePolicyType, params *admissionregistrationv1.ParamKind, match *admissionregistrationv1.MatchResources) field.ErrorList {
 	var errs field.ErrorList
 	path := field.NewPath("spec")
 	if failure == nil {
@@ -101,27 +147,31 @@ func validatePolicy(failure *admissionregistrationv1.FailurePolicyType, params *
 		errs = append(errs, checks.Enum(*failure, path.Child("failurePolicy"), admissionregistrationv1.Fail, admissionregistrationv1.Ignore)...)
 	}
 	errs = append(errs, validateParamKind(params, path.Child("paramKind"))...)
-	switch {
-	case match == nil:
-		errs = append(errs, field.Required(path.Child("matchConstraints"), ""))
-	default:
-		errs = append(errs, validateMatch(match, path.Child("matchConstraints"))...)
-		if len(match.ResourceRules) == 0 {
-			errs = append(errs, field.Required(path.Child("matchConstraints", "resourceRules"), ""))
-		}
+	if match == nil {
+		return append(errs, field.Required(path.Child("matchConstraints"), ""))
 	}
-	errs = append(errs, validateConditions(conditions, path.Child("matchConditions"))...)
-	seen := map[string]bool{}
-	for i, v := range variables {
-		at := path.Child("variables").Index(i)
-		if v.Name == "" {
-			errs = append(errs, field.Required(at.Child("name"), "name is not specified"))
-		} else if seen[v.Name] {
-			errs = append(errs, field.Duplicate(at.Child("name"), v.Name))
+	errs = append(errs, validateMatch(match, path.Child("matchConstraints"))...)
+	if len(match.ResourceRules) == 0 {
+		errs = append(errs, field.Required(path.Child("matchConstraints", "resourceRules"), ""))
+	}
+	return errs
+}
+
+func validatePolicyStatus(s *admissionregistrationv1.ValidatingAdmissionPolicyStatus, path *field.Path) field.ErrorList {
+	errs := metav1validation.ValidateConditions(s.Conditions, path.Child("conditions"))
+	if s.TypeChecking == nil {
+		return errs
+	}
+	for i, w := range s.TypeChecking.ExpressionWarnings {
+		at := path.Child("typeChecking", "expressionWarnings").Index(i)
+		if w.Warning == "" {
+			errs = append(errs, field.Required(at.Child("warning"), ""))
 		}
-		seen[v.Name] = true
-		if strings.TrimSpace(v.Expression) == "" {
-			errs = append(errs, field.Required(at.Child("expression"), "expression is not specified"))
+		ref := strings.TrimSpace(w.FieldRef)
+		if ref == "" {
+			errs = append(errs, field.Required(at.Child("fieldRef"), ""))
+		} else if err := jsonpath.New("spec").Parse("{" + ref + "}"); err != nil {
+			errs = append(errs, field.Invalid(at.Child("fieldRef"), ref, fmt.Sprintf("invalid JSONPath: %v", err)))
 		}
 	}
 	return errs

@@ -25,10 +25,11 @@ func validatingAdmissionPolicyBinding() *apis.Resource {
 		New: func() *admissionregistrationv1.ValidatingAdmissionPolicyBinding {
 			return &admissionregistrationv1.ValidatingAdmissionPolicyBinding{}
 		},
-		NewList:    func() runtime.Object { return &admissionregistrationv1.ValidatingAdmissionPolicyBindingList{} },
-		Generation: true,
-		Default:    func(b *admissionregistrationv1.ValidatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
-		Validate:   validateValidatingAdmissionPolicyBinding,
+		NewList:                func() runtime.Object { return &admissionregistrationv1.ValidatingAdmissionPolicyBindingList{} },
+		Generation:             true,
+		RequireResourceVersion: true,
+		Default:                func(b *admissionregistrationv1.ValidatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
+		Validate:               validateValidatingAdmissionPolicyBinding,
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("PolicyName", "PolicyName indicates the policy definition which the policy binding binded to"),

@@ -10,9 +10,10 @@ import (
 
 	"skiff/internal/apis"
 	"skiff/internal/apis/columns"
+	"skiff/internal/apiserver/cel"
 )
 
-func validatingWebhookConfiguration() *apis.Resource {
+func validatingWebhookConfiguration(admission *cel.Admission) *apis.Resource {
 	return apis.Of[*admissionregistrationv1.ValidatingWebhookConfiguration]{
 		Names: apis.Names{
 			Group: "admissionregistration.k8s.io", Resource: "validatingwebhookconfigurations", Singular: "validatingwebhookconfiguration", Kind: "ValidatingWebhookConfiguration",
@@ -31,7 +32,10 @@ func validatingWebhookConfiguration() *apis.Resource {
 			}
 		},
 		Validate: func(_ context.Context, c *admissionregistrationv1.ValidatingWebhookConfiguration) field.ErrorList {
-			return validateWebhooks(c.Webhooks)
+			return validateWebhooks(c.Webhooks, expressions{admission: admission})
+		},
+		ValidateUpdate: func(_ context.Context, c, old *admissionregistrationv1.ValidatingWebhookConfiguration) field.ErrorList {
+			return validateWebhooks(c.Webhooks, expressions{admission, webhookConditions(old.Webhooks)})
 		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),

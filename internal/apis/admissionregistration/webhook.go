@@ -38,12 +38,20 @@ func common(w *admissionregistrationv1.MutatingWebhook) admissionregistrationv1.
 	}
 }
 
-func validateWebhooks(webhooks []admissionregistrationv1.ValidatingWebhook) field.ErrorList {
+func commonAll(webhooks []admissionregistrationv1.MutatingWebhook) []admissionregistrationv1.ValidatingWebhook {
+	out := make([]admissionregistrationv1.ValidatingWebhook, len(webhooks))
+	for i := range webhooks {
+		out[i] = common(&webhooks[i])
+	}
+	return out
+}
+
+func validateWebhooks(webhooks []admissionregistrationv1.ValidatingWebhook, e expressions) field.ErrorList {
 	var errs field.ErrorList
 	seen := map[string]bool{}
 	for i := range webhooks {
 		path := field.NewPath("webhooks").Index(i)
-		errs = append(errs, validateWebhook(&webhooks[i], path)...)
+		errs = append(errs, validateWebhook(&webhooks[i], e, path)...)
 		if seen[webhooks[i].Name] {
 			errs = append(errs, field.Duplicate(path.Child("name"), webhooks[i].Name))
 		}
@@ -52,7 +60,7 @@ func validateWebhooks(webhooks []admissionregistrationv1.ValidatingWebhook) fiel
 	return errs
 }
 
-func validateWebhook(w *admissionregistrationv1.ValidatingWebhook, path *field.Path) field.ErrorList {
+func validateWebhook(w *admissionregistrationv1.ValidatingWebhook, e expressions, path *field.Path) field.ErrorList {
 	errs := utilvalidation.IsFullyQualifiedName(path.Child("name"), w.Name)
 	errs = append(errs, validateReviewVersions(w.AdmissionReviewVersions, path.Child("admissionReviewVersions"))...)
 	for i := range w.Rules {
@@ -75,7 +83,16 @@ func validateWebhook(w *admissionregistrationv1.ValidatingWebhook, path *field.P
 	}
 	errs = append(errs, validateSelectors(w.NamespaceSelector, w.ObjectSelector, path)...)
 	errs = append(errs, validateClientConfig(&w.ClientConfig, path.Child("clientConfig"))...)
-	return append(errs, validateConditions(w.MatchConditions, path.Child("matchConditions"))...)
+	return append(errs, e.conditions(w.MatchConditions, false, path.Child("matchConditions"))...)
+}
+
+// webhookConditions lists the expressions of webhooks.
+func webhookConditions(webhooks []admissionregistrationv1.ValidatingWebhook) []string {
+	var all []string
+	for i := range webhooks {
+		all = append(all, conditionsOf(webhooks[i].MatchConditions)...)
+	}
+	return all
 }
 
 // validateReviewVersions demands one that the server can speak.
