@@ -17,7 +17,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 // Object is an API object: metadata plus a runtime type.
@@ -107,6 +109,22 @@ type Resource struct {
 	// Virtual resources are not stored: Create answers a posted object (the
 	// reviews). List and Get, when set, make objects up (componentstatuses).
 	Virtual *Virtual
+
+	// Custom is set for resources whose objects have no Go type.
+	Custom *Custom
+}
+
+// Custom is what there is to say of custom resources. Their objects are
+// unstructured and carry their version. Each request works in its own version:
+// functions of the declaration get objects of any version and go by their
+// apiVersion. The hub is only the version in which they are stored.
+type Custom struct {
+	// Convert returns the objects, which are shared, in the version.
+	Convert func(ctx context.Context, objs []Object, version string) ([]Object, error)
+	// Decode reads an object in whatever version it was stored.
+	Decode func(value []byte) (Object, error)
+	// Types describes the fields of every version to server-side apply.
+	Types func() (managedfields.TypeConverter, error)
 }
 
 // Names are a resource's names as discovery shows them.
@@ -152,6 +170,21 @@ type Version struct {
 	// Columns and Cells override the resource's for this version.
 	Columns []metav1.TableColumnDefinition
 	Cells   func(obj Object) []any
+	// Fields are selectable fields of objects in this version, by path.
+	Fields map[string]func(obj Object) string
+	// Without are subresources (status, scale) that this version lacks though
+	// others have them.
+	Without []string
+	// Unserved versions are only stored.
+	Unserved bool
+	// Warning is sent with every answer in this version.
+	Warning string
+	// Prune drops from a posted object what the version's schema does not know
+	// and returns the paths of what it dropped. Nil keeps everything.
+	Prune func(obj Object) (unknown []string, err error)
+	// Schema describes the version's objects for publication where there is no
+	// Go type to read it off: for OpenAPI v2, which can say less, or v3.
+	Schema func(v2 bool) *spec.Schema
 }
 
 // GVK returns the version's group, version and kind.

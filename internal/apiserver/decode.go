@@ -43,6 +43,13 @@ func tooLarge() error {
 // kind: a body that says another kind is refused, one that says none is taken
 // to be right.
 func decodeInto(ctx context.Context, media string, data []byte, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string) error {
+	return decodeAs(ctx, media, data, obj, gvk, fieldValidation, func(data []byte) error {
+		return verbs.DecodeJSON(ctx, data, obj, fieldValidation)
+	})
+}
+
+// decodeAs is decodeInto with the way to read JSON.
+func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string, decode func(data []byte) error) error {
 	switch media {
 	case mediaProtobuf:
 		var u runtime.Unknown
@@ -81,7 +88,7 @@ func decodeInto(ctx context.Context, media string, data []byte, obj runtime.Obje
 	if len(bytes.TrimSpace(data)) == 0 {
 		return apierrors.NewBadRequest(fmt.Sprintf("the request has no body: %s is expected", gvk.Kind))
 	}
-	if err := verbs.DecodeJSON(ctx, data, obj, fieldValidation); err != nil {
+	if err := decode(data); err != nil {
 		var status apierrors.APIStatus
 		if errors.As(err, &status) {
 			return err

@@ -189,10 +189,10 @@ func subresources(v *verbs.Version) []subresourceDoc {
 		out = append(out, d)
 	}
 	edit := []string{"get", "patch", "update"}
-	if r.HasStatus {
+	if v.Has("status") {
 		out = append(out, subresourceDoc{"status", v.GVK(), edit})
 	}
-	if r.Scale != nil {
+	if v.Has("scale") {
 		out = append(out, subresourceDoc{"scale", scaleGVK, edit})
 	}
 	slices.SortFunc(out, func(a, b subresourceDoc) int { return strings.Compare(a.name, b.name) })

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -37,12 +38,12 @@ type message interface {
 // encodeItem returns an object's bytes in a served version, without type meta:
 // the form that lists, watches and single objects all embed. It is made once
 // for each revision, version and serialisation.
-func encodeItem(e *cache.Entry, v *verbs.Version, media string) ([]byte, error) {
+func encodeItem(ctx context.Context, e *cache.Entry, v *verbs.Version, media string) ([]byte, error) {
 	if media == mediaYAML {
 		media = mediaJSON
 	}
-	return e.Encoded(cache.Format{Version: v.GroupVersion().String(), Media: media}, func(obj apis.Object) ([]byte, error) {
-		out, err := v.FromHub(obj)
+	return e.Encoded(cache.Format{Version: v.GroupVersion().String(), Media: media}, func(apis.Object) ([]byte, error) {
+		out, err := v.Object(ctx, e)
 		if err != nil {
 			return nil, err
 		}
@@ -131,7 +132,7 @@ func encodeObject(obj runtime.Object, gvk schema.GroupVersionKind, media string)
 
 // writeEntry answers with one stored object.
 func writeEntry(w http.ResponseWriter, r *http.Request, m *mediaType, v *verbs.Version, e *cache.Entry, code int) error {
-	item, err := encodeItem(e, v, m.Media)
+	item, err := encodeItem(r.Context(), e, v, m.Media)
 	if err != nil {
 		return err
 	}
@@ -155,10 +156,13 @@ func writeList(w http.ResponseWriter, r *http.Request, m *mediaType, v *verbs.Ve
 		ResourceVersion: strconv.FormatInt(list.Revision, 10), Continue: list.Continue, RemainingItemCount: list.Remaining,
 	}
 	gvk := v.GroupVersion().WithKind(v.Resource().ListKind)
+	if err := v.Prepare(r.Context(), list.Entries); err != nil {
+		return err
+	}
 	items := make([][]byte, len(list.Entries))
 	size := 0
 	for i, e := range list.Entries {
-		item, err := encodeItem(e, v, m.Media)
+		item, err := encodeItem(r.Context(), e, v, m.Media)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"mime"
 	"net/http"
 	"strconv"
@@ -33,6 +34,9 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 	v := res.Version(info.GroupVersion)
 	if v == nil {
 		return notFound()
+	}
+	if v.Warning != "" {
+		warning(r.Context(), v.Warning)
 	}
 	req := &verbs.Request{Version: v, Namespace: info.Namespace, Name: info.Name, Subresource: info.Subresource}
 	collection := info.Verb == "list" || info.Verb == "watch" || info.Verb == "deletecollection"
@@ -181,13 +185,24 @@ func (s *Server) answerList(w http.ResponseWriter, r *http.Request, m *mediaType
 // body reads the request's body into a new object of the version.
 func (s *Server) body(r *http.Request, v *verbs.Version, fieldValidation string) (apis.Object, error) {
 	obj := v.Version.New()
-	if err := bodyInto(r, obj, v.GVK(), fieldValidation); err != nil {
+	if err := versionInto(r, obj, v, fieldValidation); err != nil {
 		return nil, err
 	}
 	return obj, nil
 }
 
 func bodyInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string) error {
+	return readInto(r, obj, gvk, fieldValidation, verbs.DecodeJSON)
+}
+
+// versionInto reads a body that is an object of the version.
+func versionInto(r *http.Request, obj apis.Object, v *verbs.Version, fieldValidation string) error {
+	return readInto(r, obj, v.GVK(), fieldValidation, func(ctx context.Context, data []byte, _ any, fieldValidation string) error {
+		return v.DecodeJSON(ctx, data, obj, fieldValidation)
+	})
+}
+
+func readInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string, decode func(context.Context, []byte, any, string) error) error {
 	media, err := bodyMedia(r)
 	if err != nil {
 		return err
@@ -196,7 +211,9 @@ func bodyInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, 
 	if err != nil {
 		return err
 	}
-	return decodeInto(r.Context(), media, data, obj, gvk, fieldValidation)
+	return decodeAs(r.Context(), media, data, obj, gvk, fieldValidation, func(data []byte) error {
+		return decode(r.Context(), data, obj, fieldValidation)
+	})
 }
 
 func (s *Server) create(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {

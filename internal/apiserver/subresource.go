@@ -4,7 +4,6 @@ import (
 	"net/http"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff/internal/apis"
@@ -14,7 +13,7 @@ import (
 func (s *Server) serveSubresource(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request) error {
 	res := req.Resource()
 	switch {
-	case info.Subresource == "status" && res.HasStatus:
+	case info.Subresource == "status" && req.Version.Has("status"):
 		switch info.Verb {
 		case "get":
 			return s.get(w, r, req)
@@ -24,7 +23,7 @@ func (s *Server) serveSubresource(w http.ResponseWriter, r *http.Request, info *
 			return s.patch(w, r, req)
 		}
 		return methodNotAllowed(info, req)
-	case info.Subresource == "scale" && res.Scale != nil:
+	case info.Subresource == "scale" && req.Version.Has("scale"):
 		return s.serveScale(w, r, info, req)
 	}
 	sub := res.Subresource(info.Subresource)
@@ -55,9 +54,9 @@ func (s *Server) serveScale(w http.ResponseWriter, r *http.Request, info *reques
 		if err != nil {
 			return err
 		}
-		obj, err := e.Object()
+		obj, err := req.Version.Object(r.Context(), e)
 		if err != nil {
-			return apierrors.NewInternalError(err)
+			return err
 		}
 		scale = req.Resource().ScaleOf(obj)
 	case "update":

@@ -52,6 +52,11 @@ func (s *Server) table(r *http.Request, v *verbs.Version, entries []*cache.Entry
 	if meta != nil {
 		t.ListMeta = *meta
 	}
+	if v.Cells != nil || include == metav1.IncludeObject {
+		if err := v.Prepare(r.Context(), entries); err != nil {
+			return nil, err
+		}
+	}
 	for _, e := range entries {
 		obj, err := e.Object()
 		if err != nil {
@@ -60,8 +65,8 @@ func (s *Server) table(r *http.Request, v *verbs.Version, entries []*cache.Entry
 		shown := obj
 		if v.Cells != nil {
 			// Columns of a version speak its type.
-			if shown, err = v.FromHub(obj); err != nil {
-				return nil, apierrors.NewInternalError(err)
+			if shown, err = v.Object(r.Context(), e); err != nil {
+				return nil, err
 			}
 		}
 		row := metav1.TableRow{Cells: cells(shown)}
@@ -71,7 +76,7 @@ func (s *Server) table(r *http.Request, v *verbs.Version, entries []*cache.Entry
 			p.SetGroupVersionKind(schema.GroupVersionKind{Group: "meta.k8s.io", Version: "v1", Kind: "PartialObjectMetadata"})
 			row.Object = runtime.RawExtension{Object: p}
 		case metav1.IncludeObject:
-			item, err := encodeItem(e, v, mediaJSON)
+			item, err := encodeItem(r.Context(), e, v, mediaJSON)
 			if err != nil {
 				return nil, err
 			}

@@ -77,6 +77,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 		for i := range events {
 			if buf, err = enc.append(buf, &events[i]); err != nil {
 				s.Log.Error("a watch event could not be encoded", "resource", req.Resource().GroupResource(), "error", err)
+				_, _ = w.Write(enc.appendStatus(buf, err))
 				return nil
 			}
 		}
@@ -144,7 +145,7 @@ func (e *eventEncoder) append(dst []byte, ev *verbs.WatchEvent) ([]byte, error) 
 		}
 		return e.appendObject(dst, ev.Type, p, metaGVK(e.media, "PartialObjectMetadata"))
 	}
-	item, err := encodeItem(ev.Entry, e.version, e.media.Media)
+	item, err := encodeItem(e.request.Context(), ev.Entry, e.version, e.media.Media)
 	if err != nil {
 		return dst, err
 	}

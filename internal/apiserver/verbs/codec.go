@@ -54,6 +54,9 @@ func Envelope(v *apis.Version, obj protobufMarshaler) ([]byte, error) {
 
 // storageDecoder reads what storageEncode wrote.
 func storageDecoder(d *apis.Resource) func([]byte) (apis.Object, error) {
+	if d.Custom != nil {
+		return d.Custom.Decode
+	}
 	return func(value []byte) (apis.Object, error) {
 		obj := d.Hub.New()
 		if !bytes.HasPrefix(value, protobufMagic) {

@@ -38,9 +38,9 @@ func (s *Server) Delete(ctx context.Context, req *Request, o *metav1.DeleteOptio
 		if entry == nil {
 			return nil, false, apierrors.NewNotFound(req.qualified(), req.Name)
 		}
-		old, err := entry.Object()
+		old, err := req.Version.workingObject(ctx, entry)
 		if err != nil {
-			return nil, false, apierrors.NewInternalError(err)
+			return nil, false, err
 		}
 		if err := checkDeletePreconditions(req, old, o.Preconditions); err != nil {
 			return nil, false, err

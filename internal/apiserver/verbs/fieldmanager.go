@@ -1,6 +1,7 @@
 package verbs
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -20,7 +21,7 @@ import (
 func (s *Server) prepareFieldManagers(v *Version) {
 	d := v.resource.Resource
 	paths := []string{""}
-	if d.HasStatus {
+	if v.Has("status") {
 		paths = append(paths, "status")
 	}
 	for _, sub := range d.Subresources {
@@ -32,6 +33,14 @@ func (s *Server) prepareFieldManagers(v *Version) {
 	for _, sub := range paths {
 		v.managers[sub] = sync.OnceValues(func() (*managedfields.FieldManager, error) {
 			conv := converter{v.resource}
+			if d.Custom != nil {
+				types, err := d.Custom.Types()
+				if err != nil {
+					return nil, err
+				}
+				return managedfields.NewDefaultCRDFieldManager(types, conv, conv, conv,
+					v.GVK(), v.GroupVersion(), sub, resetFields(d, sub))
+			}
 			return managedfields.NewDefaultFieldManager(s.schemaOf(d), conv, conv, conv,
 				v.GVK(), d.Hub.GroupVersion(), sub, resetFields(d, sub))
 		})
@@ -71,6 +80,8 @@ func resetFields(d *apis.Resource, subresource string) map[fieldpath.APIVersion]
 	switch {
 	case subresource == "" && d.HasStatus:
 		set = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	case subresource == "status" && d.Custom != nil:
+		set = fieldpath.NewSet(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
 	case subresource == "status":
 		set = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
 	default:
@@ -141,6 +152,13 @@ func (c converter) ConvertToVersion(in runtime.Object, target runtime.GroupVersi
 			obj.GetObjectKind().SetGroupVersionKind(gvk)
 		}
 		return obj, nil
+	}
+	if c.resource.Custom != nil {
+		out, err := c.resource.convert(context.Background(), gvk.Version, obj)
+		if err != nil {
+			return nil, err
+		}
+		return out[0], nil
 	}
 	obj = obj.DeepCopyObject().(apis.Object)
 	if !from.IsHub && from.Version.ToHub != nil {

@@ -56,12 +56,6 @@ func AppendKind(dst []byte, gvk schema.GroupVersionKind) []byte {
 // DecodeJSON reads data into obj. Unknown and duplicate fields are refused,
 // warned of or ignored as fieldValidation says (KEP-2885; Warn when empty).
 func DecodeJSON(ctx context.Context, data []byte, obj any, fieldValidation string) error {
-	if u, ok := obj.(*unstructured.Unstructured); ok {
-		if err := u.UnmarshalJSON(data); err != nil {
-			return apierrors.NewBadRequest(err.Error())
-		}
-		return nil
-	}
 	if fieldValidation == metav1.FieldValidationIgnore {
 		return kjson.UnmarshalCaseSensitivePreserveInts(data, obj)
 	}
@@ -69,7 +63,48 @@ func DecodeJSON(ctx context.Context, data []byte, obj any, fieldValidation strin
 	if err != nil {
 		return err
 	}
-	if len(strict) == 0 {
+	return refuseOrWarn(ctx, obj, strict, fieldValidation)
+}
+
+// DecodeJSON reads data, an object in this version, into obj as DecodeJSON
+// does. What a custom resource's schema does not know is dropped.
+func (v *Version) DecodeJSON(ctx context.Context, data []byte, obj apis.Object, fieldValidation string) error {
+	u, custom := obj.(*unstructured.Unstructured)
+	if !custom {
+		return DecodeJSON(ctx, data, obj, fieldValidation)
+	}
+	strict, err := kjson.UnmarshalStrict(data, &u.Object)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	if u.GetKind() == "" {
+		return apierrors.NewBadRequest("Object 'Kind' is missing in '" + summary(data) + "'")
+	}
+	if v.Prune != nil && u.GetKind() == v.Kind && v.holds(obj) {
+		unknown, err := v.Prune(obj)
+		if err != nil {
+			return apierrors.NewBadRequest(err.Error())
+		}
+		for _, path := range unknown {
+			strict = append(strict, fmt.Errorf("unknown field %q", path))
+		}
+	}
+	return refuseOrWarn(ctx, obj, strict, fieldValidation)
+}
+
+// summary is the beginning of a body, for error messages.
+func summary(data []byte) string {
+	const limit = 1024
+	if len(data) > limit {
+		return string(data[:limit]) + "..."
+	}
+	return string(data)
+}
+
+// refuseOrWarn does with the unknown and duplicate fields of obj what
+// fieldValidation says.
+func refuseOrWarn(ctx context.Context, obj any, strict []error, fieldValidation string) error {
+	if len(strict) == 0 || fieldValidation == metav1.FieldValidationIgnore {
 		return nil
 	}
 	if fieldValidation == metav1.FieldValidationStrict {

@@ -62,7 +62,8 @@ func checkName(req *Request, obj apis.Object) error {
 }
 
 // prepareCreate sets what the system owns in a new object.
-func (s *Server) prepareCreate(ctx context.Context, r *Resource, obj apis.Object) {
+func (s *Server) prepareCreate(ctx context.Context, v *Version, obj apis.Object) {
+	r := v.resource
 	obj.SetDeletionTimestamp(nil)
 	obj.SetDeletionGracePeriodSeconds(nil)
 	obj.SetSelfLink("")
@@ -72,7 +73,7 @@ func (s *Server) prepareCreate(ctx context.Context, r *Resource, obj apis.Object
 	if r.Generation {
 		obj.SetGeneration(1)
 	}
-	if r.HasStatus && !r.KeepStatusOnCreate {
+	if v.Has("status") && !r.KeepStatusOnCreate {
 		clearStatus(obj)
 	}
 	if r.PrepareCreate != nil {
@@ -91,21 +92,21 @@ func (s *Server) prepareUpdate(ctx context.Context, req *Request, obj, old apis.
 			r.PrepareStatusUpdate(ctx, obj, old)
 		}
 	case "":
-		if r.HasStatus {
+		if req.Version.Has("status") {
 			copyStatus(obj, old)
 		}
 		if r.PrepareUpdate != nil {
 			r.PrepareUpdate(ctx, obj, old)
 		}
-		s.countGeneration(r, obj, old)
+		s.countGeneration(req.Version, obj, old)
 	default:
-		s.countGeneration(r, obj, old)
+		s.countGeneration(req.Version, obj, old)
 	}
 }
 
-func (s *Server) countGeneration(r *Resource, obj, old apis.Object) {
+func (s *Server) countGeneration(v *Version, obj, old apis.Object) {
 	obj.SetGeneration(old.GetGeneration())
-	if r.Generation && specChanged(obj, old) {
+	if v.resource.Generation && specChanged(obj, old, v.Has("status")) {
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}
 }
@@ -176,14 +177,15 @@ func keepAllButStatus(obj, old apis.Object) {
 	}
 }
 
-// specChanged compares everything but metadata and status.
-func specChanged(obj, old apis.Object) bool {
+// specChanged compares everything but metadata and status; without a status
+// subresource a custom resource's status is a field like any other.
+func specChanged(obj, old apis.Object, hasStatus bool) bool {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
 		o := old.(*unstructured.Unstructured)
 		strip := func(m map[string]any) map[string]any {
 			c := make(map[string]any, len(m))
 			for k, v := range m {
-				if k != "metadata" && k != "status" {
+				if k != "metadata" && (k != "status" || !hasStatus) {
 					c[k] = v
 				}
 			}

@@ -72,7 +72,7 @@ func (s *Server) patched(ctx context.Context, req *Request, old apis.Object, t t
 		return nil, err
 	}
 	obj := req.Version.Version.New()
-	if err := DecodeJSON(ctx, out, obj, fieldValidation); err != nil {
+	if err := req.Version.DecodeJSON(ctx, out, obj, fieldValidation); err != nil {
 		return nil, patchResultError(req, err)
 	}
 	if got := obj.GetObjectKind().GroupVersionKind(); got != gvk {
@@ -185,7 +185,7 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 	if applied.GetName() == "" {
 		applied.SetName(req.Name)
 	}
-	if o.FieldValidation != metav1.FieldValidationIgnore {
+	if o.FieldValidation != metav1.FieldValidationIgnore && req.Resource().Custom == nil {
 		// The typed form tells unknown fields; the field manager below only
 		// knows the schema's.
 		if js, err := applied.MarshalJSON(); err == nil {
@@ -196,10 +196,10 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 		}
 	}
 	force := o.Force != nil && *o.Force
-	hubGVK := req.Resource().Hub.GVK()
+	working := req.Version.working()
 	merged := func(live apis.Object) (apis.Object, error) {
 		live = live.DeepCopyObject().(apis.Object)
-		live.GetObjectKind().SetGroupVersionKind(hubGVK)
+		live.GetObjectKind().SetGroupVersionKind(working.GVK())
 		out, err := fm.Apply(live, applied.DeepCopy(), o.FieldManager, force)
 		if err != nil {
 			var status apierrors.APIStatus
@@ -208,7 +208,7 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 			}
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
-		obj, err := converter{req.Resource()}.ConvertToVersion(out, req.Resource().Hub.GroupVersion())
+		obj, err := converter{req.Resource()}.ConvertToVersion(out, working.GroupVersion())
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
@@ -237,7 +237,7 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 		if uid := applied.GetUID(); uid != "" {
 			return nil, false, conflictError(req, errors.New("the object does not exist, but the applied configuration has a uid"))
 		}
-		obj, err := merged(req.Resource().Hub.New())
+		obj, err := merged(working.Version.New())
 		if err != nil {
 			return nil, false, err
 		}

@@ -93,32 +93,41 @@ type ListResult struct {
 // filter is a compiled ListOptions: which keys to walk and which objects to
 // take.
 type filter struct {
-	scope  cache.Scope
-	labels labels.Selector
-	fields []fieldTest
+	version *Version
+	scope   cache.Scope
+	labels  labels.Selector
+	fields  []fieldTest
+	// converted is set when a test looks at objects in the request's version.
+	converted bool
 }
 
 type fieldTest struct {
 	get   func(apis.Object) string
 	value string
 	equal bool
+	// converted tests look at the object in the request's version.
+	converted bool
 }
 
 func compile(req *Request, o *ListOptions) (*filter, error) {
 	r := req.Resource()
-	f := &filter{}
+	f := &filter{version: req.Version}
 	if o.Labels != nil && !o.Labels.Empty() {
 		f.labels = o.Labels
 	}
 	namespace, name := req.Namespace, req.Name
 	if o.Fields != nil {
 		for _, q := range o.Fields.Requirements() {
-			get := r.selectable[q.Field]
+			get, converted := r.selectable[q.Field], false
+			if get == nil {
+				get, converted = req.Version.Fields[q.Field], true
+			}
 			if get == nil {
 				return nil, apierrors.NewBadRequest(fmt.Sprintf("field label not supported: %s", q.Field))
 			}
 			equal := q.Operator == selection.Equals || q.Operator == selection.DoubleEquals
-			f.fields = append(f.fields, fieldTest{get, q.Value, equal})
+			f.fields = append(f.fields, fieldTest{get, q.Value, equal, converted})
+			f.converted = f.converted || converted
 			switch {
 			case !equal:
 			case q.Field == "metadata.name":
@@ -134,11 +143,11 @@ func compile(req *Request, o *ListOptions) (*filter, error) {
 		}
 	}
 	if req.Name != "" {
-		f.fields = append(f.fields, fieldTest{r.selectable["metadata.name"], req.Name, true})
+		f.fields = append(f.fields, fieldTest{get: r.selectable["metadata.name"], value: req.Name, equal: true})
 	}
 	f.scope.Namespace = namespace
 	if namespace != "" {
-		f.fields = append(f.fields, fieldTest{r.selectable["metadata.namespace"], namespace, true})
+		f.fields = append(f.fields, fieldTest{get: r.selectable["metadata.namespace"], value: namespace, equal: true})
 	}
 	if name != "" && (namespace != "" || !r.Namespaced) {
 		f.scope.Key = r.Collection.Key(namespace, name)
@@ -147,7 +156,7 @@ func compile(req *Request, o *ListOptions) (*filter, error) {
 }
 
 // matches reports whether the object in e is selected.
-func (f *filter) matches(e *cache.Entry) bool {
+func (f *filter) matches(ctx context.Context, e *cache.Entry) bool {
 	if f.labels == nil && len(f.fields) == 0 {
 		return true
 	}
@@ -156,9 +165,18 @@ func (f *filter) matches(e *cache.Entry) bool {
 		// An unreadable object must be seen, not hidden.
 		return true
 	}
+	shown := obj
+	if f.converted {
+		if shown, err = f.version.Object(ctx, e); err != nil {
+			return true
+		}
+	}
 	for i := range f.fields {
-		t := &f.fields[i]
-		if (t.get(obj) == t.value) != t.equal {
+		t, of := &f.fields[i], obj
+		if t.converted {
+			of = shown
+		}
+		if (t.get(of) == t.value) != t.equal {
 			return false
 		}
 	}
@@ -185,7 +203,7 @@ func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListR
 	}
 	out := &ListResult{Revision: snap.Revision}
 	if f.scope.Key != "" {
-		if e := snap.Get(f.scope.Key); e != nil && e.Key >= from && f.matches(e) {
+		if e := snap.Get(f.scope.Key); e != nil && e.Key >= from && f.matches(ctx, e) {
 			out.Entries = append(out.Entries, e)
 		}
 		return out, nil
@@ -193,17 +211,27 @@ func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListR
 	if o.Limit == 0 && f.labels == nil && len(f.fields) == 0 {
 		out.Entries = make([]*cache.Entry, 0, snap.Len())
 	}
+	if f.converted {
+		var all []*cache.Entry
+		snap.Ascend(prefix, from, func(e *cache.Entry) bool {
+			all = append(all, e)
+			return true
+		})
+		if err := req.Version.Prepare(ctx, all); err != nil {
+			return nil, err
+		}
+	}
 	more := int64(0)
 	filtered := f.labels != nil || len(f.fields) > 1 || (len(f.fields) == 1 && f.scope.Namespace == "")
 	snap.Ascend(prefix, from, func(e *cache.Entry) bool {
 		if o.Limit > 0 && int64(len(out.Entries)) == o.Limit {
-			if more == 0 && filtered && !f.matches(e) {
+			if more == 0 && filtered && !f.matches(ctx, e) {
 				return true
 			}
 			more++
 			return !filtered
 		}
-		if f.matches(e) {
+		if f.matches(ctx, e) {
 			out.Entries = append(out.Entries, e)
 		}
 		return true

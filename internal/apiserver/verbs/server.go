@@ -99,6 +99,8 @@ type Resource struct {
 	Collection *cache.Collection
 	// Versions are the served versions, the hub first.
 	Versions []*Version
+	// hub is the version that is stored, served or not.
+	hub *Version
 
 	selectable map[string]func(apis.Object) string
 }
@@ -112,8 +114,7 @@ type Version struct {
 	managers map[string]func() (*managedfields.FieldManager, error)
 }
 
-// Add serves a resource from now on.
-func (s *Server) Add(ctx context.Context, d *apis.Resource) (*Resource, error) {
+func (s *Server) newResource(d *apis.Resource) *Resource {
 	r := &Resource{Resource: d, selectable: map[string]func(apis.Object) string{
 		"metadata.name":      func(o apis.Object) string { return o.GetName() },
 		"metadata.namespace": func(o apis.Object) string { return o.GetNamespace() },
@@ -122,13 +123,22 @@ func (s *Server) Add(ctx context.Context, d *apis.Resource) (*Resource, error) {
 		r.selectable[path] = f
 	}
 	hub := &Version{Version: &d.Hub, IsHub: true, resource: r}
-	r.Versions = append(r.Versions, hub)
+	r.hub = hub
+	if !d.Hub.Unserved {
+		r.Versions = append(r.Versions, hub)
+	}
 	for i := range d.Other {
 		r.Versions = append(r.Versions, &Version{Version: &d.Other[i], resource: r})
 	}
 	for _, v := range r.Versions {
 		s.prepareFieldManagers(v)
 	}
+	return r
+}
+
+// Add serves a resource from now on.
+func (s *Server) Add(ctx context.Context, d *apis.Resource) (*Resource, error) {
+	r := s.newResource(d)
 	if d.Virtual == nil {
 		index := map[string]func(apis.Object) string{}
 		if f := d.Fields["spec.nodeName"]; f != nil {
@@ -142,11 +152,38 @@ func (s *Server) Add(ctx context.Context, d *apis.Resource) (*Resource, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	gr := d.GroupResource()
-	if _, dup := s.mu.resources[gr]; dup {
-		return nil, fmt.Errorf("resource %s is declared twice", gr)
+	if _, dup := s.mu.resources[d.GroupResource()]; dup {
+		return nil, fmt.Errorf("resource %s is declared twice", d.GroupResource())
 	}
-	s.mu.resources[gr] = r
+	s.serveLocked(r)
+	return r, nil
+}
+
+// Replace serves a resource by another declaration from now on. Its watches
+// end, and may be resumed at once.
+func (s *Server) Replace(d *apis.Resource) (*Resource, error) {
+	r := s.newResource(d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.mu.resources[d.GroupResource()]
+	if old == nil {
+		return nil, fmt.Errorf("resource %s is not served", d.GroupResource())
+	}
+	col, err := s.cache.Replace(d.Prefix, storageDecoder(d), nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Collection = col
+	for _, v := range old.Versions {
+		delete(s.mu.kinds, v.GVK())
+	}
+	s.serveLocked(r)
+	return r, nil
+}
+
+func (s *Server) serveLocked(r *Resource) {
+	d := r.Resource
+	s.mu.resources[d.GroupResource()] = r
 	for _, v := range r.Versions {
 		if d.Virtual == nil || s.mu.kinds[v.GVK()] == nil {
 			s.mu.kinds[v.GVK()] = r
@@ -157,7 +194,6 @@ func (s *Server) Add(ctx context.Context, d *apis.Resource) (*Resource, error) {
 		}
 	}
 	s.changedLocked()
-	return r, nil
 }
 
 // Remove stops serving a resource; its objects stay in the store.
@@ -254,33 +290,6 @@ func (r *Resource) Serves(verb string) bool {
 
 // Resource returns the resource that v is a version of.
 func (v *Version) Resource() *Resource { return v.resource }
-
-// FromHub returns a stored object in this version. The result shares nothing
-// that may be changed with obj unless v is the hub, when it is obj itself.
-func (v *Version) FromHub(obj apis.Object) (apis.Object, error) {
-	if v.IsHub || v.Version.FromHub == nil {
-		return obj, nil
-	}
-	return v.Version.FromHub(obj)
-}
-
-// ToHub fills the defaults of this version and returns obj in the hub version
-// with the hub's defaults.
-func (v *Version) ToHub(obj apis.Object) (apis.Object, error) {
-	if v.Version.Default != nil {
-		v.Version.Default(obj)
-	}
-	if !v.IsHub && v.Version.ToHub != nil {
-		var err error
-		if obj, err = v.Version.ToHub(obj); err != nil {
-			return nil, err
-		}
-	}
-	if v.resource.Default != nil {
-		v.resource.Default(obj)
-	}
-	return obj, nil
-}
 
 // Request says what a verb is about.
 type Request struct {

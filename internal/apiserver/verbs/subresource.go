@@ -150,7 +150,7 @@ func (s *Server) UpdateScale(ctx context.Context, req *Request, o *metav1.Update
 		}
 		obj := old.DeepCopyObject().(apis.Object)
 		r.Scale.SetReplicas(obj, scale.Spec.Replicas)
-		s.countGeneration(r, obj, old)
+		s.countGeneration(req.Version, obj, old)
 		// The scale view of the object is its own manager's business
 		// (upstream: subresource "scale" in managedFields).
 		plain := *req
@@ -158,14 +158,18 @@ func (s *Server) UpdateScale(ctx context.Context, req *Request, o *metav1.Update
 		if err := s.trackUpdate(&plain, old, obj, manager(ctx, o.FieldManager)); err != nil {
 			return nil, err
 		}
+		obj.SetResourceVersion(old.GetResourceVersion())
+		if err := s.validateUpdate(ctx, &plain, obj, old); err != nil {
+			return nil, err
+		}
 		return obj, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	obj, err := e.Object()
+	obj, err := req.Version.workingObject(ctx, e)
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return nil, err
 	}
 	return r.ScaleOf(obj), nil
 }

@@ -79,7 +79,7 @@ func (s *Server) Watch(ctx context.Context, req *Request, o *ListOptions) (*Watc
 		prefix += f.scope.Namespace + "/"
 	}
 	add := func(e *cache.Entry) bool {
-		if f.matches(e) {
+		if f.matches(ctx, e) {
 			w.initial = append(w.initial, WatchEvent{Type: watch.Added, Entry: e})
 		}
 		return true
@@ -115,7 +115,7 @@ func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
 		}
 		out := make([]WatchEvent, 0, len(events))
 		for _, ev := range events {
-			if e, ok := w.translate(ev); ok {
+			if e, ok := w.translate(ctx, ev); ok {
 				out = append(out, e)
 			}
 		}
@@ -125,9 +125,9 @@ func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
 	}
 }
 
-func (w *Watch) translate(ev *cache.Event) (WatchEvent, bool) {
-	was := ev.Old != nil && w.filter.matches(ev.Old)
-	is := ev.New != nil && w.filter.matches(ev.New)
+func (w *Watch) translate(ctx context.Context, ev *cache.Event) (WatchEvent, bool) {
+	was := ev.Old != nil && w.filter.matches(ctx, ev.Old)
+	is := ev.New != nil && w.filter.matches(ctx, ev.New)
 	switch {
 	case is && was:
 		return WatchEvent{Type: watch.Modified, Entry: ev.New}, true

@@ -104,13 +104,13 @@ func (s *Server) createNamed(ctx context.Context, req *Request, obj apis.Object,
 	r := req.Resource()
 	named := *req
 	named.Name = obj.GetName()
-	s.prepareCreate(ctx, r, obj)
+	s.prepareCreate(ctx, req.Version, obj)
 	a := s.attributes(ctx, admission.Create, &named, obj, nil, o, isDryRun(o.DryRun))
 	if err := s.admission.Mutate(ctx, a); err != nil {
 		return nil, err
 	}
 	if track {
-		if err := s.trackUpdate(&named, r.Hub.New(), obj, manager(ctx, o.FieldManager)); err != nil {
+		if err := s.trackUpdate(&named, req.Version.working().Version.New(), obj, manager(ctx, o.FieldManager)); err != nil {
 			return nil, err
 		}
 	}
@@ -157,10 +157,10 @@ func (s *Server) trackUpdate(req *Request, live, obj apis.Object, manager string
 	if fm == nil {
 		return nil
 	}
-	hub := req.Resource().Hub.GVK()
+	gvk := req.Version.workingGVK()
 	live = cache.ShallowCopy(live)
-	live.GetObjectKind().SetGroupVersionKind(hub)
-	obj.GetObjectKind().SetGroupVersionKind(hub)
+	live.GetObjectKind().SetGroupVersionKind(gvk)
+	obj.GetObjectKind().SetGroupVersionKind(gvk)
 	fm.UpdateNoErrors(live, obj, manager)
 	clearKind(obj)
 	return nil
@@ -209,7 +209,7 @@ func (s *Server) commitAccounted(ctx context.Context, a *admission.Attributes, r
 // theirs is what they say, and waits until the cache shows it. The error is
 // *store.ConflictError or an API error.
 func (s *Server) commit(ctx context.Context, r *Resource, key string, obj apis.Object, expect int64, entries ...admission.Entry) (*cache.Entry, error) {
-	op, err := operation(r, key, obj, expect)
+	op, err := operation(ctx, r, key, obj, expect)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +220,7 @@ func (s *Server) commit(ctx context.Context, r *Resource, key string, obj apis.O
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
-		op, err := operation(other, other.Collection.Key(entry.Object.GetNamespace(), entry.Object.GetName()), entry.Object, expect)
+		op, err := operation(ctx, other, other.Collection.Key(entry.Object.GetNamespace(), entry.Object.GetName()), entry.Object, expect)
 		if err != nil {
 			return nil, err
 		}
@@ -241,14 +241,21 @@ func (s *Server) commit(ctx context.Context, r *Resource, key string, obj apis.O
 }
 
 // operation is the write of obj.
-func operation(r *Resource, key string, obj apis.Object, expect int64) (store.Op, error) {
+func operation(ctx context.Context, r *Resource, key string, obj apis.Object, expect int64) (store.Op, error) {
 	obj.SetResourceVersion("")
 	clearKind(obj)
-	value, err := storageEncode(&r.Hub, obj)
+	stored, converted, err := r.stored(ctx, obj)
+	if err != nil {
+		return store.Op{}, err
+	}
+	value, err := storageEncode(&r.Hub, stored)
 	if err != nil {
 		return store.Op{}, apierrors.NewInternalError(err)
 	}
-	op := store.Op{Key: key, Value: value, Expect: expect, Decoded: obj}
+	op := store.Op{Key: key, Value: value, Expect: expect}
+	if !converted {
+		op.Decoded = obj
+	}
 	if r.TTL != nil {
 		op.TTL = r.TTL(obj)
 	}
@@ -305,9 +312,9 @@ func (s *Server) modify(ctx context.Context, req *Request, dryRun bool, change f
 		if entry == nil {
 			return nil, apierrors.NewNotFound(req.qualified(), req.Name)
 		}
-		old, err := entry.Object()
+		old, err := req.Version.workingObject(ctx, entry)
 		if err != nil {
-			return nil, apierrors.NewInternalError(err)
+			return nil, err
 		}
 		obj, err := change(old)
 		if err != nil {
@@ -331,7 +338,7 @@ func (s *Server) modify(ctx context.Context, req *Request, dryRun bool, change f
 				return cache.DetachedEntry(key, obj), nil
 			}
 		} else {
-			if unchanged(obj, old) {
+			if unchanged(obj, old) && !r.stale(entry) {
 				return entry, nil
 			}
 			a := s.attributes(ctx, admission.Update, req, obj, old, nil, dryRun)
@@ -435,7 +442,7 @@ func (s *Server) admitUpdate(ctx context.Context, req *Request, obj, old apis.Ob
 		return nil, err
 	}
 	if req.Subresource == "" {
-		s.countGeneration(r, obj, old)
+		s.countGeneration(req.Version, obj, old)
 	}
 	if track {
 		if err := s.trackUpdate(req, old, obj, manager(ctx, o.FieldManager)); err != nil {

@@ -109,7 +109,7 @@ func (c *inProcess) Get(ctx context.Context, key client.ObjectKey, obj client.Ob
 	if err != nil {
 		return err
 	}
-	return give(e, req.Version, obj)
+	return give(ctx, e, req.Version, obj)
 }
 
 func (c *inProcess) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
@@ -127,7 +127,7 @@ func (c *inProcess) List(ctx context.Context, list client.ObjectList, opts ...cl
 	if err != nil {
 		return err
 	}
-	return giveList(res, req.Version, list, o.UnsafeDisableDeepCopy != nil && *o.UnsafeDisableDeepCopy)
+	return giveList(ctx, res, req.Version, list, o.UnsafeDisableDeepCopy != nil && *o.UnsafeDisableDeepCopy)
 }
 
 func (c *inProcess) Create(ctx context.Context, obj client.Object, opts ...client.CreateOption) error {
@@ -152,7 +152,7 @@ func (c *inProcess) Create(ctx context.Context, obj client.Object, opts ...clien
 	if err != nil {
 		return err
 	}
-	return give(e, req.Version, obj)
+	return give(ctx, e, req.Version, obj)
 }
 
 func (c *inProcess) Update(ctx context.Context, obj client.Object, opts ...client.UpdateOption) error {
@@ -190,13 +190,13 @@ func (c *inProcess) update(ctx context.Context, subresource string, target, body
 		if err != nil {
 			return err
 		}
-		return give(e, req.Version, body)
+		return give(ctx, e, req.Version, body)
 	}
 	e, _, err := c.server.Update(ctx, req, in, o)
 	if err != nil {
 		return err
 	}
-	return give(e, req.Version, body)
+	return give(ctx, e, req.Version, body)
 }
 
 func (c *inProcess) Patch(ctx context.Context, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
@@ -222,13 +222,13 @@ func (c *inProcess) patch(ctx context.Context, subresource string, obj client.Ob
 		if err != nil {
 			return err
 		}
-		return give(e, req.Version, obj)
+		return give(ctx, e, req.Version, obj)
 	}
 	e, _, err := c.server.Patch(ctx, req, patch.Type(), data, o)
 	if err != nil {
 		return err
 	}
-	return give(e, req.Version, obj)
+	return give(ctx, e, req.Version, obj)
 }
 
 func (c *inProcess) Delete(ctx context.Context, obj client.Object, opts ...client.DeleteOption) error {
@@ -331,7 +331,7 @@ func (s *subresource) Get(ctx context.Context, obj, sub client.Object, _ ...clie
 		}
 		return assign(req.Resource().ScaleOf(parent), sub)
 	}
-	return give(e, req.Version, sub)
+	return give(ctx, e, req.Version, sub)
 }
 
 func (s *subresource) Create(ctx context.Context, obj, sub client.Object, opts ...client.SubResourceCreateOption) error {

@@ -38,7 +38,7 @@ func (ix *index) values(e *cache.Entry) []string {
 	if e == nil {
 		return nil
 	}
-	obj, err := shared(e, ix.version, ix.shape)
+	obj, err := shared(context.Background(), e, ix.version, ix.shape)
 	if err != nil {
 		return nil
 	}

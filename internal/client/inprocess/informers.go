@@ -38,7 +38,7 @@ func newInformers(ctx context.Context, b *Binding) *informers {
 	return &informers{Binding: b, ctx: ctx, indexes: make(map[indexKey]*index)}
 }
 
-func (c *informers) Get(_ context.Context, key client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
+func (c *informers) Get(ctx context.Context, key client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
 	v, err := c.version(obj)
 	if err != nil {
 		return err
@@ -55,10 +55,10 @@ func (c *informers) Get(_ context.Context, key client.ObjectKey, obj client.Obje
 	if e == nil {
 		return apierrors.NewNotFound(v.Resource().GroupResource(), key.Name)
 	}
-	return give(e, v, obj)
+	return give(ctx, e, v, obj)
 }
 
-func (c *informers) List(_ context.Context, list client.ObjectList, opts ...client.ListOption) error {
+func (c *informers) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
 	v, err := c.version(list)
 	if err != nil {
 		return err
@@ -68,7 +68,7 @@ func (c *informers) List(_ context.Context, list client.ObjectList, opts ...clie
 	if err != nil {
 		return err
 	}
-	return giveList(out, v, list, o.UnsafeDisableDeepCopy != nil && *o.UnsafeDisableDeepCopy)
+	return giveList(ctx, out, v, list, o.UnsafeDisableDeepCopy != nil && *o.UnsafeDisableDeepCopy)
 }
 
 func (c *informers) entries(v *verbs.Version, o *client.ListOptions) (*verbs.ListResult, error) {
@@ -96,7 +96,7 @@ func (c *informers) GetInformer(_ context.Context, obj client.Object, _ ...crcac
 	if err != nil {
 		return nil, err
 	}
-	return &informer{ctx: c.ctx, version: v, shape: shapeOf(obj), log: c.log.Error}, nil
+	return &informer{ctx: c.ctx, server: c.server, version: v, shape: shapeOf(obj), log: c.log.Error}, nil
 }
 
 func (c *informers) GetInformerForKind(_ context.Context, gvk schema.GroupVersionKind, _ ...crcache.InformerGetOption) (crcache.Informer, error) {
@@ -108,7 +108,7 @@ func (c *informers) GetInformerForKind(_ context.Context, gvk schema.GroupVersio
 	if _, err := c.server.Scheme().New(gvk); err != nil {
 		s = untyped
 	}
-	return &informer{ctx: c.ctx, version: v, shape: s, log: c.log.Error}, nil
+	return &informer{ctx: c.ctx, server: c.server, version: v, shape: s, log: c.log.Error}, nil
 }
 
 func (c *informers) RemoveInformer(context.Context, client.Object) error { return nil }
@@ -143,6 +143,7 @@ func (c *informers) IndexField(_ context.Context, obj client.Object, field strin
 // state on its own, so a slow one holds up nobody.
 type informer struct {
 	ctx     context.Context
+	server  *verbs.Server
 	version *verbs.Version
 	shape   shape
 	log     func(msg string, args ...any)
@@ -167,7 +168,7 @@ func (i *informer) AddEventHandlerWithOptions(h toolscache.ResourceEventHandler,
 func (i *informer) run(ctx context.Context, h toolscache.ResourceEventHandler, reg *registration, snap cache.Snapshot, w *cache.Watcher) {
 	defer w.Stop()
 	object := func(e *cache.Entry) (client.Object, bool) {
-		obj, err := shared(e, i.version, i.shape)
+		obj, err := shared(ctx, e, i.version, i.shape)
 		if err != nil {
 			i.log("an object in the store is not readable", "key", e.Key, "error", err)
 			return nil, false
@@ -184,8 +185,19 @@ func (i *informer) run(ctx context.Context, h toolscache.ResourceEventHandler, r
 	for {
 		events, err := w.Next(ctx)
 		if err != nil {
-			if ctx.Err() == nil && err == cache.ErrFellBehind {
-				i.resume(ctx, h, object)
+			if ctx.Err() != nil {
+				return
+			}
+			switch err {
+			case cache.ErrFellBehind:
+				i.resume(ctx, h)
+			case cache.ErrClosed:
+				// The resource is gone, or is served by another declaration now.
+				if _, v := i.server.LookupKind(i.version.GVK()); v != nil && v != i.version {
+					renewed := *i
+					renewed.version = v
+					renewed.resume(ctx, h)
+				}
 			}
 			return
 		}
@@ -214,10 +226,9 @@ func (i *informer) deliver(h toolscache.ResourceEventHandler, ev *cache.Event, o
 	}
 }
 
-// resume goes on after the handler fell too far behind: it sees every object
-// once more, as level-triggered handlers can take.
-func (i *informer) resume(ctx context.Context, h toolscache.ResourceEventHandler, object func(*cache.Entry) (client.Object, bool)) {
-	i.log("a handler fell behind and sees all objects again", "resource", i.version.Resource().GroupResource())
+// resume goes on after events were missed: the handler sees every object once
+// more, as level-triggered handlers can take.
+func (i *informer) resume(ctx context.Context, h toolscache.ResourceEventHandler) {
 	snap, w := i.version.Resource().Collection.SnapshotAndWatch(cache.Scope{})
 	again := &registration{synced: make(chan struct{})}
 	i.run(ctx, h, again, snap, w)

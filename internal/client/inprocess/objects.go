@@ -41,13 +41,15 @@ func shapeOf(obj runtime.Object) shape {
 
 // shared returns the object in e in the version and shape; a typed hub object
 // is the cached one itself.
-func shared(e *cache.Entry, v *verbs.Version, s shape) (client.Object, error) {
+func shared(ctx context.Context, e *cache.Entry, v *verbs.Version, s shape) (client.Object, error) {
 	obj, err := e.Object()
 	if err != nil {
 		return nil, err
 	}
-	if obj, err = v.FromHub(obj); err != nil {
-		return nil, err
+	if s != metadataOnly {
+		if obj, err = v.Object(ctx, e); err != nil {
+			return nil, err
+		}
 	}
 	switch s {
 	case metadataOnly:
@@ -84,8 +86,8 @@ func shared(e *cache.Entry, v *verbs.Version, s shape) (client.Object, error) {
 }
 
 // give copies the object in e into what the caller handed in.
-func give(e *cache.Entry, v *verbs.Version, into client.Object) error {
-	obj, err := shared(e, v, shapeOf(into))
+func give(ctx context.Context, e *cache.Entry, v *verbs.Version, into client.Object) error {
+	obj, err := shared(ctx, e, v, shapeOf(into))
 	if err != nil {
 		return err
 	}
@@ -122,15 +124,20 @@ func take(obj client.Object, v *verbs.Version) (apis.Object, error) {
 }
 
 // giveList fills the caller's list.
-func giveList(res *verbs.ListResult, v *verbs.Version, list client.ObjectList, aliasing bool) error {
+func giveList(ctx context.Context, res *verbs.ListResult, v *verbs.Version, list client.ObjectList, aliasing bool) error {
 	s := shapeOf(list)
+	if s != metadataOnly {
+		if err := v.Prepare(ctx, res.Entries); err != nil {
+			return err
+		}
+	}
 	list.SetResourceVersion(strconv.FormatInt(res.Revision, 10))
 	list.SetContinue(res.Continue)
 	list.SetRemainingItemCount(res.Remaining)
 	if u, ok := list.(*unstructured.UnstructuredList); ok {
 		u.Items = make([]unstructured.Unstructured, 0, len(res.Entries))
 		for _, e := range res.Entries {
-			obj, err := shared(e, v, s)
+			obj, err := shared(ctx, e, v, s)
 			if err != nil {
 				return err
 			}
@@ -145,7 +152,7 @@ func giveList(res *verbs.ListResult, v *verbs.Version, list client.ObjectList, a
 	slice := reflect.ValueOf(items).Elem()
 	out := reflect.MakeSlice(slice.Type(), len(res.Entries), len(res.Entries))
 	for i, e := range res.Entries {
-		obj, err := shared(e, v, s)
+		obj, err := shared(ctx, e, v, s)
 		if err != nil {
 			return err
 		}
@@ -213,7 +220,7 @@ func startWatch(ctx context.Context, w *verbs.Watch, v *verbs.Version, list clie
 					}
 					out.Object = obj
 				} else {
-					obj, err := shared(ev.Entry, v, shapeOf(list))
+					obj, err := shared(ctx, ev.Entry, v, shapeOf(list))
 					if err != nil {
 						return
 					}

@@ -86,6 +86,23 @@ func (c *Cache) Add(ctx context.Context, prefix string, decode Decoder, index ma
 	return col, nil
 }
 
+// Replace puts a collection in the place of the one at prefix, with the same
+// stored objects and events, which decode reads anew. Watchers of the old one
+// end; they may go on with the new one where they were.
+func (c *Cache) Replace(prefix string, decode Decoder, index map[string]func(apis.Object) string) (*Collection, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.mu.collections[prefix]
+	if old == nil {
+		return nil, fmt.Errorf("there is no collection for %s to replace", prefix)
+	}
+	col := newCollection(c, prefix, decode, index)
+	col.takeOverLocked(old)
+	c.mu.collections[prefix] = col
+	old.closeLocked()
+	return col, nil
+}
+
 // Remove forgets a collection; its watchers end.
 func (c *Cache) Remove(prefix string) {
 	c.mu.Lock()

@@ -116,6 +116,34 @@ func (c *Collection) loadLocked(kv store.KV) {
 	c.shared = nil
 }
 
+// takeOverLocked fills an empty collection with what old holds, undecoded.
+func (c *Collection) takeOverLocked(old *Collection) {
+	c.oldest = old.oldest
+	fresh := make(map[*Entry]*Entry, len(old.events))
+	renew := func(e *Entry) *Entry {
+		if e == nil {
+			return nil
+		}
+		if have := fresh[e]; have != nil {
+			return have
+		}
+		n := &Entry{Key: e.Key, Revision: e.Revision, Created: e.Created, collection: c, value: e.value}
+		fresh[e] = n
+		return n
+	}
+	for _, ev := range old.events {
+		renewed := &Event{Revision: ev.Revision, Old: renew(ev.Old), New: renew(ev.New), at: ev.at}
+		if renewed.New == nil {
+			renewed.Last = renewed.Old.tombstone(ev.Revision)
+		}
+		c.events = append(c.events, renewed)
+	}
+	old.tree.Ascend(func(e *Entry) bool {
+		c.tree.ReplaceOrInsert(renew(e))
+		return true
+	})
+}
+
 func (c *Collection) applyLocked(e *store.Event, now time.Time) {
 	c.shared = nil
 	ev := &Event{Revision: e.ModRevision, at: now}

@@ -18,9 +18,10 @@ type Entry struct {
 
 	collection *Collection
 	// value is the stored form; nil in the last state of a deleted object.
-	value     []byte
-	object    atomic.Pointer[decoded]
-	encodings atomic.Pointer[encoding]
+	value       []byte
+	object      atomic.Pointer[decoded]
+	encodings   atomic.Pointer[encoding]
+	conversions atomic.Pointer[conversion]
 }
 
 type decoded struct {
@@ -78,6 +79,38 @@ func (e *Entry) Encoded(f Format, encode func(apis.Object) ([]byte, error)) ([]b
 		node.next = e.encodings.Load()
 		if e.encodings.CompareAndSwap(node.next, node) {
 			return data, nil
+		}
+	}
+}
+
+// conversion is the object in another version than the stored one.
+type conversion struct {
+	version string
+	object  apis.Object
+	next    *conversion
+}
+
+// Converted returns the object in the version, if Convert was given it.
+func (e *Entry) Converted(version string) (apis.Object, bool) {
+	for n := e.conversions.Load(); n != nil; n = n.next {
+		if n.version == version {
+			return n.object, true
+		}
+	}
+	return nil, false
+}
+
+// Convert keeps obj as the object in the version and returns the one that all
+// readers see.
+func (e *Entry) Convert(version string, obj apis.Object) apis.Object {
+	node := &conversion{version: version, object: obj}
+	for {
+		node.next = e.conversions.Load()
+		if have, ok := e.Converted(version); ok {
+			return have
+		}
+		if e.conversions.CompareAndSwap(node.next, node) {
+			return obj
 		}
 	}
 }
