@@ -65,6 +65,7 @@ type ControlPlane struct {
 	listener  net.Listener
 	server    *apiserver.Server
 	issuer    *serviceaccount.Issuer
+	kubelets  *kubelets
 	log       *slog.Logger
 }
 
@@ -174,6 +175,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.kubelets = &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()}
 	p.server = apiserver.New(apiserver.Config{
 		Verbs: p.Verbs,
 		Authenticator: authn.Union{
@@ -182,7 +184,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 			tokens,
 		},
 		OpenAPI: openapi.New(p.Verbs),
-		Nodes:   &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()},
+		Nodes:   p.kubelets,
 		Clock:   clk, Log: c.Log,
 		Handlers: map[string]http.Handler{"/.well-known/openid-configuration": openid, "/openid/v1/jwks": keys},
 	})

@@ -25,6 +25,7 @@ import (
 	"skiff/internal/controllers/garbagecollector"
 	"skiff/internal/controllers/index"
 	"skiff/internal/controllers/job"
+	"skiff/internal/controllers/localpath"
 	"skiff/internal/controllers/namespace"
 	"skiff/internal/controllers/nodeipam"
 	"skiff/internal/controllers/nodelifecycle"
@@ -61,10 +62,13 @@ type Config struct {
 	// acts as system:kube-controller-manager.
 	SignToken tokensecret.Sign
 	Manager   client.Set
-	Nodes     nodelifecycle.Options
-	PodGC     podgc.Options
-	Clock     clock.WithTicker
-	Log       *slog.Logger
+	// LocalVolumes makes volumes on nodes; nil leaves claims of the class
+	// local-path without.
+	LocalVolumes localpath.Nodes
+	Nodes        nodelifecycle.Options
+	PodGC        podgc.Options
+	Clock        clock.WithTicker
+	Log          *slog.Logger
 }
 
 // Controllers are all controllers, ready to run.
@@ -130,6 +134,9 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 				MaskSizeIPv4: c.NodeMaskSizeIPv4, MaskSizeIPv6: c.NodeMaskSizeIPv6,
 			})
 		})
+	}
+	if c.LocalVolumes != nil {
+		add("localpath", "persistent-volume-binder", func(d controller.Deps) (controller.Runnable, error) { return localpath.New(d, c.LocalVolumes) })
 	}
 	if c.SignToken != nil {
 		addAs("tokensecret", c.Manager, func(d controller.Deps) (controller.Runnable, error) {

@@ -2,9 +2,13 @@ package controllers_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/cluster/testcluster"
+	"skiff/internal/controllers/localpath"
 )
 
 func pv(name, size, class string, change ...func(*corev1.PersistentVolume)) *corev1.PersistentVolume {
@@ -184,6 +189,86 @@ func TestReclaim(t *testing.T) {
 	remove(t, c, v)
 	claimIs(t, c, "a", corev1.ClaimLost, "retain")
 	event(t, c, "a", "ClaimLost")
+}
+
+// directories stands in for the nodes that keep volumes; those that are not
+// ready do not answer.
+type directories struct{ root string }
+
+func (d directories) MakeVolume(_ context.Context, node *corev1.Node, name string) (string, error) {
+	path := filepath.Join(d.root, node.Name, name)
+	return path, os.MkdirAll(path, 0o777)
+}
+
+func (d directories) RemoveVolume(_ context.Context, node *corev1.Node, path string) error {
+	if !ready(node) {
+		return errors.New("no route to host")
+	}
+	return os.RemoveAll(path)
+}
+
+func ready(n *corev1.Node) bool {
+	return len(n.Status.Conditions) > 0 && n.Status.Conditions[0].Status == corev1.ConditionTrue
+}
+
+func TestLocalPath(t *testing.T) {
+	c := start(t)
+	if err := localpath.EnsureClass(t.Context(), c.Client); err != nil {
+		t.Fatal(err)
+	}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{corev1.LabelHostname: "host1"}}}
+	create(t, c, node)
+	create(t, c, pvc("data", "1Gi", nil), pvc("shared", "1Gi", nil, func(c *corev1.PersistentVolumeClaim) {
+		c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
+	}))
+	event(t, c, "data", "WaitForFirstConsumer")
+	choose := func(name, node string) {
+		t.Helper()
+		claim := get(t, c, "default", name, &corev1.PersistentVolumeClaim{})
+		metav1.SetMetaDataAnnotation(&claim.ObjectMeta, "volume.kubernetes.io/selected-node", node)
+		if err := c.Client.Update(t.Context(), claim); err != nil {
+			t.Fatal(err)
+		}
+	}
+	choose("shared", "n1")
+	if e := event(t, c, "shared", "ProvisioningFailed"); !strings.Contains(e.Message, "access mode ReadWriteMany is not supported") {
+		t.Errorf("event says %q", e.Message)
+	}
+	// A node that is gone is not waited for.
+	choose("data", "nowhere")
+	eventually(t, c, "another node may be chosen", &corev1.PersistentVolumeClaimList{}, func() bool {
+		_, chosen := get(t, c, "default", "data", &corev1.PersistentVolumeClaim{}).Annotations["volume.kubernetes.io/selected-node"]
+		return !chosen
+	})
+	choose("data", "n1")
+	claim := &corev1.PersistentVolumeClaim{}
+	eventually(t, c, "the claim is bound", &corev1.PersistentVolumeClaimList{}, func() bool {
+		return get(t, c, "default", "data", claim).Status.Phase == corev1.ClaimBound
+	})
+	v := get(t, c, "", claim.Spec.VolumeName, &corev1.PersistentVolume{})
+	path := v.Spec.Local.Path
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		t.Fatalf("the volume is not there: %v", err)
+	}
+	if terms := v.Spec.NodeAffinity.Required.NodeSelectorTerms; terms[0].MatchExpressions[0].Values[0] != "host1" {
+		t.Errorf("the volume is on %v", terms)
+	}
+	// The node does not answer when the claim goes: the volume waits for it.
+	remove(t, c, pvc("data", "1Gi", nil))
+	event(t, c, v.Name, "VolumeFailedDelete")
+	if _, err := os.Stat(path); err != nil {
+		t.Fatal(err)
+	}
+	get(t, c, "", v.Name, v)
+	get(t, c, "", "n1", node)
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	if err := c.Client.Status().Update(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, c, v, &corev1.PersistentVolumeList{})
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("the volume is still on the node: %v", err)
+	}
 }
 
 func TestTwoClaimsOneVolume(t *testing.T) {

@@ -57,6 +57,9 @@ type Config struct {
 	// logs (default /var/log/pods).
 	RootDir    string
 	PodLogsDir string
+	// LocalVolumesDir holds the volumes that the cluster keeps on this node
+	// (default <RootDir>/local-volumes).
+	LocalVolumesDir string
 	// RuntimeEndpoint is the path of the CRI runtime's socket; "unix://" may
 	// stand before it.
 	RuntimeEndpoint string
@@ -96,6 +99,9 @@ func (c *Config) defaults() error {
 	}
 	if c.PodLogsDir == "" {
 		c.PodLogsDir = "/var/log/pods"
+	}
+	if c.LocalVolumesDir == "" {
+		c.LocalVolumesDir = filepath.Join(c.RootDir, "local-volumes")
 	}
 	if c.CgroupRoot == "" {
 		c.CgroupRoot = "/"
@@ -232,7 +238,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 
 	api := server.New(server.Config{
 		Address: k.Address, Port: k.Port, ServingCert: k.ServingCert, ClientCA: k.ClientCA, Authorize: k.Authorize,
-		Runtime: k.runtime, Pods: k, NodeName: k.NodeName, RootDir: k.RootDir, Log: k.log,
+		Runtime: k.runtime, Pods: k, Directories: volumes.Directories{Root: k.LocalVolumesDir}, NodeName: k.NodeName, RootDir: k.RootDir, Log: k.log,
 	})
 	var parts sync.WaitGroup
 	start := func(run func(context.Context)) {

@@ -41,6 +41,7 @@ type Config struct {
 	Authorize   func(ctx context.Context, user *identity.User, verb, path string) error
 	Runtime     *runtime.Client
 	Pods        Pods
+	Directories Directories
 	NodeName    string
 	RootDir     string
 	Log         *slog.Logger
@@ -188,6 +189,8 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("GET /metrics", s.metrics())
 	mux.Handle("GET /metrics/resource", s.resourceMetrics())
 	mux.HandleFunc("GET /configz", s.configz)
+	mux.HandleFunc("PUT /localVolumes/{name}", s.makeVolume)
+	mux.HandleFunc("DELETE /localVolumes/{name}", s.removeVolume)
 	return mux
 }
 

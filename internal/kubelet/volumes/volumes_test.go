@@ -304,3 +304,36 @@ func TestEmptyDirAndSubPath(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestDirectories(t *testing.T) {
+	d := Directories{Root: filepath.Join(t.TempDir(), "storage")}
+	path, err := d.Make("pvc-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o777 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if err := os.WriteFile(filepath.Join(path, "data"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := d.Make("pvc-1"); err != nil || again != path {
+		t.Errorf("made again: %s, %v", again, err)
+	}
+	for _, name := range []string{"", ".", "..", "../pvc-1", "a/b", "/etc"} {
+		if _, err := d.Make(name); err == nil {
+			t.Errorf("name %q was taken", name)
+		}
+		if err := d.Remove(name); err == nil {
+			t.Errorf("name %q was removed", name)
+		}
+	}
+	for range 2 {
+		if err := d.Remove("pvc-1"); err != nil {
+			t.Error(err)
+		}
+	}
+	if entries, err := os.ReadDir(d.Root); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}
