@@ -159,7 +159,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.Verbs.SetPolicy(authorizer, append(admission.Chain{addresses}, chain...))
+	p.Verbs.SetPolicy(authorizer, admission.Chain{chain, addresses})
 
 	verifier, err := serviceaccount.NewVerifier(audiences, &p.PKI.ServiceAccountKey.PublicKey)
 	if err != nil {

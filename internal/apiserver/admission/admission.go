@@ -28,8 +28,10 @@ const (
 // Attributes describe one write. Plug-ins may change Object in place while
 // mutating and nothing else.
 type Attributes struct {
-	Operation   Operation
-	Resource    *apis.Resource
+	Operation Operation
+	Resource  *apis.Resource
+	// Version is the version of the resource that the request is made in.
+	Version     *apis.Version
 	Subresource string
 	Namespace   string
 	Name        string
@@ -43,12 +45,35 @@ type Attributes struct {
 	User    *identity.User
 	// Warn adds a warning header to the response.
 	Warn func(text string)
+	// Annotate adds to the request's audit event.
+	Annotate func(key, value string)
+	// Codec knows the resource's versions. It is nil for objects of
+	// subresources that have a type of their own.
+	Codec Codec
+
+	reinvocation reinvocation
+}
+
+// Codec converts objects between the form that plug-ins see, that of
+// Attributes.Object, and the versions of the resource.
+type Codec interface {
+	// As returns obj in version v; the result may be obj itself.
+	As(ctx context.Context, obj apis.Object, v *apis.Version) (apis.Object, error)
+	// Read makes an object of its JSON form in version v. It has its defaults
+	// and is in the form that plug-ins see.
+	Read(ctx context.Context, data []byte, v *apis.Version) (apis.Object, error)
 }
 
 // Mutator changes an object before it is validated. Errors should be
 // *errors.StatusError (mostly Forbidden).
 type Mutator interface {
 	Mutate(ctx context.Context, a *Attributes) error
+}
+
+// Completer fills in what must not be shared with other objects, when the
+// object has its name and no Mutator changes it any more.
+type Completer interface {
+	Complete(ctx context.Context, a *Attributes) error
 }
 
 // Validator refuses an object after all changes are made.
@@ -72,14 +97,36 @@ type Entry struct {
 }
 
 // Chain runs plug-ins in order; an element may be one or several of Mutator,
-// Validator and Accountant.
+// Completer, Validator and Accountant.
 type Chain []any
 
-// Mutate implements Mutator.
+// Mutate implements Mutator. When a plug-in asks for it, all of them run a
+// second time.
 func (c Chain) Mutate(ctx context.Context, a *Attributes) error {
+	if err := c.mutate(ctx, a); err != nil || !a.reinvocation.wanted {
+		return err
+	}
+	defer func() { a.reinvocation = reinvocation{} }()
+	a.reinvocation.under = true
+	return c.mutate(ctx, a)
+}
+
+func (c Chain) mutate(ctx context.Context, a *Attributes) error {
 	for _, p := range c {
 		if m, ok := p.(Mutator); ok {
 			if err := m.Mutate(ctx, a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Complete implements Completer.
+func (c Chain) Complete(ctx context.Context, a *Attributes) error {
+	for _, p := range c {
+		if m, ok := p.(Completer); ok {
+			if err := m.Complete(ctx, a); err != nil {
 				return err
 			}
 		}

@@ -1,6 +1,6 @@
 // Package allocate gives Services their cluster addresses and node ports. It
-// is an admission plug-in, the last of the mutating ones: what it hands out is
-// reserved at once and becomes the Service's when the Service is stored.
+// is an admission plug-in, which runs when a Service has its name and nobody
+// changes it any more: what it hands out is reserved at once and becomes the Service's when the Service is stored.
 //
 // Invariant: an address or port is never given to a second Service while the
 // first is stored or on its way to be.
@@ -35,7 +35,7 @@ const (
 // longer than a write can take.
 const pending = 2 * time.Minute
 
-// Allocator implements admission.Mutator for Services.
+// Allocator implements admission.Completer for Services.
 type Allocator struct {
 	ranges []netip.Prefix
 	clock  clock.PassiveClock
@@ -149,8 +149,8 @@ func portsOf(s *corev1.Service) []portKey {
 	return out
 }
 
-// Mutate implements admission.Mutator.
-func (a *Allocator) Mutate(_ context.Context, at *admission.Attributes) error {
+// Complete implements admission.Completer.
+func (a *Allocator) Complete(_ context.Context, at *admission.Attributes) error {
 	if at.Resource.Group != "" || at.Resource.Names.Resource != "services" || at.Subresource != "" {
 		return nil
 	}

@@ -61,6 +61,15 @@ func checkName(req *Request, obj apis.Object) error {
 	return nil
 }
 
+// wipeSystemFields empties what creators have no say in.
+func wipeSystemFields(obj apis.Object) {
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetSelfLink("")
+	obj.SetUID("")
+	obj.SetCreationTimestamp(metav1.Time{})
+}
+
 // prepareCreate sets what the system owns in a new object.
 func (s *Server) prepareCreate(ctx context.Context, v *Version, obj apis.Object) {
 	r := v.resource

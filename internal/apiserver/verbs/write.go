@@ -8,12 +8,10 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/admission"
-	"skiff/internal/identity"
 	"skiff/internal/store"
 	"skiff/internal/store/cache"
 )
@@ -50,14 +48,6 @@ func manager(ctx context.Context, name string) string {
 
 func isDryRun(v []string) bool { return len(v) > 0 }
 
-func (s *Server) attributes(ctx context.Context, op admission.Operation, req *Request, obj, old, options runtime.Object, dryRun bool) *admission.Attributes {
-	return &admission.Attributes{
-		Operation: op, Resource: req.Resource().Resource, Subresource: req.Subresource,
-		Namespace: req.Namespace, Name: req.Name, Object: obj, Old: old, Options: options,
-		DryRun: dryRun, User: identity.FromContext(ctx), Warn: func(t string) { warn(ctx, t) },
-	}
-}
-
 // Create stores obj, which is in the request's version and belongs to the
 // server from now on.
 func (s *Server) Create(ctx context.Context, req *Request, obj apis.Object, o *metav1.CreateOptions) (*cache.Entry, error) {
@@ -77,12 +67,23 @@ func (s *Server) Create(ctx context.Context, req *Request, obj apis.Object, o *m
 	return s.create(ctx, req, hub, o, true)
 }
 
-// create stores a defaulted hub object. track says whether the creator comes
-// to own its fields (not when apply has said so already).
+// create stores a defaulted object. track says whether the creator comes to
+// own its fields (not when apply has said so already).
 func (s *Server) create(ctx context.Context, req *Request, obj apis.Object, o *metav1.CreateOptions, track bool) (*cache.Entry, error) {
-	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
-	if !generated {
-		return s.createNamed(ctx, req, obj, o, track)
+	named := *req
+	named.Name = obj.GetName()
+	wipeSystemFields(obj)
+	if track {
+		if err := s.trackUpdate(&named, req.Version.working().Version.New(), obj, manager(ctx, o.FieldManager)); err != nil {
+			return nil, err
+		}
+	}
+	a := s.attributes(ctx, admission.Create, &named, obj, nil, o, isDryRun(o.DryRun))
+	if err := s.mutate(ctx, a, obj); err != nil {
+		return nil, err
+	}
+	if obj.GetName() != "" || obj.GetGenerateName() == "" {
+		return s.createMutated(ctx, &named, a, obj)
 	}
 	for attempt := 1; ; attempt++ {
 		try := obj
@@ -90,7 +91,8 @@ func (s *Server) create(ctx context.Context, req *Request, obj apis.Object, o *m
 			try = obj.DeepCopyObject().(apis.Object)
 		}
 		try.SetName(generateName(obj.GetGenerateName()))
-		e, err := s.createNamed(ctx, req, try, o, track)
+		named.Name = try.GetName()
+		e, err := s.createMutated(ctx, &named, a, try)
 		if err == nil || !apierrors.IsAlreadyExists(err) {
 			return e, err
 		}
@@ -100,19 +102,14 @@ func (s *Server) create(ctx context.Context, req *Request, obj apis.Object, o *m
 	}
 }
 
-func (s *Server) createNamed(ctx context.Context, req *Request, obj apis.Object, o *metav1.CreateOptions, track bool) (*cache.Entry, error) {
+// createMutated stores an object that has its name and that admission has
+// changed.
+func (s *Server) createMutated(ctx context.Context, req *Request, a *admission.Attributes, obj apis.Object) (*cache.Entry, error) {
 	r := req.Resource()
-	named := *req
-	named.Name = obj.GetName()
 	s.prepareCreate(ctx, req.Version, obj)
-	a := s.attributes(ctx, admission.Create, &named, obj, nil, o, isDryRun(o.DryRun))
-	if err := s.admission.Mutate(ctx, a); err != nil {
+	a.Name, a.Object = obj.GetName(), obj
+	if err := s.admission.Complete(ctx, a); err != nil {
 		return nil, err
-	}
-	if track {
-		if err := s.trackUpdate(&named, req.Version.working().Version.New(), obj, manager(ctx, o.FieldManager)); err != nil {
-			return nil, err
-		}
 	}
 	if err := s.validateCreate(ctx, r, obj); err != nil {
 		return nil, err
@@ -126,7 +123,7 @@ func (s *Server) createNamed(ctx context.Context, req *Request, obj apis.Object,
 		}
 	}
 	key := r.Collection.Key(obj.GetNamespace(), obj.GetName())
-	exists := func() error { return apierrors.NewAlreadyExists(named.qualified(), obj.GetName()) }
+	exists := func() error { return apierrors.NewAlreadyExists(req.qualified(), obj.GetName()) }
 	if a.DryRun {
 		if err := s.account(ctx, a); err != nil {
 			return nil, err
@@ -429,25 +426,27 @@ func (s *Server) Update(ctx context.Context, req *Request, obj apis.Object, o *m
 	return e, false, err
 }
 
-// admitUpdate takes a defaulted hub object through preparation, admission,
-// field tracking and validation.
+// admitUpdate takes a defaulted object through field tracking, admission,
+// preparation and validation. Admission comes before preparation, which takes
+// back what nobody may change.
 func (s *Server) admitUpdate(ctx context.Context, req *Request, obj, old apis.Object, o *metav1.UpdateOptions, track bool) (apis.Object, error) {
 	if err := checkPreconditions(req, obj, old); err != nil {
 		return nil, err
 	}
 	r := req.Resource()
-	s.prepareUpdate(ctx, req, obj, old)
-	a := s.attributes(ctx, admission.Update, req, obj, old, o, isDryRun(o.DryRun))
-	if err := s.admission.Mutate(ctx, a); err != nil {
-		return nil, err
-	}
-	if req.Subresource == "" {
-		s.countGeneration(req.Version, obj, old)
-	}
+	carrySystemFields(obj, old)
 	if track {
 		if err := s.trackUpdate(req, old, obj, manager(ctx, o.FieldManager)); err != nil {
 			return nil, err
 		}
+	}
+	a := s.attributes(ctx, admission.Update, req, obj, old, o, isDryRun(o.DryRun))
+	if err := s.mutate(ctx, a, obj); err != nil {
+		return nil, err
+	}
+	s.prepareUpdate(ctx, req, obj, old)
+	if err := s.admission.Complete(ctx, a); err != nil {
+		return nil, err
 	}
 	obj.SetResourceVersion(old.GetResourceVersion())
 	if err := s.validateUpdate(ctx, req, obj, old); err != nil {
