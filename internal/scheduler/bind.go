@@ -57,9 +57,9 @@ func (s *Scheduler) unassume(d decision) {
 		p.Unreserve(d.pod.PodInfo, d.node)
 	}
 	if p := s.mu.cache.Forget(d.pod.UID); p != nil {
-		s.mu.queue.Wake(framework.Event{Kind: framework.PodGone, OldPod: p, Namespace: p.Namespace})
+		s.mu.queue.Wake(framework.Event{Kind: framework.PodGone, OldPod: p, Host: s.mu.cache.Node(d.node), Namespace: p.Namespace})
 	}
-	s.mu.queue.Reject(d.pod.UID, nil)
+	s.mu.queue.Retry(d.pod.UID)
 	s.wake()
 }
 
@@ -74,24 +74,25 @@ func (s *Scheduler) report(ctx context.Context, d decision) {
 	nominated := d.pod.Status.NominatedNodeName
 	if d.nomination != nil {
 		nominated = d.nomination.Node
-		if d.nomination.MakeRoom != nil {
-			if err := d.nomination.MakeRoom(ctx); err != nil {
-				s.log.Warn("room could not be made for a pod", "pod", crclient.ObjectKeyFromObject(d.pod.Pod), "node", nominated, "error", err)
-				nominated = ""
-				s.withdraw(d.pod.PodInfo)
-			}
-		}
 	}
 	s.setStatus(ctx, d.pod.Pod, corev1.PodCondition{
 		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: d.message,
+		ObservedGeneration: d.pod.Generation,
 	}, nominated)
-}
-
-// withdraw forgets that room was to be made for the pod.
-func (s *Scheduler) withdraw(pod *framework.PodInfo) {
+	if d.nomination == nil || d.nomination.MakeRoom == nil {
+		return
+	}
+	err := d.nomination.MakeRoom(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.nominateLocked(pod, "")
+	if err != nil {
+		s.log.Warn("room could not be made for a pod", "pod", crclient.ObjectKeyFromObject(d.pod.Pod), "node", nominated, "error", err)
+		s.nominateLocked(d.pod.PodInfo, "")
+		s.mu.queue.Retry(d.pod.UID)
+	} else {
+		s.mu.queue.Release(d.pod.UID)
+	}
+	s.wake()
 }
 
 // setStatus writes the condition and the nominated node if they are new.
@@ -119,7 +120,6 @@ func setCondition(status *corev1.PodStatus, c corev1.PodCondition, now metav1.Ti
 			c.LastTransitionTime = old.LastTransitionTime
 		}
 		c.LastProbeTime = old.LastProbeTime
-		c.ObservedGeneration = old.ObservedGeneration
 		*old = c
 		return
 	}

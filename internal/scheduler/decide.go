@@ -47,7 +47,7 @@ func (s *Scheduler) decideLocked(pod *framework.QueuedPod) decision {
 			for _, done := range slices.Backward(s.profile.Reserve[:i+1]) {
 				done.Unreserve(pod.PodInfo, node)
 			}
-			s.mu.queue.Reject(pod.UID, nil)
+			s.mu.queue.Retry(pod.UID)
 			return decision{pod: pod, message: why.Message(), failed: true}
 		}
 	}
@@ -93,16 +93,12 @@ func (s *Scheduler) nominateLocked(pod *framework.PodInfo, node string) {
 // rejectLocked returns the pod to the queue, and finds out how room can be made.
 func (s *Scheduler) rejectLocked(k *class.Class, pod *framework.QueuedPod) decision {
 	d := decision{pod: pod, message: k.Message()}
-	plugins := k.RejectedBy()
 	if s.mu.cache.Len() == 0 {
-		plugins = []string{noNodes}
-	}
-	s.mu.queue.Reject(pod.UID, plugins)
-	if k.Rejected() != nil || s.mu.cache.Len() == 0 {
+		s.mu.queue.Reject(pod.UID, []string{noNodes}, false)
 		return d
 	}
 	for _, p := range s.profile.PostFilter {
-		nomination, why := p.PostFilter(pod.PodInfo, k)
+		nomination, why := p.PostFilter(pod.PodInfo, trial{k, s.mu.nominated[pod.UID]})
 		if why != nil {
 			d.message += " " + why.Message()
 		}
@@ -115,8 +111,18 @@ func (s *Scheduler) rejectLocked(k *class.Class, pod *framework.QueuedPod) decis
 			break
 		}
 	}
+	// While room is being made it would be made again if the pod were tried.
+	s.mu.queue.Reject(pod.UID, k.RejectedBy(), d.nomination != nil && d.nomination.MakeRoom != nil)
 	return d
 }
+
+// trial is what a class knows, and where room is being made for one of its pods.
+type trial struct {
+	*class.Class
+	nominated string
+}
+
+func (t trial) Nominated() string { return t.nominated }
 
 // noNodes stands for the plugins that had no node to reject: any new one helps.
 const noNodes = ""

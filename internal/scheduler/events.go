@@ -192,9 +192,12 @@ func (s *Scheduler) podPlacedLocked(pod *corev1.Pod) {
 
 func (s *Scheduler) podGoneLocked(pod *corev1.Pod) {
 	if p, waiting := s.mu.queue.Delete(pod.UID); waiting {
-		s.nominateLocked(p, "")
+		if host := s.mu.cache.Node(s.mu.nominated[p.UID]); host != nil {
+			s.nominateLocked(p, "")
+			s.mu.queue.Wake(framework.Event{Kind: framework.PodGone, OldPod: p, Host: host, Namespace: p.Namespace})
+		}
 	}
 	if was := s.mu.cache.DeletePod(pod.UID); was != nil {
-		s.mu.queue.Wake(framework.Event{Kind: framework.PodGone, OldPod: was, Namespace: was.Namespace})
+		s.mu.queue.Wake(framework.Event{Kind: framework.PodGone, OldPod: was, Host: s.mu.cache.Node(pod.Spec.NodeName), Namespace: was.Namespace})
 	}
 }

@@ -1,8 +1,11 @@
 package scheduler
 
 import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"skiff/internal/scheduler/framework"
 	"skiff/internal/scheduler/plugins/defaultbinder"
+	"skiff/internal/scheduler/plugins/defaultpreemption"
 	"skiff/internal/scheduler/plugins/imagelocality"
 	"skiff/internal/scheduler/plugins/interpodaffinity"
 	"skiff/internal/scheduler/plugins/nodeaffinity"
@@ -28,6 +31,11 @@ func (s *Scheduler) defaultProfile() *framework.Profile {
 			nodeunschedulable.Plugin{}, nodename.Plugin{}, tainttoleration.Plugin{}, nodeaffinity.Plugin{},
 			nodeports.Plugin{}, noderesources.Fit{}, spread, affinity,
 		},
+		PostFilter: []framework.PostFilterPlugin{&defaultpreemption.Plugin{
+			Budgets: s.budgets, Evict: s.evict, Displace: s.displace, Start: anywhere,
+			Now:                         func() metav1.Time { return metav1.NewTime(s.clock.Now()) },
+			MinCandidateNodesPercentage: 10, MinCandidateNodesAbsolute: 100,
+		}},
 		Score: []framework.Weighted{
 			{ScorePlugin: tainttoleration.Plugin{}, Weight: 3},
 			{ScorePlugin: nodeaffinity.Plugin{}, Weight: 2},

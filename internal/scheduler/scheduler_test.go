@@ -208,4 +208,5 @@ func TestUnschedulablePodsSayWhy(t *testing.T) {
 	}
 }
 
-const message = "0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient cpu."
+const message = "0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient cpu. " +
+	"preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."

@@ -10,21 +10,30 @@ import (
 
 // Failures calls yield with every node and why the class does not fit there.
 func (k *Class) Failures(yield func(n *framework.NodeInfo, why *framework.Status) bool) {
-	nodes := k.cache.Rows()
-	for i := range k.rows {
-		why := k.rows[i].why
-		if g := k.rows[i].group; g != nil {
-			why = g.why
-		}
-		if why != nil && why != absent && !yield(nodes[i], why) {
+	for _, n := range k.cache.Rows()[:len(k.rows)] {
+		if why := k.Why(n); why != nil && why != absent && !yield(n, why) {
 			return
 		}
 	}
 }
 
+// Why returns why the class does not fit on n, or nil.
+func (k *Class) Why(n *framework.NodeInfo) *framework.Status {
+	if n.Row >= len(k.rows) {
+		return absent
+	}
+	if g := k.rows[n.Row].group; g != nil {
+		return g.why
+	}
+	return k.rows[n.Row].why
+}
+
 // Reasons returns why the class fits nowhere: on how many nodes for which
 // reason.
 func (k *Class) Reasons() map[*framework.Status]int {
+	if k.rejected != nil {
+		return map[*framework.Status]int{k.rejected: k.cache.Len()}
+	}
 	all := make(map[*framework.Status]int, len(k.reasons)+len(k.groups))
 	for why, n := range k.reasons {
 		all[why] = n
@@ -49,6 +58,9 @@ func (k *Class) Node(name string) *framework.NodeInfo { return k.cache.Node(name
 // Fits returns nil if a pod of the class would fit on n were it as in view.
 // Unlike Best it counts nominated pods only if they are in view.
 func (k *Class) Fits(n, view *framework.NodeInfo) *framework.Status {
+	if k.rejected != nil {
+		return k.rejected
+	}
 	k.refresh()
 	if k.only != nil && !k.only[n.Node.Name] {
 		return k.excluded

@@ -132,6 +132,10 @@ type Trial interface {
 	Nodes() int
 	// Node returns the node of that name, or nil.
 	Node(name string) *NodeInfo
+	// Why returns why the pod does not fit on n, or nil.
+	Why(n *NodeInfo) *Status
+	// Nominated is where room is being made for the pod, if anywhere.
+	Nominated() string
 	// LowestPriority returns the lowest priority of a pod on a node; any is
 	// false if there are no pods.
 	LowestPriority() (lowest int32, any bool)
@@ -200,6 +204,8 @@ type Event struct {
 	Kind          EventKind
 	OldNode, Node *corev1.Node
 	OldPod, Pod   *PodInfo
+	// Host is where a pod that is gone was.
+	Host *NodeInfo
 	// Namespace is where it happened.
 	Namespace string
 }

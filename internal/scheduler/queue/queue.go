@@ -8,7 +8,7 @@ package queue
 
 import (
 	"container/heap"
-	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,7 +23,8 @@ type Options struct {
 	Less func(a, b *framework.QueuedPod) bool
 	// Gate returns why a pod must not be tried, or nil.
 	Gate func(*corev1.Pod) *framework.Status
-	// Cures reports whether an event may help a pod that the plugin rejected.
+	// Cures reports whether an event may help pod, and all others of its class,
+	// which the plugin rejected.
 	Cures func(plugin string, pod *framework.PodInfo, e framework.Event) bool
 	Now   func() time.Time
 	// A pod waits InitialBackoff after the first failure and twice as long after
@@ -34,11 +35,24 @@ type Options struct {
 // Queue is the waiting pods.
 type Queue struct {
 	Options
+	pods   map[types.UID]*entry
+	active active
+	// backoff are pods that may be tried before their time if there is nothing
+	// else to do; failed are those that the scheduler or the API failed: they may
+	// not, or they would be tried again and again.
+	backoff, failed backoff
+	// stuck are the pods that wait for an event, those together that the same
+	// event helps.
+	stuck map[ailment]*ward
+}
+
+// ailment is what pods have in common that wait for the same events.
+type ailment struct{ class, plugins string }
+
+// ward is the pods with one ailment. It is never empty.
+type ward struct {
+	plugins []string
 	pods    map[types.UID]*entry
-	active  active
-	backoff backoff
-	// unschedulable are the entries in that state.
-	unschedulable map[types.UID]*entry
 }
 
 type state int
@@ -46,8 +60,8 @@ type state int
 const (
 	isActive state = iota
 	isBackoff
-	isUnschedulable
-	isGated
+	isFailed
+	isStuck
 	// isTaken is the state of pods that are being scheduled or bound.
 	isTaken
 )
@@ -59,11 +73,18 @@ type entry struct {
 	index int
 	// ready is when the backoff ends.
 	ready time.Time
+	// ailment is where a stuck pod is.
+	ailment ailment
+	// held keeps a stuck pod that an event helped, until it is released.
+	held, cured bool
 }
 
 // New returns an empty queue.
 func New(o Options) *Queue {
-	return &Queue{Options: o, pods: make(map[types.UID]*entry), unschedulable: make(map[types.UID]*entry), active: active{less: o.Less}}
+	return &Queue{
+		Options: o, pods: make(map[types.UID]*entry), stuck: make(map[ailment]*ward),
+		active: active{less: o.Less},
+	}
 }
 
 // Set takes in a new or changed pod without a node. A changed pod that waits
@@ -76,21 +97,26 @@ func (q *Queue) Set(p *framework.PodInfo) {
 		q.enqueue(e)
 		return
 	}
-	matters := e.Class != p.Class
-	e.PodInfo = p
+	matters := e.Class != p.Class || len(e.Spec.SchedulingGates) != len(p.Spec.SchedulingGates)
 	switch {
-	case e.state == isTaken:
-	case e.state == isGated, matters && e.state == isUnschedulable:
+	case matters && e.state == isStuck:
+		// It is taken out as what it was when it was put in.
 		q.leave(e)
+		e.PodInfo = p
 		q.enqueue(e)
-	case e.state == isActive:
+	case matters && e.state == isActive:
+		e.PodInfo = p
 		heap.Fix(&q.active, e.index)
+	default:
+		e.PodInfo = p
 	}
 }
 
 func (q *Queue) enqueue(e *entry) {
+	e.held, e.cured = false, false
 	if why := q.Gate(e.Pod); why != nil {
-		e.state, e.RejectedBy = isGated, []string{why.Plugin}
+		e.RejectedBy = []string{why.Plugin}
+		q.wait(e)
 		return
 	}
 	if e.ready.After(q.Now()) {
@@ -98,9 +124,25 @@ func (q *Queue) enqueue(e *entry) {
 		heap.Push(&q.backoff, e)
 		return
 	}
+	q.activate(e)
+}
+
+func (q *Queue) activate(e *entry) {
 	e.state = isActive
 	e.Added = q.Now()
 	heap.Push(&q.active, e)
+}
+
+// wait puts the pod where it waits for an event.
+func (q *Queue) wait(e *entry) {
+	e.state = isStuck
+	e.ailment = ailment{e.Class, strings.Join(e.RejectedBy, ",")}
+	w := q.stuck[e.ailment]
+	if w == nil {
+		w = &ward{plugins: e.RejectedBy, pods: make(map[types.UID]*entry)}
+		q.stuck[e.ailment] = w
+	}
+	w.pods[e.UID] = e
 }
 
 func (q *Queue) leave(e *entry) {
@@ -109,8 +151,14 @@ func (q *Queue) leave(e *entry) {
 		heap.Remove(&q.active, e.index)
 	case isBackoff:
 		heap.Remove(&q.backoff, e.index)
-	case isUnschedulable:
-		delete(q.unschedulable, e.UID)
+	case isFailed:
+		heap.Remove(&q.failed, e.index)
+	case isStuck:
+		w := q.stuck[e.ailment]
+		delete(w.pods, e.UID)
+		if len(w.pods) == 0 {
+			delete(q.stuck, e.ailment)
+		}
 	}
 }
 
@@ -128,51 +176,80 @@ func (q *Queue) Delete(uid types.UID) (*framework.PodInfo, bool) {
 // Take removes the first pod that can be tried; it stays known, so that changes
 // of it are not taken for new pods. It returns nil if there is none.
 func (q *Queue) Take() *framework.QueuedPod {
-	q.flush()
-	if q.active.Len() == 0 {
+	q.flush(&q.backoff)
+	q.flush(&q.failed)
+	var e *entry
+	switch {
+	case q.active.Len() > 0:
+		e = heap.Pop(&q.active).(*entry)
+	case len(q.backoff) > 0:
+		e = heap.Pop(&q.backoff).(*entry)
+	default:
 		return nil
 	}
-	e := heap.Pop(&q.active).(*entry)
 	e.state = isTaken
 	e.Attempts++
 	return e.QueuedPod
 }
 
 // flush moves pods whose backoff has ended.
-func (q *Queue) flush() {
+func (q *Queue) flush(h *backoff) {
 	now := q.Now()
-	for len(q.backoff) > 0 && !q.backoff[0].ready.After(now) {
-		q.enqueue(heap.Pop(&q.backoff).(*entry))
+	for len(*h) > 0 && !(*h)[0].ready.After(now) {
+		q.activate(heap.Pop(h).(*entry))
 	}
 }
 
-// Ready returns when the next backoff ends; ok is false if none runs.
+// Ready returns when a pod can be tried next; ok is false if that takes an
+// event.
 func (q *Queue) Ready() (t time.Time, ok bool) {
-	if len(q.backoff) == 0 {
+	if len(q.failed) == 0 {
 		return t, false
 	}
-	return q.backoff[0].ready, true
+	return q.failed[0].ready, true
 }
 
 // Reject returns a taken pod that the plugins rejected: it waits until an
-// event may cure one of them. Without plugins it failed for another reason and
-// is tried again after its backoff.
-func (q *Queue) Reject(uid types.UID, plugins []string) {
+// event may cure one of them, and with hold also until it is released.
+func (q *Queue) Reject(uid types.UID, plugins []string, hold bool) {
 	e := q.pods[uid]
 	if e == nil || e.state != isTaken {
 		return
 	}
 	e.RejectedBy = plugins
-	e.ready = q.Now().Add(q.wait(e.Attempts))
-	if len(plugins) > 0 {
-		e.state = isUnschedulable
-		q.unschedulable[uid] = e
-		return
-	}
-	q.enqueue(e)
+	e.ready = q.Now().Add(q.delay(e.Attempts))
+	e.held = hold
+	q.wait(e)
 }
 
-func (q *Queue) wait(attempts int) time.Duration {
+// Release ends holding the pod.
+func (q *Queue) Release(uid types.UID) {
+	e := q.pods[uid]
+	if e == nil || e.state != isStuck {
+		return
+	}
+	e.held = false
+	if e.cured {
+		q.leave(e)
+		q.enqueue(e)
+	}
+}
+
+// Retry returns a pod that failed for another reason than that it fits nowhere:
+// it is tried again after its backoff.
+func (q *Queue) Retry(uid types.UID) {
+	e := q.pods[uid]
+	if e == nil || e.state != isTaken && e.state != isStuck {
+		return
+	}
+	q.leave(e)
+	e.held, e.cured, e.RejectedBy = false, false, nil
+	e.ready = q.Now().Add(q.delay(e.Attempts))
+	e.state = isFailed
+	heap.Push(&q.failed, e)
+}
+
+func (q *Queue) delay(attempts int) time.Duration {
 	d := q.InitialBackoff
 	for i := 1; i < attempts && d < q.MaxBackoff; i++ {
 		d *= 2
@@ -180,61 +257,39 @@ func (q *Queue) wait(attempts int) time.Duration {
 	return min(d, q.MaxBackoff)
 }
 
-// Wake moves the pods that e may help.
+// Wake moves the pods that ev may help.
 func (q *Queue) Wake(ev framework.Event) {
-	for _, e := range q.unschedulable {
-		if slices.ContainsFunc(e.RejectedBy, func(plugin string) bool { return q.Cures(plugin, e.PodInfo, ev) }) {
-			q.leave(e)
-			q.enqueue(e)
+	var helped []*entry
+	for _, w := range q.stuck {
+		if !q.helps(w, ev) {
+			continue
+		}
+		for _, e := range w.pods {
+			if e.held {
+				e.cured = true
+			} else {
+				helped = append(helped, e)
+			}
 		}
 	}
+	for _, e := range helped {
+		q.leave(e)
+		q.enqueue(e)
+	}
+}
+
+func (q *Queue) helps(w *ward, ev framework.Event) bool {
+	for _, e := range w.pods {
+		for _, plugin := range w.plugins {
+			if q.Cures(plugin, e.PodInfo, ev) {
+				return true
+			}
+		}
+		// The others are like this one.
+		return false
+	}
+	return false
 }
 
 // Len returns how many pods wait, in whatever way.
 func (q *Queue) Len() int { return len(q.pods) }
-
-// active is a heap in the order of less.
-type active struct {
-	entries []*entry
-	less    func(a, b *framework.QueuedPod) bool
-}
-
-func (h *active) Len() int           { return len(h.entries) }
-func (h *active) Less(i, j int) bool { return h.less(h.entries[i].QueuedPod, h.entries[j].QueuedPod) }
-func (h *active) Swap(i, j int) {
-	h.entries[i], h.entries[j] = h.entries[j], h.entries[i]
-	h.entries[i].index, h.entries[j].index = i, j
-}
-func (h *active) Push(x any) {
-	e := x.(*entry)
-	e.index = len(h.entries)
-	h.entries = append(h.entries, e)
-}
-func (h *active) Pop() any {
-	last := len(h.entries) - 1
-	e := h.entries[last]
-	h.entries[last] = nil
-	h.entries = h.entries[:last]
-	return e
-}
-
-// backoff is a heap by the end of the backoff.
-type backoff []*entry
-
-func (h backoff) Len() int           { return len(h) }
-func (h backoff) Less(i, j int) bool { return h[i].ready.Before(h[j].ready) }
-func (h backoff) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-func (h *backoff) Push(x any) {
-	e := x.(*entry)
-	e.index = len(*h)
-	*h = append(*h, e)
-}
-func (h *backoff) Pop() any {
-	last := len(*h) - 1
-	e := (*h)[last]
-	*h = (*h)[:last]
-	return e
-}

@@ -106,7 +106,8 @@ func (Fit) Cures(pod *framework.PodInfo, e framework.Event) bool {
 	case framework.NodeChanged:
 		return grew(e.OldNode.Status.Allocatable, e.Node.Status.Allocatable) && fitsEmpty(pod, e.Node)
 	case framework.PodGone:
-		return true
+		// Room on other nodes is as it was.
+		return e.Host != nil && (&fit{want: pod.Requests, known: map[string]*framework.Status{}}).Filter(e.Host) == nil
 	case framework.PodChanged:
 		return shrank(&e.OldPod.Requests, &e.Pod.Requests)
 	}
