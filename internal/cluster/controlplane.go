@@ -22,6 +22,7 @@ import (
 
 	"skiff/internal/apis"
 	"skiff/internal/apis/builtin"
+	apismetrics "skiff/internal/apis/metrics"
 	"skiff/internal/apiserver"
 	"skiff/internal/apiserver/admission"
 	"skiff/internal/apiserver/admission/plugins"
@@ -42,6 +43,7 @@ import (
 	"skiff/internal/cluster/bootstrap"
 	"skiff/internal/cluster/pki"
 	"skiff/internal/identity"
+	"skiff/internal/metrics"
 	"skiff/internal/serviceaccount"
 	"skiff/internal/store"
 	"skiff/internal/store/cache"
@@ -121,6 +123,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		return err
 	}
 	p.issuer = issuer
+	p.kubelets = &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()}
 	audiences := []string{issuerURL(c.Node.ClusterDomain)}
 	roles := rbac.New()
 	nodeRules, err := bootstrap.NodeRules()
@@ -148,6 +151,9 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	p.Clients = inprocess.Bind(ctx, p.Verbs, c.Log)
 	informers := p.Clients.Cache().Cache
 	loopback := p.Clients.Set(ctx, identity.Loopback())
+	if err := p.serveUsage(ctx, metrics.Config{Cache: informers, Kubelets: p.Kubelets(), Clock: clk, Log: c.Log.With("part", "metrics")}); err != nil {
+		return err
+	}
 
 	addresses := allocate.New([]netip.Prefix{c.ServiceCIDR}, clk)
 	if err := errors.Join(roles.Follow(ctx, informers), nodes.Follow(ctx, informers), addresses.Follow(ctx, informers)); err != nil {
@@ -175,7 +181,6 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.kubelets = &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()}
 	p.server = apiserver.New(apiserver.Config{
 		Verbs: p.Verbs,
 		Authenticator: authn.Union{
@@ -191,6 +196,21 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	return bootstrap.Ensure(ctx, loopback.Client, bootstrap.Options{
 		ServiceCIDRs: []netip.Prefix{c.ServiceCIDR}, CA: p.PKI.CA.PEM, FrontProxyCA: p.PKI.FrontProxyCA.PEM, Server: p.URL(),
 	})
+}
+
+// Kubelets reaches the kubelets with the API server's certificate.
+func (p *ControlPlane) Kubelets() apiserver.NodeDialer { return p.kubelets }
+
+// serveUsage serves the metrics API.
+func (p *ControlPlane) serveUsage(ctx context.Context, c metrics.Config) error {
+	collector := metrics.New(c)
+	for _, d := range apismetrics.Resources(collector) {
+		if _, err := p.Verbs.Add(ctx, d); err != nil {
+			return err
+		}
+	}
+	p.following.Go(func() { collector.Run(ctx) })
+	return nil
 }
 
 // URL is the API server's address for clients.
