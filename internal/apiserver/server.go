@@ -48,6 +48,8 @@ type Config struct {
 	OpenAPI http.Handler
 	// Checks are what /readyz asks besides the server itself, by name.
 	Checks map[string]func(context.Context) error
+	// Flags are the settings that /flagz shows, by upstream's names.
+	Flags map[string]string
 }
 
 // Server answers API requests.
@@ -59,7 +61,8 @@ type Server struct {
 	metrics   *metrics
 	// toPods reaches pods and services that users name; their certificates
 	// are their own business, as with upstream.
-	toPods http.RoundTripper
+	toPods  http.RoundTripper
+	started time.Time
 	// draining is set when the server is about to stop.
 	draining atomic.Bool
 }
@@ -70,6 +73,7 @@ func New(c Config) *Server {
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12},
 		DisableKeepAlives: true,
 	}}
+	s.started = c.Clock.Now()
 	s.mux = s.paths()
 	return s
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/gorilla/websocket"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -48,6 +49,11 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 	}
 	defer stream.Stop()
 
+	enc := &eventEncoder{server: s, request: r, media: m, version: req.Version}
+	if websocket.IsWebSocketUpgrade(r) {
+		s.watchSocket(ctx, w, r, stream, o.AllowBookmarks, enc)
+		return nil
+	}
 	h := w.Header()
 	ct := m.contentType()
 	if m.Media == mediaProtobuf {
@@ -60,7 +66,6 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 	if err := out.Flush(); err != nil {
 		return nil
 	}
-	enc := &eventEncoder{server: s, request: r, media: m, version: req.Version}
 	var buf []byte
 	for {
 		events, err := s.nextEvents(ctx, stream, o.AllowBookmarks)

@@ -191,6 +191,10 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		OpenAPI: openapi.New(p.Verbs),
 		Nodes:   p.kubelets,
 		Clock:   clk, Log: c.Log,
+		Flags: map[string]string{
+			"advertise-address": c.AdvertiseAddress.String(), "bind-address": c.BindAddress.String(), "secure-port": fmt.Sprint(p.Address.Port()),
+			"service-cluster-ip-range": c.ServiceCIDR.String(), "service-account-issuer": issuerURL(c.Node.ClusterDomain),
+		},
 		Handlers: map[string]http.Handler{"/.well-known/openid-configuration": openid, "/openid/v1/jwks": keys},
 	})
 	return bootstrap.Ensure(ctx, loopback.Client, bootstrap.Options{
