@@ -48,6 +48,7 @@ func encode(query ...string) string {
 }
 
 func TestList(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	t.Run("resource versions", s.listVersions)
 	t.Run("chunks", s.listChunks)
@@ -220,6 +221,7 @@ func (s *server) listRefusals(t *testing.T) {
 
 // TestExpired asks for what was before a restart and a compaction.
 func TestExpired(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := "/api/v1/namespaces/default/configmaps"
 	var old string
@@ -229,9 +231,9 @@ func TestExpired(t *testing.T) {
 			s.configMap("default", fmt.Sprintf("c%d", i), "1")
 		}
 		old = s.list(path, "limit", "2").Continue
+		s.ok(200, call{Method: "DELETE", Path: path + "/c2"})
 	})
 	s := over(t, testcluster.StartWith(t, cluster.ServerConfig{DataDir: dir}))
-	s.ok(200, call{Method: "DELETE", Path: path + "/c2"})
 	s.compact()
 	expired := func(query string) *metav1.Status {
 		t.Helper()

@@ -18,6 +18,7 @@ import (
 )
 
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	t.Run("events", s.watchEvents)
 	t.Run("initial events", s.watchInitial)
