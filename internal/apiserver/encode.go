@@ -150,44 +150,40 @@ func writeEntry(w http.ResponseWriter, r *http.Request, m *mediaType, v *verbs.V
 	return nil
 }
 
-// writeList answers with a list of stored objects.
-func writeList(w http.ResponseWriter, r *http.Request, m *mediaType, v *verbs.Version, list *verbs.ListResult) error {
-	meta := metav1.ListMeta{
-		ResourceVersion: strconv.FormatInt(list.Revision, 10), Continue: list.Continue, RemainingItemCount: list.Remaining,
+// listMeta is the metadata of a list.
+func listMeta(list *verbs.ListResult) metav1.ListMeta {
+	return metav1.ListMeta{ResourceVersion: strconv.FormatInt(list.Revision, 10), Continue: list.Continue, RemainingItemCount: list.Remaining}
+}
+
+// encodeItems returns the entries' bytes, and how many they are with their
+// tags.
+func encodeItems(ctx context.Context, v *verbs.Version, list *verbs.ListResult, media string) (items [][]byte, size int, err error) {
+	if err := v.Prepare(ctx, list.Entries); err != nil {
+		return nil, 0, err
 	}
-	gvk := v.GroupVersion().WithKind(v.Resource().ListKind)
-	if err := v.Prepare(r.Context(), list.Entries); err != nil {
-		return err
-	}
-	items := make([][]byte, len(list.Entries))
-	size := 0
+	items = make([][]byte, len(list.Entries))
 	for i, e := range list.Entries {
-		item, err := encodeItem(r.Context(), e, v, m.Media)
+		item, err := encodeItem(ctx, e, v, media)
 		if err != nil {
-			return err
+			return nil, 0, err
 		}
 		items[i] = item
 		size += tagSize(len(item)) + len(item)
 	}
-	if m.Media == mediaProtobuf {
-		raw, err := meta.Marshal()
-		if err != nil {
-			return err
-		}
-		size += tagSize(len(raw)) + len(raw)
-		buf := appendEnvelopeHead(make([]byte, 0, size+128), gvk, size)
-		buf = appendField(buf, 1, raw)
-		for _, item := range items {
-			buf = appendField(buf, 2, item)
-		}
-		writeBytes(w, r, m, http.StatusOK, append(buf, envelopeTail...))
-		return nil
-	}
-	head, err := json.Marshal(meta)
+	return items, size, nil
+}
+
+// encodeList returns a list of stored objects as JSON.
+func encodeList(ctx context.Context, v *verbs.Version, list *verbs.ListResult) ([]byte, error) {
+	items, size, err := encodeItems(ctx, v, list, mediaJSON)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	buf := verbs.AppendKind(make([]byte, 0, size+len(head)+256), gvk)
+	head, err := json.Marshal(listMeta(list))
+	if err != nil {
+		return nil, err
+	}
+	buf := verbs.AppendKind(make([]byte, 0, size+len(head)+256), v.GroupVersion().WithKind(v.Resource().ListKind))
 	buf = append(buf, `,"metadata":`...)
 	buf = append(buf, head...)
 	buf = append(buf, `,"items":[`...)
@@ -198,6 +194,34 @@ func writeList(w http.ResponseWriter, r *http.Request, m *mediaType, v *verbs.Ve
 		buf = append(buf, item...)
 	}
 	buf = append(buf, "]}\n"...)
+	return buf, nil
+}
+
+// writeList answers with a list of stored objects.
+func writeList(w http.ResponseWriter, r *http.Request, m *mediaType, v *verbs.Version, list *verbs.ListResult) error {
+	if m.Media == mediaProtobuf {
+		items, size, err := encodeItems(r.Context(), v, list, m.Media)
+		if err != nil {
+			return err
+		}
+		meta := listMeta(list)
+		raw, err := meta.Marshal()
+		if err != nil {
+			return err
+		}
+		size += tagSize(len(raw)) + len(raw)
+		buf := appendEnvelopeHead(make([]byte, 0, size+128), v.GroupVersion().WithKind(v.Resource().ListKind), size)
+		buf = appendField(buf, 1, raw)
+		for _, item := range items {
+			buf = appendField(buf, 2, item)
+		}
+		writeBytes(w, r, m, http.StatusOK, append(buf, envelopeTail...))
+		return nil
+	}
+	buf, err := encodeList(r.Context(), v, list)
+	if err != nil {
+		return err
+	}
 	if m.Media == mediaYAML {
 		if buf, err = yaml.JSONToYAML(buf); err != nil {
 			return err
@@ -209,6 +233,7 @@ func writeList(w http.ResponseWriter, r *http.Request, m *mediaType, v *verbs.Ve
 
 // writeObject answers with an object that is not a stored one.
 func writeObject(w http.ResponseWriter, r *http.Request, m *mediaType, code int, obj runtime.Object, gvk schema.GroupVersionKind) {
+	recordAnswer(r.Context(), obj, gvk)
 	data, err := encodeObject(obj, gvk, m.Media)
 	if err != nil {
 		writeError(w, r, apierrors.NewInternalError(err))

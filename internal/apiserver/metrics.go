@@ -12,6 +12,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"skiff/internal/apiserver/authz"
+	"skiff/internal/identity"
 )
 
 // metrics are the server's own, in a registry of its own, under upstream's
@@ -22,9 +25,12 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	inflight *prometheus.GaugeVec
 	longRun  *prometheus.GaugeVec
+
+	authentications *prometheus.CounterVec
+	authorizations  *prometheus.CounterVec
 }
 
-func newMetrics() *metrics {
+func newMetrics(more []prometheus.Collector) *metrics {
 	reg := prometheus.NewRegistry()
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -40,11 +46,36 @@ func newMetrics() *metrics {
 		longRun: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "apiserver_longrunning_requests", Help: "Watches and streams that are open.",
 		}, []string{"verb", "group", "version", "resource", "subresource", "scope"}),
+		authentications: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "authentication_attempts", Help: "Requests by whether it is known who made them.",
+		}, []string{"result"}),
+		authorizations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "authorization_attempts_total", Help: "Requests by whether they were allowed.",
+		}, []string{"result"}),
 	}
-	reg.MustRegister(m.requests, m.duration, m.inflight, m.longRun,
+	reg.MustRegister(more...)
+	reg.MustRegister(m.authentications, m.authorizations, m.requests, m.duration, m.inflight, m.longRun,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.handler = promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	return m
+}
+
+// authenticated counts an authentication.
+func (m *metrics) authenticated(user *identity.User, failure error) {
+	result := "failure"
+	switch {
+	case user != nil:
+		result = "success"
+	case failure != nil:
+		result = "error"
+	}
+	m.authentications.WithLabelValues(result).Inc()
+}
+
+// authorized counts an authorization.
+func (m *metrics) authorized(d authz.Decision) {
+	result := map[authz.Decision]string{authz.Allow: "allowed", authz.Deny: "denied", authz.NoOpinion: "no-opinion"}[d]
+	m.authorizations.WithLabelValues(result).Inc()
 }
 
 // begin counts a request; the result is called with the status code at its
@@ -61,8 +92,7 @@ func (m *metrics) begin(info *requestInfo) func(code int) {
 		}
 	}
 	kind := "readOnly"
-	switch info.Verb {
-	case "create", "update", "patch", "delete", "deletecollection":
+	if info.mutating() {
 		kind = "mutating"
 	}
 	g := m.inflight.WithLabelValues(kind)

@@ -66,6 +66,7 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 	o := &metav1.DeleteOptions{}
 	err = decodeInto(r.Context(), media, data, o, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}, metav1.FieldValidationIgnore)
 	if err == nil || media == mediaProtobuf {
+		recordRequest(r.Context(), o, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"})
 		return o, err
 	}
 	// The options may also be said to be of the resource's group.

@@ -119,6 +119,7 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, req *verbs.Request)
 
 // answer writes one stored object in the form that was asked for.
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request, e *cache.Entry, code int) error {
+	recordEntry(r.Context(), req.Version, e)
 	switch m.As {
 	case "Table":
 		t, err := s.table(r, req.Version, []*cache.Entry{e}, nil)
@@ -159,6 +160,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, req *verbs.Request
 }
 
 func (s *Server) answerList(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request, list *verbs.ListResult) error {
+	recordList(r.Context(), req.Version, list)
 	meta := &metav1.ListMeta{ResourceVersion: strconv.FormatInt(list.Revision, 10), Continue: list.Continue, RemainingItemCount: list.Remaining}
 	switch m.As {
 	case "Table":
@@ -211,9 +213,13 @@ func readInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, 
 	if err != nil {
 		return err
 	}
-	return decodeAs(r.Context(), media, data, obj, gvk, fieldValidation, func(data []byte) error {
+	if err := decodeAs(r.Context(), media, data, obj, gvk, fieldValidation, func(data []byte) error {
 		return decode(r.Context(), data, obj, fieldValidation)
-	})
+	}); err != nil {
+		return err
+	}
+	recordRequest(r.Context(), obj, gvk)
+	return nil
 }
 
 func (s *Server) create(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
@@ -273,6 +279,7 @@ func patchBody(r *http.Request) (types.PatchType, []byte, *metav1.PatchOptions, 
 	if err != nil {
 		return "", nil, nil, err
 	}
+	recordPatch(r.Context(), data)
 	o, err := parse(r, metav1.Convert_url_Values_To_v1_PatchOptions)
 	if err != nil {
 		return "", nil, nil, err
@@ -376,13 +383,13 @@ func (s *Server) servesVirtual(res *verbs.Resource, verb string) bool {
 }
 
 func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request) error {
+	m, err := negotiate(r, tables)
+	if err != nil {
+		return err
+	}
 	res := req.Resource()
 	switch {
 	case info.Verb == "create" && res.Virtual.Create != nil:
-		m, err := negotiate(r, tables)
-		if err != nil {
-			return err
-		}
 		o, err := parse(r, metav1.Convert_url_Values_To_v1_CreateOptions)
 		if err != nil {
 			return err
@@ -398,9 +405,24 @@ func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requ
 		writeObject(w, r, &mediaType{Media: m.Media, Pretty: m.Pretty}, http.StatusCreated, out, kindOf(out, req.Version.GVK()))
 		return nil
 	case info.Verb == "get" && res.Virtual.Get != nil:
-		return s.get(w, r, req)
+		obj, err := res.Virtual.Get(r.Context(), req.Namespace, req.Name)
+		if err != nil {
+			return err
+		}
+		return s.answer(w, r, m, req, cache.DetachedEntry("", obj), http.StatusOK)
 	case info.Verb == "list" && res.Virtual.List != nil:
-		return s.list(w, r, req)
+		if m, err = negotiate(r, lists); err != nil {
+			return err
+		}
+		objs, err := res.Virtual.List(r.Context(), req.Namespace)
+		if err != nil {
+			return err
+		}
+		list := &verbs.ListResult{}
+		for _, obj := range objs {
+			list.Entries = append(list.Entries, cache.DetachedEntry("", obj))
+		}
+		return s.answerList(w, r, m, req, list)
 	}
 	return methodNotAllowed(info, req)
 }

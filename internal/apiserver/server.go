@@ -4,38 +4,33 @@
 package apiserver
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"runtime/debug"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/utils/clock"
 
+	"skiff/internal/apiserver/audit"
 	"skiff/internal/apiserver/authn"
-	"skiff/internal/apiserver/authz"
 	"skiff/internal/apiserver/endpoint"
+	"skiff/internal/apiserver/flowcontrol"
 	"skiff/internal/apiserver/verbs"
-	"skiff/internal/identity"
 )
 
-// requestTimeout bounds every request that is not long-running (upstream's
-// --request-timeout).
-const requestTimeout = 60 * time.Second
-
-// Config is what a Server is made of.
+// Config is what a Server is made of. Zero values mean the defaults that stand at
+// the fields.
 type Config struct {
 	Verbs *verbs.Server
-	// Authenticator proves who asks; requests without credentials are
-	// anonymous.
+	// Authenticator proves who asks.
 	Authenticator authn.Authenticator
 	// Nodes connects to kubelets; nil where there are none.
 	Nodes NodeDialer
@@ -48,8 +43,43 @@ type Config struct {
 	OpenAPI http.Handler
 	// Checks are what /readyz asks besides the server itself, by name.
 	Checks map[string]func(context.Context) error
-	// Flags are the settings that /flagz shows, by upstream's names.
-	Flags map[string]string
+
+	// FlowControl divides the server among its users; if it is nil, InFlight
+	// bounds how many requests there are at a time.
+	FlowControl *flowcontrol.Controller
+	InFlight    *flowcontrol.InFlight
+	// Audit records requests; nil records none.
+	Audit *audit.Auditor
+	Limits
+	// Collectors are further metrics.
+	Collectors []prometheus.Collector
+}
+
+// Limits bound what requests may take, and say how the server ends.
+type Limits struct {
+	// RequestTimeout bounds every request that is not long-running (default one
+	// minute), MinWatchTimeout is the least time that a watch lasts whose client
+	// does not say (default half an hour, and at most twice that).
+	RequestTimeout  time.Duration
+	MinWatchTimeout time.Duration
+	// WatchWriteTimeout is how long a watcher may take to accept a batch of
+	// events before it is cut off (default 30 s).
+	WatchWriteTimeout time.Duration
+	// ShutdownDelay is how long the server goes on as usual once /readyz says
+	// that it ends, so that load balancers notice. With ShutdownRetryAfter new
+	// requests are then refused while those in flight finish.
+	ShutdownDelay      time.Duration
+	ShutdownRetryAfter bool
+	// StreamsPerConnection bounds the requests of one HTTP/2 connection at a
+	// time (default 1000).
+	StreamsPerConnection int
+	// GoawayChance is the part of the HTTP/2 requests whose client is asked to
+	// connect anew, so that clients spread over servers.
+	GoawayChance float64
+	// CORSOrigins are the web pages' origins that may use the API from a browser.
+	CORSOrigins []*regexp.Regexp
+	// StrictTransport are directives of the Strict-Transport-Security header.
+	StrictTransport []string
 }
 
 // Server answers API requests.
@@ -61,36 +91,57 @@ type Server struct {
 	metrics   *metrics
 	// toPods reaches pods and services that users name; their certificates
 	// are their own business, as with upstream.
-	toPods  http.RoundTripper
-	started time.Time
-	// draining is set when the server is about to stop.
+	toPods http.RoundTripper
+	// draining is set when the server is about to stop; stopping ends when what
+	// has no end of its own must stop.
 	draining atomic.Bool
+	stopping context.Context
+	stop     context.CancelFunc
 }
 
 // New makes a server; Handler or Serve put it to work.
 func New(c Config) *Server {
-	s := &Server{Config: c, metrics: newMetrics(), endpoints: endpoint.New(c.Verbs), toPods: &http.Transport{
+	setDefault(&c.RequestTimeout, time.Minute)
+	setDefault(&c.MinWatchTimeout, 30*time.Minute)
+	setDefault(&c.WatchWriteTimeout, 30*time.Second)
+	setDefault(&c.StreamsPerConnection, 1000)
+	if c.FlowControl != nil {
+		c.Collectors = append(c.Collectors, c.FlowControl)
+	}
+	s := &Server{Config: c, metrics: newMetrics(c.Collectors), endpoints: endpoint.New(c.Verbs), toPods: &http.Transport{
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12},
 		DisableKeepAlives: true,
 	}}
-	s.started = c.Clock.Now()
+	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.mux = s.paths()
 	return s
 }
 
-// Serve answers on l until ctx ends, then lets requests in flight finish.
+func setDefault[T comparable](v *T, value T) {
+	var zero T
+	if *v == zero {
+		*v = value
+	}
+}
+
+// Drain makes /readyz say that the server is about to stop. Nothing else
+// changes yet.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// Serve answers on l until ctx ends. Then it says so in /readyz, goes on for
+// ShutdownDelay, ends watches and streams, and lets requests in flight finish.
 func (s *Server) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Config) error {
+	defer s.stop()
 	conf := tlsConfig.Clone()
 	conf.NextProtos = []string{"h2", "http/1.1"}
 	server := &http.Server{
 		Handler:           s,
 		TLSConfig:         conf,
-		ReadHeaderTimeout: 30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+		ReadHeaderTimeout: 32 * time.Second,
+		IdleTimeout:       90 * time.Second,
 		MaxHeaderBytes:    1 << 20,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: s.StreamsPerConnection},
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
-		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.ServeTLS(l, "", "") }()
@@ -99,93 +150,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Confi
 		return fmt.Errorf("serving the API on %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	s.draining.Store(true)
-	stop, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	s.Drain()
+	if s.ShutdownDelay > 0 {
+		<-s.Clock.After(s.ShutdownDelay)
+	}
+	s.stop()
+	finish, cancel := context.WithTimeout(context.Background(), s.RequestTimeout)
 	defer cancel()
-	if err := server.Shutdown(stop); err != nil {
+	if err := server.Shutdown(finish); err != nil {
+		s.Log.Warn("some requests did not finish in time", "error", err)
 		server.Close()
 	}
 	return ctx.Err()
-}
-
-type warnKey struct{}
-
-func warning(ctx context.Context, text string) {
-	if f, ok := ctx.Value(warnKey{}).(func(string)); ok {
-		f(text)
-	}
-}
-
-// ServeHTTP implements http.Handler.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	info := parseRequest(r)
-	observed := s.metrics.begin(info)
-	rec := &responseRecorder{ResponseWriter: w, code: http.StatusOK}
-	defer func() {
-		if p := recover(); p != nil {
-			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-				observed(rec.code)
-				panic(p)
-			}
-			s.Log.Error("a request made the server panic", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-			if !rec.wrote {
-				writeError(rec, r, apierrors.NewInternalError(fmt.Errorf("the server failed while it handled the request")))
-			}
-		}
-		observed(rec.code)
-	}()
-	s.serve(rec, r, info)
-}
-
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, info *requestInfo) {
-	warn := func(text string) { w.Header().Add("Warning", warningHeader(text)) }
-	ctx := context.WithValue(r.Context(), warnKey{}, warn)
-	ctx = verbs.WithWarnings(ctx, warn)
-	ctx = verbs.WithUserAgent(ctx, r.UserAgent())
-	if !info.longRunning() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-	}
-	user, err := s.Authenticator.Authenticate(r)
-	if err != nil {
-		s.Log.Debug("authentication failed", "path", info.Path, "error", err)
-		writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
-		return
-	}
-	if user == nil {
-		user = &identity.User{Name: identity.UserAnonymous, Groups: []string{identity.GroupUnauthenticated}}
-	}
-	ctx = identity.NewContext(ctx, user)
-	if ctx, err = s.impersonate(ctx, r); err == nil {
-		err = s.authorize(ctx, info)
-	}
-	if err != nil {
-		if user.Name == identity.UserAnonymous && len(r.Header.Get("Authorization")) > 0 {
-			err = apierrors.NewUnauthorized("Unauthorized")
-		}
-		writeError(w, r, err)
-		return
-	}
-	r = r.WithContext(ctx)
-	if !info.IsResource {
-		s.servePath(w, r, info)
-		return
-	}
-	if err := s.serveResource(w, r, info); err != nil {
-		writeError(w, r, err)
-	}
-}
-
-func (s *Server) authorize(ctx context.Context, info *requestInfo) error {
-	a := &authz.Attributes{Verb: info.Verb}
-	if info.IsResource {
-		a.Group, a.Version, a.Resource, a.Subresource = info.GroupVersion.Group, info.GroupVersion.Version, info.Resource, info.Subresource
-		a.Namespace, a.Name = info.Namespace, info.Name
-	} else {
-		a.Path = info.Path
-	}
-	return s.Verbs.Authorize(ctx, a)
 }
 
 func (s *Server) servePath(w http.ResponseWriter, r *http.Request, info *requestInfo) {
@@ -233,38 +209,3 @@ func warningHeader(text string) string {
 	}
 	return `299 - "` + string(quoted) + `"`
 }
-
-// responseRecorder remembers what was answered.
-type responseRecorder struct {
-	http.ResponseWriter
-	code  int
-	wrote bool
-}
-
-func (r *responseRecorder) WriteHeader(code int) {
-	if !r.wrote {
-		r.code, r.wrote = code, true
-	}
-	r.ResponseWriter.WriteHeader(code)
-}
-
-func (r *responseRecorder) Write(p []byte) (int, error) {
-	r.wrote = true
-	return r.ResponseWriter.Write(p)
-}
-
-// Hijack implements http.Hijacker, which the proxy of upgraded connections asks
-// for by type.
-func (r *responseRecorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	r.wrote = true
-	return http.NewResponseController(r.ResponseWriter).Hijack()
-}
-
-// Flush implements http.Flusher.
-func (r *responseRecorder) Flush() {
-	// A connection that cannot be flushed sends when it ends.
-	_ = http.NewResponseController(r.ResponseWriter).Flush()
-}
-
-// Unwrap lets http.ResponseController find the rest.
-func (r *responseRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

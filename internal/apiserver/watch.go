@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/gorilla/websocket"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -23,10 +22,9 @@ import (
 // resource has come.
 const bookmarkInterval = time.Minute
 
-// leastWatch is the shortest time that a watch lasts whose client does not say
-// how long; a random part spreads the reconnects (upstream's
-// --min-request-timeout).
-const leastWatch = 30 * time.Minute
+// watchChunk is how many bytes of events are encoded before they are sent: a
+// watch of very many objects holds no more of them.
+const watchChunk = 256 << 10
 
 // watch streams events until the client leaves or the time is up.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
@@ -39,7 +37,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 		return err
 	}
 	if timeout <= 0 {
-		timeout = leastWatch + rand.N(leastWatch)
+		timeout = s.MinWatchTimeout + rand.N(s.MinWatchTimeout)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
@@ -49,11 +47,6 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 	}
 	defer stream.Stop()
 
-	enc := &eventEncoder{server: s, request: r, media: m, version: req.Version}
-	if websocket.IsWebSocketUpgrade(r) {
-		s.watchSocket(ctx, w, r, stream, o.AllowBookmarks, enc)
-		return nil
-	}
 	h := w.Header()
 	ct := m.contentType()
 	if m.Media == mediaProtobuf {
@@ -66,6 +59,12 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 	if err := out.Flush(); err != nil {
 		return nil
 	}
+	if !stream.Initial() {
+		begun(r.Context())
+	}
+	guard := newWriteGuard(out, s.WatchWriteTimeout)
+	defer guard.end()
+	enc := &eventEncoder{server: s, request: r, media: m, version: req.Version}
 	var buf []byte
 	for {
 		events, err := s.nextEvents(ctx, stream, o.AllowBookmarks)
@@ -78,6 +77,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 			}
 			return nil
 		}
+		guard.begin()
 		buf = buf[:0]
 		for i := range events {
 			if buf, err = enc.append(buf, &events[i]); err != nil {
@@ -85,13 +85,20 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 				_, _ = w.Write(enc.appendStatus(buf, err))
 				return nil
 			}
-		}
-		if _, err := w.Write(buf); err != nil {
-			return nil
+			if len(buf) < watchChunk && i < len(events)-1 {
+				continue
+			}
+			if _, err := w.Write(buf); err != nil {
+				return nil
+			}
+			guard.begin()
+			buf = buf[:0]
 		}
 		if err := out.Flush(); err != nil {
 			return nil
 		}
+		guard.end()
+		begun(r.Context())
 		if cap(buf) > 1<<20 {
 			buf = nil
 		}

@@ -34,6 +34,7 @@ func newServer() *cobra.Command {
 		},
 	}
 	node.add(cmd)
+	addAPIFlags(cmd, &c.API)
 	f := cmd.Flags()
 	f.Var(&addrFlag{&c.BindAddress}, "bind-address", "address that the API server listens on (default: all)")
 	f.Var(&addrFlag{&c.AdvertiseAddress}, "advertise-address", "address at which pods and other machines reach the API server (default: the node's)")

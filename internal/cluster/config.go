@@ -33,6 +33,8 @@ type ServerConfig struct {
 	DatastoreEndpoints []string
 	// DisableNode runs the control plane alone.
 	DisableNode bool
+	// API configures the API server beyond its addresses.
+	API APIConfig
 	// Node configures the node that runs in the same process.
 	Node NodeConfig
 	// KubeconfigPath is where the administrator's kubeconfig is written

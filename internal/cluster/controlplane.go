@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -22,12 +23,12 @@ import (
 
 	"skiff/internal/apis"
 	"skiff/internal/apis/builtin"
-	apismetrics "skiff/internal/apis/metrics"
 	"skiff/internal/apiserver"
 	"skiff/internal/apiserver/admission"
 	"skiff/internal/apiserver/admission/plugins"
 	"skiff/internal/apiserver/allocate"
 	"skiff/internal/apiserver/authn"
+	"skiff/internal/apiserver/authn/anonymous"
 	"skiff/internal/apiserver/authn/bearer"
 	"skiff/internal/apiserver/authn/bootstraptoken"
 	"skiff/internal/apiserver/authn/requestheader"
@@ -43,7 +44,6 @@ import (
 	"skiff/internal/cluster/bootstrap"
 	"skiff/internal/cluster/pki"
 	"skiff/internal/identity"
-	"skiff/internal/metrics"
 	"skiff/internal/serviceaccount"
 	"skiff/internal/store"
 	"skiff/internal/store/cache"
@@ -66,6 +66,7 @@ type ControlPlane struct {
 	engine    store.Engine
 	listener  net.Listener
 	server    *apiserver.Server
+	closers   []io.Closer
 	issuer    *serviceaccount.Issuer
 	kubelets  *kubelets
 	log       *slog.Logger
@@ -82,7 +83,10 @@ func OpenControlPlane(ctx context.Context, c ServerConfig) (_ *ControlPlane, err
 	if err != nil {
 		return nil, fmt.Errorf("the API server cannot listen on port %d: %w (is another server running? choose another port)", c.Port, err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	// What serves requests outlives ctx: those in flight finish first.
+	opening := ctx
+	ctx, cancel := context.WithCancel(context.WithoutCancel(opening))
+	defer context.AfterFunc(opening, cancel)()
 	p := &ControlPlane{Config: c, cancel: cancel, listener: listener, log: c.Log, Scheme: builtin.NewScheme()}
 	p.Address = netip.AddrPortFrom(c.AdvertiseAddress, uint16(listener.Addr().(*net.TCPAddr).Port))
 	defer func() {
@@ -123,7 +127,6 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		return err
 	}
 	p.issuer = issuer
-	p.kubelets = &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()}
 	audiences := []string{issuerURL(c.Node.ClusterDomain)}
 	roles := rbac.New()
 	nodeRules, err := bootstrap.NodeRules()
@@ -151,9 +154,6 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	p.Clients = inprocess.Bind(ctx, p.Verbs, c.Log)
 	informers := p.Clients.Cache().Cache
 	loopback := p.Clients.Set(ctx, identity.Loopback())
-	if err := p.serveUsage(ctx, metrics.Config{Cache: informers, Kubelets: p.Kubelets(), Clock: clk, Log: c.Log.With("part", "metrics")}); err != nil {
-		return err
-	}
 
 	addresses := allocate.New([]netip.Prefix{c.ServiceCIDR}, clk)
 	if err := errors.Join(roles.Follow(ctx, informers), nodes.Follow(ctx, informers), addresses.Follow(ctx, informers)); err != nil {
@@ -181,20 +181,28 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.kubelets = &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()}
+	fair, plain := c.API.flow(clk)
+	if fair != nil {
+		if err := fair.Follow(ctx, informers, loopback.Client, c.Log); err != nil {
+			return err
+		}
+	}
+	auditor, closers, err := c.API.auditor(clk, func(err error) { c.Log.Error("auditing failed", "error", err) })
+	if err != nil {
+		return err
+	}
+	p.closers = append(p.closers, closers...)
 	p.server = apiserver.New(apiserver.Config{
-		Verbs: p.Verbs,
-		Authenticator: authn.Union{
+		Verbs: p.Verbs, FlowControl: fair, InFlight: plain, Audit: auditor, Limits: c.API.Limits,
+		Authenticator: p.anonymous(authn.Union{
 			&requestheader.Authenticator{Roots: p.PKI.FrontProxyCA.Pool(), AllowedNames: []string{"front-proxy-client"}, Clock: clk},
 			&authnx509.Authenticator{Roots: p.PKI.CA.Pool(), Clock: clk},
 			tokens,
-		},
+		}),
 		OpenAPI: openapi.New(p.Verbs),
 		Nodes:   p.kubelets,
 		Clock:   clk, Log: c.Log,
-		Flags: map[string]string{
-			"advertise-address": c.AdvertiseAddress.String(), "bind-address": c.BindAddress.String(), "secure-port": fmt.Sprint(p.Address.Port()),
-			"service-cluster-ip-range": c.ServiceCIDR.String(), "service-account-issuer": issuerURL(c.Node.ClusterDomain),
-		},
 		Handlers: map[string]http.Handler{"/.well-known/openid-configuration": openid, "/openid/v1/jwks": keys},
 	})
 	return bootstrap.Ensure(ctx, loopback.Client, bootstrap.Options{
@@ -202,20 +210,16 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	})
 }
 
-// Kubelets reaches the kubelets with the API server's certificate.
-func (p *ControlPlane) Kubelets() apiserver.NodeDialer { return p.kubelets }
-
-// serveUsage serves the metrics API.
-func (p *ControlPlane) serveUsage(ctx context.Context, c metrics.Config) error {
-	collector := metrics.New(c)
-	for _, d := range apismetrics.Resources(collector) {
-		if _, err := p.Verbs.Add(ctx, d); err != nil {
-			return err
-		}
+// anonymous lets requests without credentials in, unless that is forbidden.
+func (p *ControlPlane) anonymous(others authn.Authenticator) authn.Authenticator {
+	if p.Config.API.DisableAnonymous {
+		return others
 	}
-	p.following.Go(func() { collector.Run(ctx) })
-	return nil
+	return &anonymous.Authenticator{Next: others}
 }
+
+// Drain makes /readyz say that the server is about to stop.
+func (p *ControlPlane) Drain() { p.server.Drain() }
 
 // URL is the API server's address for clients.
 func (p *ControlPlane) URL() string { return "https://" + p.Address.String() }
@@ -259,6 +263,9 @@ func (p *ControlPlane) close() {
 	p.cancel()
 	p.listener.Close()
 	p.following.Wait()
+	if err := closeAll(p.closers); err != nil {
+		p.log.Error("closing the audit log", "error", err)
+	}
 	if p.engine != nil {
 		if err := p.engine.Close(); err != nil {
 			p.log.Error("closing the store", "error", err)

@@ -13,13 +13,10 @@ import (
 	"skiff/internal/scheduler/plugins/nodeports"
 	"skiff/internal/scheduler/plugins/noderesources"
 	"skiff/internal/scheduler/plugins/nodeunschedulable"
-	"skiff/internal/scheduler/plugins/nodevolumelimits"
 	"skiff/internal/scheduler/plugins/podtopologyspread"
 	"skiff/internal/scheduler/plugins/queuesort"
 	"skiff/internal/scheduler/plugins/schedulinggates"
 	"skiff/internal/scheduler/plugins/tainttoleration"
-	"skiff/internal/scheduler/plugins/volumerestrictions"
-	"skiff/internal/scheduler/plugins/volumezone"
 )
 
 // defaultProfile is upstream's default profile: the plugins, their order and
@@ -32,9 +29,7 @@ func (s *Scheduler) defaultProfile() *framework.Profile {
 		PreEnqueue: []framework.PreEnqueuePlugin{schedulinggates.Plugin{}},
 		Filter: []framework.FilterPlugin{
 			nodeunschedulable.Plugin{}, nodename.Plugin{}, tainttoleration.Plugin{}, nodeaffinity.Plugin{},
-			nodeports.Plugin{}, noderesources.Fit{},
-			volumerestrictions.Plugin{Cache: s.client.Cache}, nodevolumelimits.Plugin{Cache: s.client.Cache},
-			s.volumes, volumezone.Plugin{Cache: s.client.Cache}, spread, affinity,
+			nodeports.Plugin{}, noderesources.Fit{}, spread, affinity,
 		},
 		PostFilter: []framework.PostFilterPlugin{&defaultpreemption.Plugin{
 			Budgets: s.budgets, Evict: s.evict, Displace: s.displace, Start: anywhere,
@@ -50,8 +45,6 @@ func (s *Scheduler) defaultProfile() *framework.Profile {
 			{ScorePlugin: noderesources.BalancedAllocation{}, Weight: 1},
 			{ScorePlugin: imagelocality.Plugin{}, Weight: 1},
 		},
-		Reserve: []framework.ReservePlugin{s.volumes},
-		PreBind: []framework.PreBindPlugin{s.volumes},
-		Bind:    []framework.BindPlugin{defaultbinder.Plugin{Client: s.client.Client}},
+		Bind: []framework.BindPlugin{defaultbinder.Plugin{Client: s.client.Client}},
 	}
 }

@@ -26,7 +26,6 @@ import (
 	"skiff/internal/scheduler/cache"
 	"skiff/internal/scheduler/class"
 	"skiff/internal/scheduler/framework"
-	"skiff/internal/scheduler/plugins/volumebinding"
 	"skiff/internal/scheduler/queue"
 )
 
@@ -67,7 +66,6 @@ type Scheduler struct {
 	profile  *framework.Profile
 	hints    map[string]framework.HintPlugin
 	recorder record.EventRecorder
-	volumes  *volumebinding.Plugin
 	// woken has a token if there may be something to do.
 	woken chan struct{}
 	// slots limits the writers.
@@ -106,7 +104,6 @@ func New(c Config) (*Scheduler, error) {
 	s.mu.classes = lru.New(keptClasses)
 	s.mu.nominated = make(map[types.UID]string)
 	s.mu.namespaces = make(map[string]labels.Set)
-	s.volumes = volumebinding.New(s.client, s.clock)
 	s.profile = s.defaultProfile()
 	s.hints = s.profile.Hints()
 	s.mu.queue = queue.New(queue.Options{

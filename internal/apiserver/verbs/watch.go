@@ -153,5 +153,8 @@ func (w *Watch) Bookmark() (ev WatchEvent, ok bool) {
 	return WatchEvent{Type: watch.Bookmark, Revision: rev}, ok
 }
 
+// Initial reports whether the state at the start is still to be returned.
+func (w *Watch) Initial() bool { return len(w.initial) > 0 }
+
 // Stop ends the watch.
 func (w *Watch) Stop() { w.watcher.Stop() }

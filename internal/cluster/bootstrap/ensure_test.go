@@ -2,9 +2,11 @@ package bootstrap_test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/auth/rbac/validation"
@@ -48,6 +50,20 @@ func TestEnsure(t *testing.T) {
 		if t.Context().Err() != nil {
 			t.Fatal("there is no Service kubernetes")
 		}
+	}
+
+	// So may the conditions of FlowSchemas.
+	for waiting := true; waiting; {
+		if t.Context().Err() != nil {
+			t.Fatal("FlowSchemas have no conditions")
+		}
+		var schemas flowcontrolv1.FlowSchemaList
+		if err := tc.Client.List(t.Context(), &schemas); err != nil {
+			t.Fatal(err)
+		}
+		waiting = slices.ContainsFunc(schemas.Items, func(s flowcontrolv1.FlowSchema) bool {
+			return len(s.Status.Conditions) == 0 || s.Status.Conditions[0].Status != "False"
+		})
 	}
 
 	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "system:discovery"}}

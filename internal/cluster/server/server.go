@@ -59,6 +59,7 @@ func Run(ctx context.Context, c cluster.ServerConfig) error {
 		p.Config.Ready()
 	}
 	<-ctx.Done()
+	p.Drain()
 	wg.Wait()
 	stopServing()
 	<-served

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"testing"
 
 	"k8s.io/client-go/rest"
@@ -26,8 +27,13 @@ type Cluster struct {
 	// Client is an in-process client with the same rights.
 	Client client.WithWatch
 
-	ctx context.Context
+	ctx  context.Context
+	stop func() error
 }
+
+// Stop ends the control plane before the test does, and returns when it has
+// ended. It may be called more than once.
+func (c *Cluster) Stop() error { return c.stop() }
 
 // Start runs a control plane until the test ends.
 func Start(t testing.TB) *Cluster {
@@ -56,9 +62,15 @@ func StartWith(t testing.TB, c cluster.ServerConfig) *Cluster {
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- p.Run(ctx) }()
-	t.Cleanup(func() {
+	stop := sync.OnceValue(func() error {
 		cancel()
-		if err := <-stopped; err != nil && !errors.Is(err, context.Canceled) {
+		if err := <-stopped; !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	})
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
 			t.Errorf("the API server stopped: %v", err)
 		}
 	})
@@ -67,7 +79,7 @@ func StartWith(t testing.TB, c cluster.ServerConfig) *Cluster {
 		t.Fatal(err)
 	}
 	return &Cluster{
-		ControlPlane: p, ctx: ctx,
+		ControlPlane: p, ctx: ctx, stop: stop,
 		Client: p.Clients.Set(ctx, identity.Loopback()).Client,
 		Config: &rest.Config{
 			Host: p.URL(), QPS: -1,

@@ -185,6 +185,13 @@ func (c *Collection) Get(key string) *Entry {
 	return e
 }
 
+// Len returns the number of objects.
+func (c *Collection) Len() int {
+	c.cache.mu.RLock()
+	defer c.cache.mu.RUnlock()
+	return c.tree.Len()
+}
+
 // Snapshot is the collection at one revision.
 type Snapshot struct {
 	Revision int64

@@ -1,0 +1,121 @@
+package cli
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"skiff/internal/cluster"
+)
+
+// addAPIFlags adds kube-apiserver's flags, under their upstream names.
+func addAPIFlags(cmd *cobra.Command, c *cluster.APIConfig) {
+	f := cmd.Flags()
+	f.DurationVar(&c.RequestTimeout, "request-timeout", time.Minute, "time that a request may take")
+	f.Var(&secondsFlag{&c.MinWatchTimeout}, "min-request-timeout", "seconds that a watch lasts at least (default 1800)")
+	f.DurationVar(&c.ShutdownDelay, "shutdown-delay-duration", 0, "time that the API is still served after /readyz says that it ends")
+	f.BoolVar(&c.ShutdownRetryAfter, "shutdown-send-retry-after", false, "refuse new requests, with Retry-After, while those in flight finish at the end")
+	f.Float64Var(&c.GoawayChance, "goaway-chance", 0, "part of the HTTP/2 requests whose client is asked to connect anew, at most 0.02")
+	f.IntVar(&c.StreamsPerConnection, "http2-max-streams-per-connection", 0, "requests of one HTTP/2 connection at a time (default 1000)")
+	f.Var(&patternsFlag{&c.CORSOrigins}, "cors-allowed-origins", "pattern of the origins whose web pages may use the API (can be repeated)")
+	f.StringSliceVar(&c.StrictTransport, "strict-transport-security-directives", nil, "directives of the Strict-Transport-Security header")
+
+	f.Var(&invertedFlag{&c.DisablePriorityAndFairness}, "enable-priority-and-fairness", "divide the server among its users by FlowSchemas and priority levels")
+	f.Lookup("enable-priority-and-fairness").NoOptDefVal = "true"
+	f.IntVar(&c.MaxRequestsInFlight, "max-requests-inflight", 400, "requests at a time that read; -1 is no limit")
+	f.IntVar(&c.MaxMutatingRequestsInFlight, "max-mutating-requests-inflight", 200, "requests at a time that change something; -1 is no limit")
+	f.Var(&invertedFlag{&c.DisableAnonymous}, "anonymous-auth", "let requests without credentials in, as system:anonymous")
+	f.Lookup("anonymous-auth").NoOptDefVal = "true"
+
+	f.StringVar(&c.AuditPolicyFile, "audit-policy-file", "", "file that says which requests are recorded (default: none are)")
+	f.StringVar(&c.AuditLog.Path, "audit-log-path", "", "file that requests are recorded in; - is the standard output")
+	f.StringVar(&c.AuditLog.Format, "audit-log-format", "json", "json or legacy")
+	f.IntVar(&c.AuditLog.MaxAge, "audit-log-maxage", 366, "days that old files of the audit log are kept")
+	f.IntVar(&c.AuditLog.MaxBackups, "audit-log-maxbackup", 100, "old files of the audit log that are kept")
+	f.IntVar(&c.AuditLog.MaxSize, "audit-log-maxsize", 100, "megabytes at which a new file of the audit log is begun")
+	f.BoolVar(&c.AuditLog.Compress, "audit-log-compress", false, "compress old files of the audit log")
+	f.StringVar(&c.AuditWebhook.Kubeconfig, "audit-webhook-config-file", "", "kubeconfig that says where records of requests are sent")
+	f.Var(&modeFlag{&c.AuditWebhook.Blocking}, "audit-webhook-mode", "batch or blocking")
+	f.IntVar(&c.AuditWebhook.Buffer, "audit-webhook-batch-buffer-size", 10000, "records that may wait to be sent")
+	f.IntVar(&c.AuditWebhook.MaxSize, "audit-webhook-batch-max-size", 400, "records that are sent at once")
+	f.DurationVar(&c.AuditWebhook.MaxWait, "audit-webhook-batch-max-wait", 30*time.Second, "time after which fewer are sent")
+	f.Float32Var(&c.AuditWebhook.QPS, "audit-webhook-batch-throttle-qps", 10, "batches that are sent in a second")
+	f.IntVar(&c.AuditWebhook.Burst, "audit-webhook-batch-throttle-burst", 15, "batches that are sent at once if none were for a while")
+	f.DurationVar(&c.AuditWebhook.InitialBackoff, "audit-webhook-initial-backoff", 10*time.Second, "time before the first failed call is tried again")
+}
+
+// invertedFlag is a switch that is on unless it is turned off.
+type invertedFlag struct{ off *bool }
+
+func (f *invertedFlag) Type() string { return "bool" }
+
+func (f *invertedFlag) String() string { return strconv.FormatBool(f.off == nil || !*f.off) }
+
+func (f *invertedFlag) Set(text string) error {
+	on, err := strconv.ParseBool(text)
+	if err != nil {
+		return fmt.Errorf("%q is neither true nor false", text)
+	}
+	*f.off = !on
+	return nil
+}
+
+// secondsFlag is a time in seconds.
+type secondsFlag struct{ d *time.Duration }
+
+func (f *secondsFlag) Type() string { return "seconds" }
+
+func (f *secondsFlag) String() string {
+	if f.d == nil || *f.d == 0 {
+		return ""
+	}
+	return strconv.Itoa(int(f.d.Seconds()))
+}
+
+func (f *secondsFlag) Set(text string) error {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		return fmt.Errorf("%q is not a number of seconds", text)
+	}
+	*f.d = time.Duration(n) * time.Second
+	return nil
+}
+
+// patternsFlag is a list of regular expressions.
+type patternsFlag struct{ list *[]*regexp.Regexp }
+
+func (f *patternsFlag) Type() string { return "pattern" }
+
+func (f *patternsFlag) String() string { return "" }
+
+func (f *patternsFlag) Set(text string) error {
+	p, err := regexp.Compile(text)
+	if err != nil {
+		return fmt.Errorf("%q is not a regular expression: %w", text, err)
+	}
+	*f.list = append(*f.list, p)
+	return nil
+}
+
+// modeFlag chooses between batch and blocking.
+type modeFlag struct{ blocking *bool }
+
+func (f *modeFlag) Type() string { return "mode" }
+
+func (f *modeFlag) String() string {
+	if f.blocking != nil && *f.blocking {
+		return "blocking"
+	}
+	return "batch"
+}
+
+func (f *modeFlag) Set(text string) error {
+	if text != "batch" && text != "blocking" {
+		return fmt.Errorf("%q is neither batch nor blocking", text)
+	}
+	*f.blocking = text == "blocking"
+	return nil
+}

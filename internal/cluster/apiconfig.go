@@ -1,0 +1,84 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"k8s.io/utils/clock"
+
+	"skiff/internal/apiserver"
+	"skiff/internal/apiserver/audit"
+	"skiff/internal/apiserver/flowcontrol"
+)
+
+// APIConfig configures the API server. The fields are named like
+// kube-apiserver's flags; zero values mean upstream's defaults.
+type APIConfig struct {
+	apiserver.Limits
+
+	DisablePriorityAndFairness bool
+	// MaxRequestsInFlight (default 400) and MaxMutatingRequestsInFlight (default
+	// 200) are how many requests there may be at a time; priority and fairness
+	// divides the sum. -1 is no limit.
+	MaxRequestsInFlight, MaxMutatingRequestsInFlight int
+
+	DisableAnonymous bool
+
+	// AuditPolicyFile says what is recorded; without one nothing is. The
+	// records go to AuditLog, AuditWebhook or both.
+	AuditPolicyFile string
+	AuditLog        audit.LogOptions
+	AuditWebhook    audit.WebhookOptions
+}
+
+// flow returns what bounds the requests, by priority or plainly.
+func (c *APIConfig) flow(clk clock.WithDelayedExecution) (*flowcontrol.Controller, *flowcontrol.InFlight) {
+	orDefault(&c.MaxRequestsInFlight, 400)
+	orDefault(&c.MaxMutatingRequestsInFlight, 200)
+	readOnly, mutating := max(0, c.MaxRequestsInFlight), max(0, c.MaxMutatingRequestsInFlight)
+	if c.DisablePriorityAndFairness || readOnly+mutating == 0 {
+		return nil, &flowcontrol.InFlight{ReadOnly: readOnly, Mutating: mutating}
+	}
+	return flowcontrol.New(readOnly+mutating, clk), nil
+}
+
+// auditor returns what records requests, nil if nothing does, and what must be
+// closed after the last request.
+func (c *APIConfig) auditor(clk clock.PassiveClock, failed func(error)) (*audit.Auditor, []io.Closer, error) {
+	if c.AuditPolicyFile == "" {
+		return nil, nil, nil
+	}
+	policy, err := audit.LoadPolicy(c.AuditPolicyFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	var sinks audit.Sinks
+	var closers []io.Closer
+	if c.AuditLog.Path != "" {
+		log, err := audit.NewLog(c.AuditLog)
+		if err != nil {
+			return nil, nil, err
+		}
+		sinks, closers = append(sinks, log), append(closers, log)
+	}
+	if c.AuditWebhook.Kubeconfig != "" {
+		hook, err := audit.NewWebhook(c.AuditWebhook, failed)
+		if err != nil {
+			return nil, nil, errors.Join(err, closeAll(closers))
+		}
+		sinks, closers = append(sinks, hook), append(closers, hook)
+	}
+	if len(sinks) == 0 {
+		return nil, nil, fmt.Errorf("the audit policy %s is of no use: set --audit-log-path or --audit-webhook-config-file too", c.AuditPolicyFile)
+	}
+	return &audit.Auditor{Policy: policy, Sink: sinks, Clock: clk, Failed: failed}, closers, nil
+}
+
+func closeAll(closers []io.Closer) error {
+	var errs []error
+	for _, c := range closers {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
