@@ -32,7 +32,7 @@ var lines = []line{
 	{folder: "internal/apis", may: []string{"internal/apiserver/authz", "internal/apiserver/cel"}},
 	{folder: "internal/serviceaccount"},
 	{folder: "internal/store"},
-	{folder: "internal/apiserver", may: []string{"internal/store/", "internal/serviceaccount"}, tests: []string{"internal/cluster/pki"}},
+	{folder: "internal/apiserver", may: []string{"internal/store/", "internal/serviceaccount"}, tests: []string{"internal/cluster", "internal/cluster/pki"}},
 	{folder: "internal/client", may: []string{"internal/apiserver/verbs", "internal/store/"}},
 
 	part("internal/controllers"),

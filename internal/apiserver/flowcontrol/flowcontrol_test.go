@@ -190,7 +190,7 @@ func TestFairness(t *testing.T) {
 						if err != nil {
 							return
 						}
-						time.Sleep(10 * time.Millisecond)
+						<-time.After(10 * time.Millisecond)
 						seat.Release()
 						mu.Lock()
 						served[name]++
@@ -201,7 +201,7 @@ func TestFairness(t *testing.T) {
 		}
 		run("elephant", 100)
 		run("mouse", 4)
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		cancel()
 		wg.Wait()
 		// The elephant's hand is eight queues to the mouse's four busy ones.
@@ -258,7 +258,7 @@ func TestBorrowing(t *testing.T) {
 				mu.Unlock()
 			})
 		}
-		time.Sleep(2*adjustPeriod + time.Second)
+		<-time.After(2*adjustPeriod + time.Second)
 		lent := level("global-default").mu.limit
 		if lent <= begin || level("workload-low").mu.limit < level("workload-low").mu.bounds.lower {
 			t.Errorf("the crowded level went from %d to %d seats, workload-low has %d", begin, lent, level("workload-low").mu.limit)
@@ -281,11 +281,11 @@ func TestBorrowing(t *testing.T) {
 					ready[i].Release()
 				}
 				left -= len(ready)
-				time.Sleep(time.Millisecond)
+				<-time.After(time.Millisecond)
 			}
 		})
 		wg.Wait()
-		time.Sleep(2 * adjustPeriod)
+		<-time.After(2 * adjustPeriod)
 		if c.adjusting.Load() {
 			t.Error("limits are still being adjusted")
 		}
