@@ -148,11 +148,27 @@ func (w *walk) run() {
 		w.Errorf("created twice: %s", st.Reason)
 	}
 	w.formats()
-	w.watches(created.GetResourceVersion())
+	w.watches(w.settled(created).GetResourceVersion())
 	w.updates()
 	w.patches()
 	w.subs()
 	w.deletes(body)
+}
+
+// settled returns the object once the server itself has written to it what it
+// will: the conditions of a FlowSchema.
+func (w *walk) settled(obj *unstructured.Unstructured) *unstructured.Unstructured {
+	if w.gvk.Kind != "FlowSchema" {
+		return obj
+	}
+	for w.Context().Err() == nil {
+		obj = w.ok(200, call{Method: "GET", Path: w.object}).object(w)
+		if get(w, obj, "status", "conditions") != nil {
+			return obj
+		}
+	}
+	w.Fatalf("there are no conditions: %v", obj)
+	return nil
 }
 
 func (w *walk) annotation(key string) string {
