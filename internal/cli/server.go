@@ -44,6 +44,7 @@ func newServer() *cobra.Command {
 	f.Var(&prefixFlag{&c.ServiceCIDR}, "service-cidr", "range of the Services' addresses (default 10.96.0.0/16)")
 	f.StringSliceVar(&c.DatastoreEndpoints, "datastore-endpoint", nil, "address of an outside etcd instead of the embedded store (can be repeated)")
 	f.BoolVar(&c.DisableNode, "disable-node", false, "run the control plane alone")
+	f.StringVar(&c.SchedulerConfig, "scheduler-config", "", "file with a KubeSchedulerConfiguration (default: one profile with upstream's default plugins)")
 	f.StringVar(&c.KubeconfigPath, "write-kubeconfig", "", "where the administrator's kubeconfig is written (default <data-dir>/admin.kubeconfig)")
 	return cmd
 }

@@ -31,6 +31,9 @@ type ServerConfig struct {
 	ServiceCIDR netip.Prefix
 	// DatastoreEndpoints select an outside etcd instead of the embedded engine.
 	DatastoreEndpoints []string
+	// SchedulerConfig is the file with upstream's KubeSchedulerConfiguration;
+	// empty means the default.
+	SchedulerConfig string
 	// DisableNode runs the control plane alone.
 	DisableNode bool
 	// API configures the API server beyond its addresses.

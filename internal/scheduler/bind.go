@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 
+	"skiff/internal/scheduler/extender"
 	"skiff/internal/scheduler/framework"
 )
 
@@ -23,24 +24,33 @@ func (s *Scheduler) bind(ctx context.Context, d decision) {
 		s.report(ctx, d)
 		return
 	}
-	s.recorder.Eventf(d.pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %v/%v to %v", d.pod.Namespace, d.pod.Name, d.node)
-	for _, p := range s.profile.PostBind {
+	s.profileOf(d.pod.Pod).recorder.Eventf(d.pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %v/%v to %v", d.pod.Namespace, d.pod.Name, d.node)
+	for _, p := range s.profileOf(d.pod.Pod).PostBind {
 		p.PostBind(ctx, d.pod.Pod, d.node)
 	}
 }
 
 func (s *Scheduler) tryBind(ctx context.Context, pod *corev1.Pod, node string) *framework.Status {
-	for _, p := range s.profile.Permit {
+	profile := s.profileOf(pod)
+	for _, p := range profile.Permit {
 		if why := p.Permit(ctx, pod, node); why != nil {
 			return why
 		}
 	}
-	for _, p := range s.profile.PreBind {
+	for _, p := range profile.PreBind {
 		if why := p.PreBind(ctx, pod, node); why != nil {
 			return why
 		}
 	}
-	for _, p := range s.profile.Bind {
+	for _, e := range s.interested(pod) {
+		if e.Binds() {
+			if err := e.Bind(ctx, pod, node); err != nil {
+				return framework.NewStatus(framework.Failed, extender.Plugin, err.Error())
+			}
+			return nil
+		}
+	}
+	for _, p := range profile.Bind {
 		if why := p.Bind(ctx, pod, node); why == nil || why.Code != framework.Skip {
 			return why
 		}
@@ -53,7 +63,7 @@ func (s *Scheduler) tryBind(ctx context.Context, pod *corev1.Pod, node string) *
 func (s *Scheduler) unassume(d decision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, p := range s.profile.Reserve {
+	for _, p := range s.profileOf(d.pod.Pod).Reserve {
 		p.Unreserve(d.pod.PodInfo, d.node)
 	}
 	if p := s.mu.cache.Forget(d.pod.UID); p != nil {
@@ -66,7 +76,7 @@ func (s *Scheduler) unassume(d decision) {
 // report says why a pod was not scheduled, in its status and in an event, and
 // makes room for it if it can be made.
 func (s *Scheduler) report(ctx context.Context, d decision) {
-	s.recorder.Event(d.pod.Pod, corev1.EventTypeWarning, "FailedScheduling", d.message)
+	s.profileOf(d.pod.Pod).recorder.Event(d.pod.Pod, corev1.EventTypeWarning, "FailedScheduling", d.message)
 	reason := corev1.PodReasonUnschedulable
 	if d.failed {
 		reason = corev1.PodReasonSchedulerError

@@ -22,12 +22,15 @@ type decision struct {
 
 // next decides about the first pod of the queue and assumes the decision. It
 // returns false if no pod is waiting to be tried.
-func (s *Scheduler) next() (decision, bool) {
+func (s *Scheduler) next(ctx context.Context) (decision, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	pod := s.mu.queue.Take()
 	if pod == nil {
 		return decision{}, false
+	}
+	if asked := s.interested(pod.Pod); len(asked) > 0 {
+		return s.consultLocked(ctx, pod, asked), true
 	}
 	return s.decideLocked(pod), true
 }
@@ -41,10 +44,15 @@ func (s *Scheduler) decideLocked(pod *framework.QueuedPod) decision {
 	if n == nil {
 		return s.rejectLocked(k, pod)
 	}
-	node := n.Node.Name
-	for i, p := range s.profile.Reserve {
+	return s.assumeLocked(pod, n.Node.Name)
+}
+
+// assumeLocked puts the pod on the node, as far as the scheduler is concerned.
+func (s *Scheduler) assumeLocked(pod *framework.QueuedPod, node string) decision {
+	plugins := s.profileOf(pod.Pod).Reserve
+	for i, p := range plugins {
 		if why := p.Reserve(pod.PodInfo, node); why != nil {
-			for _, done := range slices.Backward(s.profile.Reserve[:i+1]) {
+			for _, done := range slices.Backward(plugins[:i+1]) {
 				done.Unreserve(pod.PodInfo, node)
 			}
 			s.mu.queue.Retry(pod.UID)
@@ -97,7 +105,7 @@ func (s *Scheduler) rejectLocked(k *class.Class, pod *framework.QueuedPod) decis
 		s.mu.queue.Reject(pod.UID, []string{noNodes}, false)
 		return d
 	}
-	for _, p := range s.profile.PostFilter {
+	for _, p := range s.profileOf(pod.Pod).PostFilter {
 		nomination, why := p.PostFilter(pod.PodInfo, trial{k, s.mu.nominated[pod.UID]})
 		if why != nil {
 			d.message += " " + why.Message()

@@ -155,7 +155,7 @@ func (s *Scheduler) podEventLocked(old, now *corev1.Pod) {
 		s.podPlacedLocked(now)
 		return
 	}
-	if now.Spec.SchedulerName != s.name {
+	if s.profileOf(now) == nil {
 		return
 	}
 	if now.DeletionTimestamp != nil {

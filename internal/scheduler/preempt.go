@@ -42,7 +42,7 @@ func (s *Scheduler) evict(ctx context.Context, preemptor, victim *corev1.Pod, no
 			return err
 		}
 	}
-	s.recorder.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", preemptor.UID, node)
+	s.profileOf(preemptor).recorder.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", preemptor.UID, node)
 	return nil
 }
 

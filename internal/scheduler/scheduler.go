@@ -1,5 +1,5 @@
 // Package scheduler gives pods without a node a node. It behaves as upstream's
-// kube-scheduler with its default profile; see the package class for how it
+// kube-scheduler and takes its configuration; see the package class for how it
 // decides.
 //
 // All state is behind one lock: events change the picture of the cluster, and
@@ -18,13 +18,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/record"
+	configv1 "k8s.io/kube-scheduler/config/v1"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/lru"
 
 	"skiff/internal/client"
 	"skiff/internal/scheduler/cache"
 	"skiff/internal/scheduler/class"
+	"skiff/internal/scheduler/config"
+	"skiff/internal/scheduler/extender"
 	"skiff/internal/scheduler/framework"
 	"skiff/internal/scheduler/queue"
 )
@@ -38,17 +40,15 @@ const (
 	writers = 128
 	// keptClasses is how many classes of equal pods are remembered.
 	keptClasses = 64
-
-	initialBackoff = time.Second
-	maxBackoff     = 10 * time.Second
 )
 
 // Config is what a Scheduler is given.
 type Config struct {
 	// Client acts as system:kube-scheduler.
 	Client client.Set
-	// Name is the schedulerName of the pods to schedule; empty means DefaultName.
-	Name string
+	// Configuration has the profiles, as config.Load returns it; nil means the
+	// default.
+	Configuration *configv1.KubeSchedulerConfiguration
 	// Clock measures the backoff of pods that failed.
 	Clock clock.WithTicker
 	Log   *slog.Logger
@@ -58,14 +58,14 @@ type Config struct {
 
 // Scheduler schedules pods.
 type Scheduler struct {
-	client   client.Set
-	name     string
-	clock    clock.WithTicker
-	log      *slog.Logger
-	seed     uint64
-	profile  *framework.Profile
-	hints    map[string]framework.HintPlugin
-	recorder record.EventRecorder
+	client client.Set
+	config *configv1.KubeSchedulerConfiguration
+	clock  clock.WithTicker
+	log    *slog.Logger
+	seed   uint64
+	// profiles are by the names of schedulers that pods ask for.
+	profiles  map[string]*profile
+	extenders []*extender.Extender
 	// woken has a token if there may be something to do.
 	woken chan struct{}
 	// slots limits the writers.
@@ -91,24 +91,35 @@ func New(c Config) (*Scheduler, error) {
 	if c.Clock == nil || c.Log == nil {
 		return nil, errors.New("scheduler: Clock and Log are required")
 	}
-	if c.Name == "" {
-		c.Name = DefaultName
+	if c.Configuration == nil {
+		c.Configuration = config.Default()
 	}
 	s := &Scheduler{
-		client: c.Client, name: c.Name, clock: c.Clock, log: c.Log, seed: c.Seed,
-		recorder: c.Client.Recorder(c.Name),
-		woken:    make(chan struct{}, 1),
-		slots:    make(chan struct{}, writers),
+		client: c.Client, config: c.Configuration, clock: c.Clock, log: c.Log, seed: c.Seed,
+		woken: make(chan struct{}, 1),
+		slots: make(chan struct{}, writers),
 	}
 	s.mu.cache = cache.New()
 	s.mu.classes = lru.New(keptClasses)
 	s.mu.nominated = make(map[types.UID]string)
 	s.mu.namespaces = make(map[string]labels.Set)
-	s.profile = s.defaultProfile()
-	s.hints = s.profile.Hints()
+	var err error
+	if s.profiles, err = s.newProfiles(); err != nil {
+		return nil, err
+	}
+	for _, e := range c.Configuration.Extenders {
+		made, err := extender.New(e)
+		if err != nil {
+			return nil, err
+		}
+		s.extenders = append(s.extenders, made)
+	}
 	s.mu.queue = queue.New(queue.Options{
-		Less: s.profile.QueueSort.Less, Gate: s.gate, Cures: s.cures, Now: s.clock.Now,
-		InitialBackoff: initialBackoff, MaxBackoff: maxBackoff,
+		// All profiles have the same order.
+		Less: s.profiles[*c.Configuration.Profiles[0].SchedulerName].QueueSort.Less,
+		Gate: s.gate, Cures: s.cures, Now: s.clock.Now,
+		InitialBackoff: time.Duration(*c.Configuration.PodInitialBackoffSeconds) * time.Second,
+		MaxBackoff:     time.Duration(*c.Configuration.PodMaxBackoffSeconds) * time.Second,
 	})
 	return s, nil
 }
@@ -123,7 +134,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	}
 	defer s.writing.Wait()
 	for ctx.Err() == nil {
-		if next, waiting := s.next(); waiting {
+		if next, waiting := s.next(ctx); waiting {
 			s.carryOut(ctx, next)
 			continue
 		}
@@ -162,7 +173,7 @@ func (s *Scheduler) wake() {
 }
 
 func (s *Scheduler) gate(pod *corev1.Pod) *framework.Status {
-	for _, p := range s.profile.PreEnqueue {
+	for _, p := range s.profileOf(pod).PreEnqueue {
 		if why := p.PreEnqueue(pod); why != nil {
 			return why
 		}
@@ -171,16 +182,19 @@ func (s *Scheduler) gate(pod *corev1.Pod) *framework.Status {
 }
 
 func (s *Scheduler) cures(plugin string, pod *framework.PodInfo, e framework.Event) bool {
-	p, ok := s.hints[plugin]
+	p, ok := s.profileOf(pod.Pod).hints[plugin]
 	return !ok || p.Cures(pod, e)
 }
+
+// profileOf returns the profile of a pod of the queue.
+func (s *Scheduler) profileOf(pod *corev1.Pod) *profile { return s.profiles[pod.Spec.SchedulerName] }
 
 // classLocked returns the class of equal pods that pod belongs to.
 func (s *Scheduler) classLocked(pod *framework.PodInfo) *class.Class {
 	if k, ok := s.mu.classes.Get(pod.Class); ok {
 		return k.(*class.Class)
 	}
-	k := class.New(s.profile, s.mu.cache, pod, s.seed)
+	k := class.New(s.profileOf(pod.Pod).Profile, s.mu.cache, pod, s.seed)
 	if k.Lasting() {
 		s.mu.classes.Add(pod.Class, k)
 	}

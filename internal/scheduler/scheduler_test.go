@@ -8,24 +8,39 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	configv1 "k8s.io/kube-scheduler/config/v1"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/cluster/testcluster"
 	"skiff/internal/identity"
 	"skiff/internal/scheduler"
+	"skiff/internal/scheduler/config"
 )
 
 // start runs an API server and a scheduler, and nothing else.
 func start(t *testing.T) *testcluster.Cluster {
 	t.Helper()
 	c := testcluster.Start(t)
+	configure(t, c, "")
+	return c
+}
+
+// configure runs a scheduler with that configuration.
+func configure(t *testing.T, c *testcluster.Cluster, text string) {
+	t.Helper()
+	var parsed *configv1.KubeSchedulerConfiguration
+	if text != "" {
+		var err error
+		if parsed, err = config.Load([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s, err := scheduler.New(scheduler.Config{
-		Client: c.Set(identity.Component("system:kube-scheduler")),
-		Clock:  clock.RealClock{},
-		Log:    slog.New(slog.NewTextHandler(writer{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
+		Client: c.Set(identity.Component("system:kube-scheduler")), Clock: clock.RealClock{}, Log: logger(t), Configuration: parsed,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -39,8 +54,14 @@ func start(t *testing.T) *testcluster.Cluster {
 			t.Errorf("scheduler: %v", err)
 		}
 	})
-	create(t, c, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}})
-	return c
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}}
+	if err := c.Client.Create(context.Background(), account); err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+}
+
+func logger(t *testing.T) *slog.Logger {
+	return slog.New(slog.NewTextHandler(writer{t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
 }
 
 type writer struct{ t *testing.T }
@@ -139,7 +160,7 @@ func unschedulable(t *testing.T, c *testcluster.Cluster, name, message string) {
 }
 
 // event waits for an event of that reason about the pod.
-func event(t *testing.T, c *testcluster.Cluster, name, reason, message string) {
+func event(t *testing.T, c *testcluster.Cluster, name, reason, message string, by ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -148,13 +169,17 @@ func event(t *testing.T, c *testcluster.Cluster, name, reason, message string) {
 		t.Fatal(err)
 	}
 	defer w.Stop()
+	source := scheduler.DefaultName
+	if len(by) > 0 {
+		source = by[0]
+	}
 	for {
 		list := &corev1.EventList{}
 		if err := c.Client.List(ctx, list); err != nil {
 			t.Fatal(err)
 		}
 		for _, e := range list.Items {
-			if e.InvolvedObject.Name == name && e.Reason == reason && e.Message == message && e.Source.Component == scheduler.DefaultName {
+			if e.InvolvedObject.Name == name && e.Reason == reason && e.Message == message && e.Source.Component == source {
 				return
 			}
 		}

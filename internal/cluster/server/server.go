@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	configv1 "k8s.io/kube-scheduler/config/v1"
 	"k8s.io/utils/clock"
 
 	"skiff/internal/client"
@@ -25,6 +26,7 @@ import (
 	"skiff/internal/dns"
 	"skiff/internal/identity"
 	"skiff/internal/scheduler"
+	"skiff/internal/scheduler/config"
 )
 
 // Run runs a server until ctx ends or a part of it fails.
@@ -95,7 +97,14 @@ func start(ctx context.Context, p *cluster.ControlPlane, part func(string, func(
 		return err
 	}
 	part("controllers", all.Run)
+	var profiles *configv1.KubeSchedulerConfiguration
+	if c.SchedulerConfig != "" {
+		if profiles, err = config.ReadFile(c.SchedulerConfig); err != nil {
+			return err
+		}
+	}
 	sched, err := scheduler.New(scheduler.Config{
+		Configuration: profiles,
 		Client: as(identity.Component("system:kube-scheduler")), Clock: clock.RealClock{}, Log: c.Log.With("part", "scheduler"), Seed: rand.Uint64(),
 	})
 	if err != nil {

@@ -229,14 +229,3 @@ type Profile struct {
 	Bind       []BindPlugin
 	PostBind   []PostBindPlugin
 }
-
-// Hints returns, by name, the plugins that know which events may help.
-func (p *Profile) Hints() map[string]HintPlugin {
-	hints := make(map[string]HintPlugin)
-	for _, f := range p.Filter {
-		if h, ok := f.(HintPlugin); ok {
-			hints[h.Name()] = h
-		}
-	}
-	return hints
-}

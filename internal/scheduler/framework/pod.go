@@ -173,7 +173,8 @@ func classOf(pod *corev1.Pod, lone bool) string {
 	reduced := corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Labels: pod.Labels},
 		Spec: corev1.PodSpec{
-			NodeSelector: pod.Spec.NodeSelector, Affinity: pod.Spec.Affinity, Tolerations: pod.Spec.Tolerations,
+			SchedulerName: pod.Spec.SchedulerName,
+			NodeSelector:  pod.Spec.NodeSelector, Affinity: pod.Spec.Affinity, Tolerations: pod.Spec.Tolerations,
 			TopologySpreadConstraints: pod.Spec.TopologySpreadConstraints, Overhead: pod.Spec.Overhead,
 			Resources: pod.Spec.Resources, Priority: pod.Spec.Priority, HostNetwork: pod.Spec.HostNetwork,
 			InitContainers: containersOf(pod.Spec.InitContainers), Containers: containersOf(pod.Spec.Containers),

@@ -46,6 +46,21 @@ func resourcesOf(list corev1.ResourceList) Resources {
 	return r
 }
 
+// Get returns the amount of the named resource.
+func (r *Resources) Get(name corev1.ResourceName) int64 {
+	switch name {
+	case corev1.ResourceCPU:
+		return r.MilliCPU
+	case corev1.ResourceMemory:
+		return r.Memory
+	case corev1.ResourceEphemeralStorage:
+		return r.EphemeralStorage
+	case corev1.ResourcePods:
+		return r.Pods
+	}
+	return r.Scalar[name]
+}
+
 // add adds n times o.
 func (r *Resources) add(o *Resources, n int64) {
 	r.MilliCPU += n * o.MilliCPU

@@ -6,30 +6,50 @@ import (
 	"skiff/internal/scheduler/framework"
 )
 
-// BalancedAllocation prefers nodes of which CPU and memory are used to equal
-// parts.
-type BalancedAllocation struct{}
+// BalancedAllocation prefers nodes of which all resources are used to equal
+// parts. Without Resources these are CPU and memory.
+type BalancedAllocation struct{ Resources []Resource }
 
 // Name returns the plugin's name.
 func (BalancedAllocation) Name() string { return "NodeResourcesBalancedAllocation" }
 
 // PreScore makes the rule for pod. Pods that request nothing do not change the
 // balance, so that they would all go to the same node.
-func (BalancedAllocation) PreScore(pod *framework.PodInfo) framework.Scorer {
-	if pod.Requests.MilliCPU == 0 && pod.Requests.Memory == 0 {
-		return nil
+func (b BalancedAllocation) PreScore(pod *framework.PodInfo) framework.Scorer {
+	s := &balanced{newAllocation(b.Resources, pod, true)}
+	for _, want := range s.want {
+		if want > 0 {
+			return s
+		}
 	}
-	return &balanced{pod.Requests}
+	return nil
 }
 
-type balanced struct{ want framework.Resources }
+type balanced struct{ allocation }
 
+// Score falls with the standard deviation of the used parts.
 func (s *balanced) Score(n *framework.NodeInfo) int64 {
-	if n.Allocatable.MilliCPU == 0 || n.Allocatable.Memory == 0 {
-		return framework.MaxScore
+	var count, sum float64
+	var first, last float64
+	s.of(n, func(used, have, _ int64) {
+		last = min(1, float64(used)/float64(have))
+		if count == 0 {
+			first = last
+		}
+		sum += last
+		count++
+	})
+	deviation := 0.0
+	switch {
+	case count == 2:
+		deviation = math.Abs(first-last) / 2
+	case count > 2:
+		mean, squares := sum/count, 0.0
+		s.of(n, func(used, have, _ int64) {
+			part := min(1, float64(used)/float64(have))
+			squares += (part - mean) * (part - mean)
+		})
+		deviation = math.Sqrt(squares / count)
 	}
-	cpu := min(1, float64(n.Requested.MilliCPU+s.want.MilliCPU)/float64(n.Allocatable.MilliCPU))
-	memory := min(1, float64(n.Requested.Memory+s.want.Memory)/float64(n.Allocatable.Memory))
-	// The standard deviation of two numbers is half their distance.
-	return int64((1 - math.Abs(cpu-memory)/2) * framework.MaxScore)
+	return int64((1 - deviation) * framework.MaxScore)
 }

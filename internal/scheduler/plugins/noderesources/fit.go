@@ -3,6 +3,9 @@
 package noderesources
 
 import (
+	"slices"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 
 	"skiff/internal/scheduler/framework"
@@ -10,20 +13,46 @@ import (
 
 const fitName = "NodeResourcesFit"
 
-// Fit keeps pods off nodes without enough room, and prefers those with more of
-// it (strategy LeastAllocated, CPU and memory with equal weight).
-type Fit struct{}
+// Fit keeps pods off nodes without enough room, and prefers nodes as its
+// strategy says.
+type Fit struct {
+	Strategy Strategy
+	// Ignored are extended resources that are not looked at, and IgnoredGroups
+	// what such resources' names begin with, up to the slash.
+	Ignored, IgnoredGroups []string
+}
 
 // Name returns the plugin's name.
 func (Fit) Name() string { return fitName }
 
 // PreFilter makes the rule for pod.
-func (Fit) PreFilter(pod *framework.PodInfo) (framework.Filter, *framework.Status) {
-	return &fit{want: pod.Requests, known: map[string]*framework.Status{}}, nil
+func (f Fit) PreFilter(pod *framework.PodInfo) (framework.Filter, *framework.Status) {
+	return f.rule(pod), nil
+}
+
+func (f Fit) rule(pod *framework.PodInfo) *fit {
+	r := &fit{want: pod.Requests, known: map[string]*framework.Status{}}
+	for name, want := range pod.Requests.Scalar {
+		if want > 0 && !f.ignores(string(name)) {
+			r.scalar = append(r.scalar, name)
+		}
+	}
+	slices.Sort(r.scalar)
+	return r
+}
+
+func (f Fit) ignores(name string) bool {
+	group, _, qualified := strings.Cut(name, "/")
+	if !qualified || strings.HasSuffix(group, "kubernetes.io") {
+		return false
+	}
+	return slices.Contains(f.Ignored, name) || slices.Contains(f.IgnoredGroups, group)
 }
 
 type fit struct {
 	want framework.Resources
+	// scalar are the others that count.
+	scalar []corev1.ResourceName
 	// known are the statuses given before, by which resources were short.
 	known map[string]*framework.Status
 }
@@ -31,20 +60,20 @@ type fit struct {
 func (f *fit) Filter(n *framework.NodeInfo) *framework.Status {
 	var short []string
 	unresolvable := false
-	check := func(reason string, want, used, have int64) {
+	check := func(name string, want, used, have int64) {
 		if want > 0 && want > have-used {
-			short = append(short, reason)
+			short = append(short, "Insufficient "+name)
 			unresolvable = unresolvable || want > have
 		}
 	}
 	if n.Requested.Pods+1 > n.Allocatable.Pods {
 		short = append(short, "Too many pods")
 	}
-	check("Insufficient cpu", f.want.MilliCPU, n.Requested.MilliCPU, n.Allocatable.MilliCPU)
-	check("Insufficient memory", f.want.Memory, n.Requested.Memory, n.Allocatable.Memory)
-	check("Insufficient ephemeral-storage", f.want.EphemeralStorage, n.Requested.EphemeralStorage, n.Allocatable.EphemeralStorage)
-	for name, want := range f.want.Scalar {
-		check("Insufficient "+string(name), want, n.Requested.Scalar[name], n.Allocatable.Scalar[name])
+	check("cpu", f.want.MilliCPU, n.Requested.MilliCPU, n.Allocatable.MilliCPU)
+	check("memory", f.want.Memory, n.Requested.Memory, n.Allocatable.Memory)
+	check("ephemeral-storage", f.want.EphemeralStorage, n.Requested.EphemeralStorage, n.Allocatable.EphemeralStorage)
+	for _, name := range f.scalar {
+		check(string(name), f.want.Scalar[name], n.Requested.Scalar[name], n.Allocatable.Scalar[name])
 	}
 	if short == nil {
 		return nil
@@ -70,54 +99,26 @@ func (f *fit) status(short []string, unresolvable bool) *framework.Status {
 	return s
 }
 
-// PreScore makes the rule for pod.
-func (Fit) PreScore(pod *framework.PodInfo) framework.Scorer {
-	return &leastAllocated{pod.NonZero}
-}
-
-type leastAllocated struct{ want framework.Resources }
-
-func (s *leastAllocated) Score(n *framework.NodeInfo) int64 {
-	var sum, weights int64
-	for _, r := range [2][2]int64{
-		{n.NonZero.MilliCPU + s.want.MilliCPU, n.Allocatable.MilliCPU},
-		{n.NonZero.Memory + s.want.Memory, n.Allocatable.Memory},
-	} {
-		used, have := r[0], r[1]
-		if have == 0 {
-			continue
-		}
-		weights++
-		if used <= have {
-			sum += (have - used) * framework.MaxScore / have
-		}
-	}
-	if weights == 0 {
-		return 0
-	}
-	return sum / weights
-}
-
 // Cures reports whether there may be more room.
-func (Fit) Cures(pod *framework.PodInfo, e framework.Event) bool {
+func (f Fit) Cures(pod *framework.PodInfo, e framework.Event) bool {
 	switch e.Kind {
 	case framework.NodeAdded:
-		return fitsEmpty(pod, e.Node)
+		return f.fitsEmpty(pod, e.Node)
 	case framework.NodeChanged:
-		return grew(e.OldNode.Status.Allocatable, e.Node.Status.Allocatable) && fitsEmpty(pod, e.Node)
+		return grew(e.OldNode.Status.Allocatable, e.Node.Status.Allocatable) && f.fitsEmpty(pod, e.Node)
 	case framework.PodGone:
 		// Room on other nodes is as it was.
-		return e.Host != nil && (&fit{want: pod.Requests, known: map[string]*framework.Status{}}).Filter(e.Host) == nil
+		return e.Host != nil && f.rule(pod).Filter(e.Host) == nil
 	case framework.PodChanged:
 		return shrank(&e.OldPod.Requests, &e.Pod.Requests)
 	}
 	return false
 }
 
-func fitsEmpty(pod *framework.PodInfo, node *corev1.Node) bool {
+func (f Fit) fitsEmpty(pod *framework.PodInfo, node *corev1.Node) bool {
 	var n framework.NodeInfo
 	n.SetNode(node)
-	return (&fit{want: pod.Requests, known: map[string]*framework.Status{}}).Filter(&n) == nil
+	return f.rule(pod).Filter(&n) == nil
 }
 
 func grew(old, now corev1.ResourceList) bool {
