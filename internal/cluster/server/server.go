@@ -105,7 +105,7 @@ func start(ctx context.Context, p *cluster.ControlPlane, part func(string, func(
 	}
 	sched, err := scheduler.New(scheduler.Config{
 		Configuration: profiles,
-		Client: as(identity.Component("system:kube-scheduler")), Clock: clock.RealClock{}, Log: c.Log.With("part", "scheduler"), Seed: rand.Uint64(),
+		Client:        as(identity.Component("system:kube-scheduler")), Clock: clock.RealClock{}, Log: c.Log.With("part", "scheduler"), Seed: rand.Uint64(),
 	})
 	if err != nil {
 		return err
