@@ -31,6 +31,7 @@ the node got then.`,
 				return err
 			}
 			c.Log, c.Node = log, node.config
+			c.Ready = serviceManager(log)
 			return agent.Run(cmd.Context(), c)
 		},
 	}
@@ -77,5 +78,7 @@ func (n *nodeFlags) logger(cmd *cobra.Command) (*slog.Logger, error) {
 	if err := level.UnmarshalText([]byte(n.logLevel)); err != nil {
 		return nil, fmt.Errorf("--log-level is %q; it must be debug, info, warn or error", n.logLevel)
 	}
-	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level})), nil
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+	adoptLibraryLogs(log)
+	return log, nil
 }

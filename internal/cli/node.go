@@ -50,8 +50,8 @@ func newNode() *cobra.Command {
 		newNodeAction("start", "Start a stopped node", func(_ context.Context, c *devnet.Cluster, n *devnet.Node) error {
 			return startNode(c, n)
 		}),
-		newNodeAction("restart", "Restart a node's skiff process; its pods go on", func(_ context.Context, c *devnet.Cluster, n *devnet.Node) error {
-			return c.RestartSkiff(n)
+		newNodeAction("restart", "Restart a node's skiff process; its pods go on", func(ctx context.Context, c *devnet.Cluster, n *devnet.Node) error {
+			return c.RestartSkiff(ctx, n)
 		}),
 		newNodeAction("partition", "Cut a node's network off", func(_ context.Context, c *devnet.Cluster, n *devnet.Node) error {
 			return c.Partition(n, true)

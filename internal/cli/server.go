@@ -65,7 +65,7 @@ func serviceManager(log *slog.Logger) func() {
 			conn.Close()
 		}
 		if err != nil {
-			log.Info("the service manager does not listen", "socket", path, "err", err)
+			log.Debug("the service manager does not listen", "socket", path, "err", err)
 		}
 	}
 }

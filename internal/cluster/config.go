@@ -100,5 +100,8 @@ type AgentConfig struct {
 	// ClusterCIDR and ServiceCIDR are as in ServerConfig.
 	ClusterCIDR netip.Prefix
 	ServiceCIDR netip.Prefix
-	Log         *slog.Logger
+	// Ready, if set, is called once the node has its credentials and starts to
+	// work.
+	Ready func()
+	Log   *slog.Logger
 }

@@ -73,7 +73,7 @@ func (h *Handler) current() (v2, v3 http.Handler) {
 	service := handler3.NewOpenAPIService()
 	for gv, versions := range byVersion {
 		service.UpdateGroupVersionLazy(pathOf(gv), cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
-			return openapiconv.ConvertV2ToV3(describe(versions)), "", nil
+			return withAlternatives(openapiconv.ConvertV2ToV3(describe(versions))), "", nil
 		})))
 	}
 	// The error is for a registration that mux cannot do; ours does it all.

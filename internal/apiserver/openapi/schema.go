@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"strings"
 
+	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
@@ -159,4 +160,26 @@ func (d *definitions) schema(t reflect.Type, doc string) spec.Schema {
 	ref := d.ref(t)
 	ref.Description = doc
 	return ref
+}
+
+// alternatives are the types whose values may be of several kinds, which only
+// version 3 can say.
+var alternatives = map[string][]string{
+	"io.k8s.apimachinery.pkg.util.intstr.IntOrString": {"integer", "string"},
+	"io.k8s.apimachinery.pkg.api.resource.Quantity":   {"string", "number"},
+}
+
+// withAlternatives completes doc, which was converted from version 2.
+func withAlternatives(doc *spec3.OpenAPI) *spec3.OpenAPI {
+	for name, kinds := range alternatives {
+		s := doc.Components.Schemas[name]
+		if s == nil {
+			continue
+		}
+		s.Type = nil
+		for _, kind := range kinds {
+			s.OneOf = append(s.OneOf, spec.Schema{SchemaProps: spec.SchemaProps{Type: spec.StringOrArray{kind}}})
+		}
+	}
+	return doc
 }

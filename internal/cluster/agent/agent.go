@@ -51,6 +51,9 @@ func Run(ctx context.Context, c cluster.AgentConfig) error {
 	if err != nil {
 		return err
 	}
+	if c.Ready != nil {
+		c.Ready()
+	}
 	return node.Run(ctx, node.Config{
 		NodeConfig: c.Node, ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR,
 		Node: nodeSet, Network: nodeSet,

@@ -123,14 +123,32 @@ func (c *Cluster) StartNode(n *Node, binary string) error {
 	})
 }
 
-// RestartSkiff restarts the skiff process of a running node; its pods go on.
-func (c *Cluster) RestartSkiff(n *Node) error {
+// RestartSkiff restarts the skiff process of a running node, whose pods go on,
+// and returns when the new one is ready.
+func (c *Cluster) RestartSkiff(ctx context.Context, n *Node) error {
 	return c.change(func() error {
 		pid := c.InitPID(n)
 		if pid == 0 {
 			return fmt.Errorf("node %s is not running", n.Name)
 		}
-		return syscall.Kill(pid, syscall.SIGHUP)
+		news, err := listen(c.notifySocket(n))
+		if err != nil {
+			return err
+		}
+		defer news.close()
+		if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+		defer cancel()
+		var ended *endedError
+		if err := news.awaitReady(ctx); !errors.As(err, &ended) {
+			return fmt.Errorf("waiting for the old process of %s to end: %w", n.Name, err)
+		}
+		if err := news.awaitReady(ctx); err != nil {
+			return fmt.Errorf("restarting skiff on %s: %w; its log is %s", n.Name, err, c.LogFile(n))
+		}
+		return nil
 	})
 }
 

@@ -47,6 +47,11 @@ func listen(path string) (*listener, error) {
 
 func (l *listener) close() error { return errors.Join(l.conn.Close(), os.RemoveAll(l.path)) }
 
+// endedError tells that a node's command ended.
+type endedError struct{ status string }
+
+func (e *endedError) Error() string { return "it ended with status " + e.status }
+
 // awaitReady returns when the node's command is ready, or with an error when it
 // ended or ctx did.
 func (l *listener) awaitReady(ctx context.Context) error {
@@ -63,7 +68,7 @@ func (l *listener) awaitReady(ctx context.Context) error {
 				return nil
 			}
 			if status, ok := strings.CutPrefix(line, exitPrefix); ok {
-				return fmt.Errorf("it ended with status %s", status)
+				return &endedError{status}
 			}
 		}
 	}

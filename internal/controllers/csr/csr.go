@@ -14,6 +14,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
@@ -54,8 +55,26 @@ func New(d controller.Deps, o Options) (controller.Runnable, error) {
 		o.Lasting = year
 	}
 	r := &reconciler{d, o}
-	sources := controller.WatchSelf(d, &certificatesv1.CertificateSigningRequest{})
-	return controller.New(d, "csr", 2, r.reconcile, sources)
+	return controller.New(d, "csr", 2, r.reconcile,
+		controller.WatchSelf(d, &certificatesv1.CertificateSigningRequest{}),
+		controller.Watch(d, &corev1.Node{}, r.nodeChanged))
+}
+
+// nodeChanged asks again for the serving certificates of a node that has come
+// to exist or to have other addresses.
+func (r *reconciler) nodeChanged(q controller.Queue, old, node *corev1.Node) {
+	if node == nil || old != nil && apiequality.Semantic.DeepEqual(old.Status.Addresses, node.Status.Addresses) {
+		return
+	}
+	var all certificatesv1.CertificateSigningRequestList
+	if err := r.Cache.List(context.Background(), &all, crclient.UnsafeDisableDeepCopy); err != nil {
+		r.Log.Error("listing certificate requests", "error", err)
+	}
+	for i := range all.Items {
+		if csr := &all.Items[i]; csr.Spec.SignerName == certificatesv1.KubeletServingSignerName && csr.Spec.Username == nodeUser+node.Name {
+			controller.Add(q, "", csr.Name)
+		}
+	}
 }
 
 func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
@@ -113,14 +132,12 @@ func (r *reconciler) approve(ctx context.Context, csr *certificatesv1.Certificat
 		}
 		var node corev1.Node
 		if err := r.Client.Get(ctx, types.NamespacedName{Name: request.Subject.CommonName[len(nodeUser):]}, &node); err != nil {
-			// Not wrapped: a node that is not there yet is a reason to ask
-			// again, a request that is gone would be none.
-			return fmt.Errorf("the node that %s is for: %v", csr.Name, err)
+			// A node that is not there yet asks again when it comes.
+			return crclient.IgnoreNotFound(err)
 		}
 		if !ownNames(request, &node) {
-			// The node may not have reported them yet; asked again with
-			// growing pauses until the request expires.
-			return fmt.Errorf("node %s does not have the names and addresses that %s asks for", node.Name, csr.Name)
+			// The node may not have reported them yet.
+			return nil
 		}
 		return r.setApproved(ctx, csr, "Auto approving kubelet serving certificate for the node's own addresses.")
 	}
