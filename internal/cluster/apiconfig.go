@@ -25,6 +25,10 @@ type APIConfig struct {
 
 	DisableAnonymous bool
 
+	// EnableAdmissionPlugins and DisableAdmissionPlugins change which admission
+	// plug-ins run, by upstream's names.
+	EnableAdmissionPlugins, DisableAdmissionPlugins []string
+
 	// AuditPolicyFile says what is recorded; without one nothing is. The
 	// records go to AuditLog, AuditWebhook or both.
 	AuditPolicyFile string

@@ -38,8 +38,10 @@ import (
 	"skiff/internal/apiserver/authz/node"
 	"skiff/internal/apiserver/authz/privileged"
 	"skiff/internal/apiserver/authz/rbac"
+	"skiff/internal/apiserver/endpoint"
 	"skiff/internal/apiserver/openapi"
 	"skiff/internal/apiserver/verbs"
+	"skiff/internal/apiserver/webhook"
 	"skiff/internal/client/inprocess"
 	"skiff/internal/cluster/bootstrap"
 	"skiff/internal/cluster/pki"
@@ -159,9 +161,10 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	if err := errors.Join(roles.Follow(ctx, informers), nodes.Follow(ctx, informers), addresses.Follow(ctx, informers)); err != nil {
 		return err
 	}
-	chain, err := plugins.Default(ctx, plugins.Deps{
+	chain, err := plugins.New(ctx, plugins.Deps{
 		Cache: informers, Informers: informers, Live: loopback.Client, Authorizer: authorizer, Rules: roles, Clock: clk,
-	})
+		Server: p.Verbs, Webhooks: webhook.New(endpoint.New(p.Verbs)),
+	}, plugins.Config{Enable: c.API.EnableAdmissionPlugins, Disable: c.API.DisableAdmissionPlugins})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/btree"
@@ -46,7 +47,14 @@ type Collection struct {
 
 	// pinned are trees that lists are being continued on.
 	pinned []pin
+
+	// changes counts what was applied; reading it takes no lock.
+	changes atomic.Int64
 }
+
+// Changes returns a number that grows whenever the collection changes, before
+// the change is acknowledged.
+func (c *Collection) Changes() int64 { return c.changes.Load() }
 
 type pin struct {
 	revision int64
@@ -112,6 +120,7 @@ func (c *Collection) owns(key string) bool {
 }
 
 func (c *Collection) loadLocked(kv store.KV) {
+	defer c.changes.Add(1)
 	c.tree.ReplaceOrInsert(newEntry(c, kv, nil))
 	c.shared = nil
 }
@@ -146,6 +155,7 @@ func (c *Collection) takeOverLocked(old *Collection) {
 
 func (c *Collection) applyLocked(e *store.Event, now time.Time) {
 	c.shared = nil
+	defer c.changes.Add(1)
 	ev := &Event{Revision: e.ModRevision, at: now}
 	if e.Deleted {
 		old, found := c.tree.Delete(&Entry{Key: e.Key})

@@ -3,7 +3,14 @@ package plugins
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -24,9 +31,14 @@ import (
 	"skiff/internal/apiserver/admission/storageprotection"
 	"skiff/internal/apiserver/admission/taints"
 	"skiff/internal/apiserver/admission/tolerations"
+	"skiff/internal/apiserver/admission/webhook"
 	"skiff/internal/apiserver/authz"
 	"skiff/internal/apiserver/authz/follow"
 	"skiff/internal/apiserver/authz/rbac"
+	"skiff/internal/apiserver/cel"
+	"skiff/internal/apiserver/verbs"
+	webhookclient "skiff/internal/apiserver/webhook"
+	"skiff/internal/store/cache"
 )
 
 // Deps are what the plug-ins need of the cluster.
@@ -43,33 +55,116 @@ type Deps struct {
 	Authorizer authz.Authorizer
 	Rules      *rbac.Authorizer
 	Clock      clock.Clock
+	// Server is where webhooks and policies are registered; Webhooks calls
+	// them.
+	Server   *verbs.Server
+	Webhooks *webhookclient.Client
 }
 
-// Default returns upstream's default plug-ins, when they know what they need.
-func Default(ctx context.Context, d Deps) (admission.Chain, error) {
-	accounts := serviceaccount.NewCached(d.Cache, d.Live, d.Clock)
-	if err := accounts.Follow(ctx, d.Informers); err != nil {
-		return nil, err
+// plugin is one of the list.
+type plugin struct {
+	// name is upstream's; without one the plug-in cannot be disabled.
+	name string
+	// off plug-ins have to be enabled.
+	off bool
+	new func() (any, error)
+}
+
+// plugins returns the plug-ins in upstream's order.
+func (d *Deps) plugins(ctx context.Context) []plugin {
+	ready := func(p any) func() (any, error) { return func() (any, error) { return p, nil } }
+	policies := cel.NewAdmission()
+	hooks := func(resource string) webhook.Deps {
+		return webhook.Deps{
+			Configurations: d.collection(admissionregistrationv1.GroupName, resource), Namespaces: d.namespace,
+			Authorizer: d.Authorizer, Expressions: policies, Client: d.Webhooks,
+		}
 	}
-	chain := admission.Chain{
-		&lifecycle.Plugin{Cache: d.Cache, Live: d.Live},
-		&limitranger.Plugin{Cache: d.Cache},
-		&serviceaccount.Plugin{Accounts: accounts},
-		&noderestriction.Plugin{Cache: d.Cache, Authorizer: d.Authorizer},
-		taints.Plugin{},
-		&podsecurity.Plugin{Cache: d.Cache},
-		&priority.Plugin{Cache: d.Cache, Live: d.Live},
-		tolerations.Plugin{},
-		&storageclass.Plugin{Cache: d.Cache},
-		&claimresize.Plugin{Cache: d.Cache},
-		&runtimeclass.Plugin{Cache: d.Cache, Live: d.Live},
-		&certificates.Approval{Authorizer: d.Authorizer},
-		&certificates.Signing{Authorizer: d.Authorizer},
-		certificates.Subject{},
-		&ingressclass.Plugin{Cache: d.Cache},
-		&escalation.Plugin{Rules: d.Rules, Authorizer: d.Authorizer},
-		storageprotection.Plugin{},
+	return []plugin{
+		{name: "NamespaceLifecycle", new: ready(&lifecycle.Plugin{Cache: d.Cache, Live: d.Live})},
+		{name: "LimitRanger", new: ready(&limitranger.Plugin{Cache: d.Cache})},
+		{name: "ServiceAccount", new: func() (any, error) {
+			accounts := serviceaccount.NewCached(d.Cache, d.Live, d.Clock)
+			return &serviceaccount.Plugin{Accounts: accounts}, accounts.Follow(ctx, d.Informers)
+		}},
+		{name: "NodeRestriction", new: ready(&noderestriction.Plugin{Cache: d.Cache, Authorizer: d.Authorizer})},
+		{name: "TaintNodesByCondition", new: ready(taints.Plugin{})},
+		{name: "PodSecurity", new: ready(&podsecurity.Plugin{Cache: d.Cache})},
+		{name: "Priority", new: ready(&priority.Plugin{Cache: d.Cache, Live: d.Live})},
+		{name: "DefaultTolerationSeconds", new: ready(tolerations.Plugin{})},
+		{name: "DefaultStorageClass", new: ready(&storageclass.Plugin{Cache: d.Cache})},
+		{name: "StorageObjectInUseProtection", new: ready(storageprotection.Plugin{})},
+		{name: "PersistentVolumeClaimResize", new: ready(&claimresize.Plugin{Cache: d.Cache})},
+		{name: "RuntimeClass", new: ready(&runtimeclass.Plugin{Cache: d.Cache, Live: d.Live})},
+		{name: "CertificateApproval", new: ready(&certificates.Approval{Authorizer: d.Authorizer})},
+		{name: "CertificateSigning", new: ready(&certificates.Signing{Authorizer: d.Authorizer})},
+		{name: "CertificateSubjectRestriction", new: ready(certificates.Subject{})},
+		{name: "DefaultIngressClass", new: ready(&ingressclass.Plugin{Cache: d.Cache})},
+		// What refuses to give away rights that the requester lacks is no
+		// plug-in of upstream's, but part of its API.
+		{new: ready(&escalation.Plugin{Rules: d.Rules, Authorizer: d.Authorizer})},
+		// Webhooks see what all others made of the object; quotas come last,
+		// because what they count must not be refused any more.
+		{name: "MutatingAdmissionWebhook", new: func() (any, error) { return webhook.NewMutating(hooks("mutatingwebhookconfigurations")), nil }},
+		{name: "ValidatingAdmissionWebhook", new: func() (any, error) { return webhook.NewValidating(hooks("validatingwebhookconfigurations")), nil }},
+		{name: "ResourceQuota", new: ready(resourcequota.New(d.Cache, d.Clock))},
 	}
-	// Quotas come last: what they count must not be refused any more.
-	return append(chain, resourcequota.New(d.Cache, d.Clock)), nil
+}
+
+// Config changes upstream's choice of plug-ins.
+type Config struct {
+	// Enable and Disable name plug-ins; enabling wins.
+	Enable, Disable []string
+}
+
+// New returns the plug-ins that are on by default, changed as c says.
+func New(ctx context.Context, d Deps, c Config) (admission.Chain, error) {
+	all := d.plugins(ctx)
+	for _, name := range slices.Concat(c.Enable, c.Disable) {
+		if !slices.ContainsFunc(all, func(p plugin) bool { return p.name == name }) {
+			return nil, fmt.Errorf("admission plug-in %q is unknown; there are %s", name, names(all))
+		}
+	}
+	var chain admission.Chain
+	for _, p := range all {
+		if p.name != "" && !slices.Contains(c.Enable, p.name) && (p.off || slices.Contains(c.Disable, p.name)) {
+			continue
+		}
+		plugin, err := p.new()
+		if err != nil {
+			return nil, fmt.Errorf("admission plug-in %s: %w", p.name, err)
+		}
+		chain = append(chain, plugin)
+	}
+	return chain, nil
+}
+
+func names(all []plugin) string {
+	var out []string
+	for _, p := range all {
+		if p.name != "" {
+			out = append(out, p.name)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// collection returns the stored objects of a resource.
+func (d *Deps) collection(group, resource string) *cache.Collection {
+	return d.Server.Lookup(schema.GroupResource{Group: group, Resource: resource}).Collection
+}
+
+// namespace implements match.Namespaces.
+func (d *Deps) namespace(ctx context.Context, name string) (*corev1.Namespace, error) {
+	c := d.collection("", "namespaces")
+	if e := c.Get(c.Key("", name)); e != nil {
+		obj, err := e.Object()
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		return obj.(*corev1.Namespace), nil
+	}
+	// Another server may have made it just now.
+	ns := &corev1.Namespace{}
+	return ns, d.Live.Get(ctx, client.ObjectKey{Name: name}, ns)
 }

@@ -56,10 +56,10 @@ func start(t *testing.T, objects ...client.Object) *env {
 	if err := roles.Follow(t.Context(), set.Cache); err != nil {
 		t.Fatal(err)
 	}
-	chain, err := plugins.Default(t.Context(), plugins.Deps{
+	chain, err := plugins.New(t.Context(), plugins.Deps{
 		Cache: set.Cache, Informers: set.Cache, Live: set.Client, Rules: roles,
-		Authorizer: authz.Union{privileged.Authorizer{}, roles}, Clock: clock.RealClock{},
-	})
+		Authorizer: authz.Union{privileged.Authorizer{}, roles}, Clock: clock.RealClock{}, Server: tc.Verbs,
+	}, plugins.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
