@@ -144,7 +144,7 @@ func responseKind(gvk schema.GroupVersionKind) *metav1.GroupVersionKind {
 }
 
 func resourceVerbs(r *verbs.Resource) []string {
-	if r.Verbs != nil {
+	if len(r.Verbs) > 0 {
 		return slices.Sorted(slices.Values(r.Verbs))
 	}
 	if r.Virtual != nil {
@@ -270,7 +270,7 @@ func (s *Server) writeResources(w http.ResponseWriter, r *http.Request, m *media
 // rootPaths lists everything that can be asked for below /.
 func (s *Server) rootPaths() []string {
 	docs := s.discover()
-	paths := []string{"/api", "/apis", "/apis/", "/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/version"}
+	paths := []string{"/api", "/apis", "/apis/", "/healthz", "/livez", "/readyz", "/metrics", "/metrics/slis", "/statusz", "/flagz", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/version"}
 	for _, g := range docs.groups {
 		paths = append(paths, "/apis/"+g.Name)
 	}

@@ -27,14 +27,39 @@ func Version() version.Info {
 // checkTimeout bounds each readiness check.
 const checkTimeout = 5 * time.Second
 
+// startSteps are the steps of a start, by upstream's names, that monitoring
+// asks for one by one. Here all of them are over before the port answers.
+var startSteps = []string{
+	"apiservice-discovery-controller", "apiservice-openapi-controller", "apiservice-openapiv3-controller",
+	"apiservice-registration-controller", "apiservice-status-local-available-controller",
+	"apiservice-status-remote-available-controller", "bootstrap-controller", "crd-informer-synced",
+	"generic-apiserver-start-informers", "kube-apiserver-autoregistration", "peer-endpoint-reconciler-controller",
+	"priority-and-fairness-config-consumer", "priority-and-fairness-config-producer", "priority-and-fairness-filter",
+	"rbac/bootstrap-roles", "scheduling/bootstrap-system-priority-classes", "start-apiextensions-controllers",
+	"start-apiextensions-informers", "start-apiserver-admission-initializer",
+	"start-cluster-authentication-info-controller", "start-kube-aggregator-informers",
+	"start-kube-apiserver-identity-lease-controller", "start-kube-apiserver-identity-lease-garbage-collector",
+	"start-kubernetes-service-cidr-controller", "start-legacy-token-tracking-controller",
+	"start-service-ip-repair-controllers", "start-system-namespaces-controller", "storage-object-count-tracker-hook",
+	"storage-readiness",
+}
+
 // healthChecks are the checks by name; live ones hold as long as the process
 // can answer at all.
 func (s *Server) healthChecks(path string) map[string]func(context.Context) error {
 	ok := func(context.Context) error { return nil }
-	checks := map[string]func(context.Context) error{"ping": ok, "log": ok}
-	checks["etcd"] = func(ctx context.Context) error { return s.Verbs.Cache().Sync(ctx) }
+	checks := map[string]func(context.Context) error{"ping": ok, "log": ok, "autoregister-completion": ok}
+	for _, step := range startSteps {
+		checks["poststarthook/"+step] = ok
+	}
+	store := func(ctx context.Context) error { return s.Verbs.Cache().Sync(ctx) }
+	checks["etcd"] = store
+	if path != "readyz" {
+		checks["loopback-serving-certificate"] = ok
+	}
 	if path == "readyz" {
 		maps.Copy(checks, s.Checks)
+		checks["etcd-readiness"], checks["informer-sync"] = store, store
 		checks["shutdown"] = func(context.Context) error {
 			if s.draining.Load() {
 				return fmt.Errorf("the server is shutting down")
@@ -110,8 +135,11 @@ func (s *Server) paths() map[string]http.HandlerFunc {
 		"/version": func(w http.ResponseWriter, r *http.Request) {
 			writeJSON(w, r, http.StatusOK, Version())
 		},
-		"/version/": func(w http.ResponseWriter, r *http.Request) { writeJSON(w, r, http.StatusOK, Version()) },
-		"/metrics":  func(w http.ResponseWriter, r *http.Request) { s.metrics.handler.ServeHTTP(w, r) },
+		"/version/":     func(w http.ResponseWriter, r *http.Request) { writeJSON(w, r, http.StatusOK, Version()) },
+		"/statusz":      s.statusz,
+		"/flagz":        s.flagz,
+		"/metrics/slis": s.slis().ServeHTTP,
+		"/metrics":      func(w http.ResponseWriter, r *http.Request) { s.metrics.handler.ServeHTTP(w, r) },
 		"/": func(w http.ResponseWriter, r *http.Request) {
 			if r.Method != http.MethodGet {
 				writeError(w, r, apierrors.NewMethodNotSupported(noResource, r.Method))

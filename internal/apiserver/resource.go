@@ -383,13 +383,13 @@ func (s *Server) servesVirtual(res *verbs.Resource, verb string) bool {
 }
 
 func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request) error {
-	m, err := negotiate(r, tables)
-	if err != nil {
-		return err
-	}
 	res := req.Resource()
 	switch {
 	case info.Verb == "create" && res.Virtual.Create != nil:
+		m, err := negotiate(r, tables)
+		if err != nil {
+			return err
+		}
 		o, err := parse(r, metav1.Convert_url_Values_To_v1_CreateOptions)
 		if err != nil {
 			return err
@@ -405,24 +405,9 @@ func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requ
 		writeObject(w, r, &mediaType{Media: m.Media, Pretty: m.Pretty}, http.StatusCreated, out, kindOf(out, req.Version.GVK()))
 		return nil
 	case info.Verb == "get" && res.Virtual.Get != nil:
-		obj, err := res.Virtual.Get(r.Context(), req.Namespace, req.Name)
-		if err != nil {
-			return err
-		}
-		return s.answer(w, r, m, req, cache.DetachedEntry("", obj), http.StatusOK)
+		return s.get(w, r, req)
 	case info.Verb == "list" && res.Virtual.List != nil:
-		if m, err = negotiate(r, lists); err != nil {
-			return err
-		}
-		objs, err := res.Virtual.List(r.Context(), req.Namespace)
-		if err != nil {
-			return err
-		}
-		list := &verbs.ListResult{}
-		for _, obj := range objs {
-			list.Entries = append(list.Entries, cache.DetachedEntry("", obj))
-		}
-		return s.answerList(w, r, m, req, list)
+		return s.list(w, r, req)
 	}
 	return methodNotAllowed(info, req)
 }

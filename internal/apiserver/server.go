@@ -43,6 +43,8 @@ type Config struct {
 	OpenAPI http.Handler
 	// Checks are what /readyz asks besides the server itself, by name.
 	Checks map[string]func(context.Context) error
+	// Flags are the settings that /flagz shows, by upstream's names.
+	Flags map[string]string
 
 	// FlowControl divides the server among its users; if it is nil, InFlight
 	// bounds how many requests there are at a time.
@@ -91,7 +93,8 @@ type Server struct {
 	metrics   *metrics
 	// toPods reaches pods and services that users name; their certificates
 	// are their own business, as with upstream.
-	toPods http.RoundTripper
+	toPods  http.RoundTripper
+	started time.Time
 	// draining is set when the server is about to stop; stopping ends when what
 	// has no end of its own must stop.
 	draining atomic.Bool
@@ -112,6 +115,7 @@ func New(c Config) *Server {
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12},
 		DisableKeepAlives: true,
 	}}
+	s.started = c.Clock.Now()
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.mux = s.paths()
 	return s

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/gorilla/websocket"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -47,6 +48,14 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 	}
 	defer stream.Stop()
 
+	if !stream.Initial() {
+		begun(r.Context())
+	}
+	enc := &eventEncoder{server: s, request: r, media: m, version: req.Version}
+	if websocket.IsWebSocketUpgrade(r) {
+		s.watchSocket(ctx, w, r, stream, o.AllowBookmarks, enc)
+		return nil
+	}
 	h := w.Header()
 	ct := m.contentType()
 	if m.Media == mediaProtobuf {
@@ -59,12 +68,8 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 	if err := out.Flush(); err != nil {
 		return nil
 	}
-	if !stream.Initial() {
-		begun(r.Context())
-	}
 	guard := newWriteGuard(out, s.WatchWriteTimeout)
 	defer guard.end()
-	enc := &eventEncoder{server: s, request: r, media: m, version: req.Version}
 	var buf []byte
 	for {
 		events, err := s.nextEvents(ctx, stream, o.AllowBookmarks)

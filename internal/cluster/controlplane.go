@@ -23,6 +23,7 @@ import (
 
 	"skiff/internal/apis"
 	"skiff/internal/apis/builtin"
+	apismetrics "skiff/internal/apis/metrics"
 	"skiff/internal/apiserver"
 	"skiff/internal/apiserver/admission"
 	"skiff/internal/apiserver/admission/plugins"
@@ -46,6 +47,7 @@ import (
 	"skiff/internal/cluster/bootstrap"
 	"skiff/internal/cluster/pki"
 	"skiff/internal/identity"
+	"skiff/internal/metrics"
 	"skiff/internal/serviceaccount"
 	"skiff/internal/store"
 	"skiff/internal/store/cache"
@@ -129,6 +131,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		return err
 	}
 	p.issuer = issuer
+	p.kubelets = &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()}
 	audiences := []string{issuerURL(c.Node.ClusterDomain)}
 	roles := rbac.New()
 	nodeRules, err := bootstrap.NodeRules()
@@ -156,6 +159,9 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	p.Clients = inprocess.Bind(ctx, p.Verbs, c.Log)
 	informers := p.Clients.Cache().Cache
 	loopback := p.Clients.Set(ctx, identity.Loopback())
+	if err := p.serveUsage(ctx, metrics.Config{Cache: informers, Kubelets: p.Kubelets(), Clock: clk, Log: c.Log.With("part", "metrics")}); err != nil {
+		return err
+	}
 
 	addresses := allocate.New([]netip.Prefix{c.ServiceCIDR}, clk)
 	if err := errors.Join(roles.Follow(ctx, informers), nodes.Follow(ctx, informers), addresses.Follow(ctx, informers)); err != nil {
@@ -184,7 +190,6 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.kubelets = &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()}
 	fair, plain := c.API.flow(clk)
 	if fair != nil {
 		if err := fair.Follow(ctx, informers, loopback.Client, c.Log); err != nil {
@@ -206,6 +211,10 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		OpenAPI: openapi.New(p.Verbs),
 		Nodes:   p.kubelets,
 		Clock:   clk, Log: c.Log,
+		Flags: map[string]string{
+			"advertise-address": c.AdvertiseAddress.String(), "bind-address": c.BindAddress.String(), "secure-port": fmt.Sprint(p.Address.Port()),
+			"service-cluster-ip-range": c.ServiceCIDR.String(), "service-account-issuer": issuerURL(c.Node.ClusterDomain),
+		},
 		Handlers: map[string]http.Handler{"/.well-known/openid-configuration": openid, "/openid/v1/jwks": keys},
 	})
 	return bootstrap.Ensure(ctx, loopback.Client, bootstrap.Options{
@@ -223,6 +232,21 @@ func (p *ControlPlane) anonymous(others authn.Authenticator) authn.Authenticator
 
 // Drain makes /readyz say that the server is about to stop.
 func (p *ControlPlane) Drain() { p.server.Drain() }
+
+// Kubelets reaches the kubelets with the API server's certificate.
+func (p *ControlPlane) Kubelets() apiserver.NodeDialer { return p.kubelets }
+
+// serveUsage serves the metrics API.
+func (p *ControlPlane) serveUsage(ctx context.Context, c metrics.Config) error {
+	collector := metrics.New(c)
+	for _, d := range apismetrics.Resources(collector) {
+		if _, err := p.Verbs.Add(ctx, d); err != nil {
+			return err
+		}
+	}
+	p.following.Go(func() { collector.Run(ctx) })
+	return nil
+}
 
 // URL is the API server's address for clients.
 func (p *ControlPlane) URL() string { return "https://" + p.Address.String() }

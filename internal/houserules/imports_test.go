@@ -56,7 +56,7 @@ var lines = []line{
 	{folder: "internal/cluster/server", may: []string{"internal/"}},
 	{folder: "internal/cluster/agent", may: []string{"internal/"}},
 	{folder: "internal/cluster/node", may: []string{"internal/"}},
-	{folder: "internal/cluster", may: []string{"internal/apiserver/", "internal/client/", "internal/store/", "internal/serviceaccount"}},
+	{folder: "internal/cluster", may: []string{"internal/apiserver/", "internal/client/", "internal/store/", "internal/serviceaccount", "internal/metrics"}},
 	{folder: "internal/cli", may: []string{"internal/"}},
 	{folder: "cmd", may: []string{"internal/cli"}},
 	{folder: "bench", may: []string{"internal/"}},

@@ -136,11 +136,16 @@ func (t trial) Nominated() string { return t.nominated }
 const noNodes = ""
 
 // carryOut does in the API what was decided. It blocks while too much is being
-// written already.
+// written already. Lone pods may wait long for what others make for them, and
+// take no writer's place meanwhile.
 func (s *Scheduler) carryOut(ctx context.Context, d decision) {
-	s.slots <- struct{}{}
+	if !d.pod.Lone {
+		s.slots <- struct{}{}
+	}
 	s.writing.Go(func() {
-		defer func() { <-s.slots }()
+		if !d.pod.Lone {
+			defer func() { <-s.slots }()
+		}
 		if d.node != "" {
 			s.bind(ctx, d)
 		} else {

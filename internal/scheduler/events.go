@@ -25,6 +25,7 @@ func (s *Scheduler) follow(ctx context.Context) (stop func(), err error) {
 	}
 	// Nodes come before the pods on them, and namespaces before pods are tried.
 	for _, start := range []func() (func(), error){
+		func() (func(), error) { return s.followVolumes(ctx) },
 		func() (func(), error) { return watch(ctx, s, &corev1.Namespace{}, s.namespaceEventLocked) },
 		func() (func(), error) { return watch(ctx, s, &corev1.Service{}, s.serviceEventLocked) },
 		func() (func(), error) { return watch(ctx, s, &corev1.Node{}, s.nodeEventLocked) },
@@ -106,6 +107,7 @@ func (s *Scheduler) serviceEventLocked(old, now *corev1.Service) {
 func (s *Scheduler) nodeEventLocked(old, now *corev1.Node) {
 	if now == nil {
 		s.mu.cache.DeleteNode(old.Name)
+		s.volumes.Changed()
 		s.mu.queue.Wake(framework.Event{Kind: framework.NodeGone, Node: old})
 		return
 	}
@@ -197,6 +199,7 @@ func (s *Scheduler) podGoneLocked(pod *corev1.Pod) {
 			s.mu.queue.Wake(framework.Event{Kind: framework.PodGone, OldPod: p, Host: host, Namespace: p.Namespace})
 		}
 	}
+	s.volumes.Changed()
 	if was := s.mu.cache.DeletePod(pod.UID); was != nil {
 		s.mu.queue.Wake(framework.Event{Kind: framework.PodGone, OldPod: was, Host: s.mu.cache.Node(pod.Spec.NodeName), Namespace: was.Namespace})
 	}

@@ -16,10 +16,13 @@ import (
 	"skiff/internal/scheduler/plugins/nodeports"
 	"skiff/internal/scheduler/plugins/noderesources"
 	"skiff/internal/scheduler/plugins/nodeunschedulable"
+	"skiff/internal/scheduler/plugins/nodevolumelimits"
 	"skiff/internal/scheduler/plugins/podtopologyspread"
 	"skiff/internal/scheduler/plugins/queuesort"
 	"skiff/internal/scheduler/plugins/schedulinggates"
 	"skiff/internal/scheduler/plugins/tainttoleration"
+	"skiff/internal/scheduler/plugins/volumerestrictions"
+	"skiff/internal/scheduler/plugins/volumezone"
 )
 
 // plugin is a plugin that a profile can have.
@@ -43,6 +46,10 @@ func (s *Scheduler) plugins() []plugin {
 		{"NodeAffinity", 2, newNodeAffinity},
 		{"NodePorts", 0, plain(nodeports.Plugin{})},
 		{"NodeResourcesFit", 1, s.newFit},
+		{"VolumeRestrictions", 0, plain(volumerestrictions.Plugin{Cache: s.client.Cache})},
+		{"NodeVolumeLimits", 0, plain(nodevolumelimits.Plugin{Cache: s.client.Cache})},
+		{"VolumeBinding", 0, plain(s.volumes)},
+		{"VolumeZone", 0, plain(volumezone.Plugin{Cache: s.client.Cache})},
 		{"PodTopologySpread", 2, s.newPodTopologySpread},
 		{"InterPodAffinity", 2, s.newInterPodAffinity},
 		{"DefaultPreemption", 0, s.newPreemption},

@@ -28,6 +28,7 @@ import (
 	"skiff/internal/scheduler/config"
 	"skiff/internal/scheduler/extender"
 	"skiff/internal/scheduler/framework"
+	"skiff/internal/scheduler/plugins/volumebinding"
 	"skiff/internal/scheduler/queue"
 )
 
@@ -66,6 +67,7 @@ type Scheduler struct {
 	// profiles are by the names of schedulers that pods ask for.
 	profiles  map[string]*profile
 	extenders []*extender.Extender
+	volumes   *volumebinding.Plugin
 	// woken has a token if there may be something to do.
 	woken chan struct{}
 	// slots limits the writers.
@@ -103,6 +105,7 @@ func New(c Config) (*Scheduler, error) {
 	s.mu.classes = lru.New(keptClasses)
 	s.mu.nominated = make(map[types.UID]string)
 	s.mu.namespaces = make(map[string]labels.Set)
+	s.volumes = volumebinding.New(s.client, s.clock)
 	var err error
 	if s.profiles, err = s.newProfiles(); err != nil {
 		return nil, err

@@ -53,6 +53,7 @@ func samples(t *testing.T) map[schema.GroupVersionKind]*unstructured.Unstructure
 // TestEveryResource takes an object of each stored kind through every verb that
 // discovery says its resource has.
 func TestEveryResource(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	s.namespace("crud")
 	s.serviceAccount("crud")

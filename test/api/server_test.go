@@ -39,7 +39,11 @@ type server struct {
 
 func start(t *testing.T) *server {
 	t.Helper()
-	c := testcluster.Start(t)
+	return over(t, testcluster.Start(t))
+}
+
+func over(t *testing.T, c *testcluster.Cluster) *server {
+	t.Helper()
 	hc, err := rest.HTTPClientFor(c.Config)
 	if err != nil {
 		t.Fatal(err)
@@ -164,6 +168,15 @@ func (s *server) namespace(name string) {
 func (s *server) serviceAccount(namespace string) {
 	s.Helper()
 	s.ok(http.StatusCreated, call{Method: "POST", Path: "/api/v1/namespaces/" + namespace + "/serviceaccounts", Body: `{"metadata":{"name":"default"}}`})
+}
+
+// compact makes the server forget all that was before.
+func (s *server) compact() {
+	s.Helper()
+	state := s.Verbs.Cache()
+	if err := state.Compact(context.Background(), state.Revision()); err != nil {
+		s.Fatal(err)
+	}
 }
 
 // event is one line of a watch.

@@ -27,6 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 )
 
 // NewScheme returns a fresh scheme that knows the types of every built-in
@@ -51,6 +52,7 @@ func NewScheme() *runtime.Scheme {
 		discoveryv1.AddToScheme,
 		eventsv1.AddToScheme,
 		flowcontrolv1.AddToScheme,
+		metricsv1beta1.AddToScheme,
 		networkingv1.AddToScheme,
 		nodev1.AddToScheme,
 		policyv1.AddToScheme,

@@ -291,9 +291,9 @@ func parseRevision(rv string) (int64, error) {
 	if rv == "" {
 		return 0, nil
 	}
-	n, err := strconv.ParseInt(rv, 10, 64)
-	if err != nil || n < 0 {
-		return 0, fmt.Errorf("invalid resource version %q: must be a non-negative decimal number", rv)
+	n, err := strconv.ParseUint(rv, 10, 63)
+	if err != nil {
+		return 0, fmt.Errorf("invalid resource version: %w", field.Invalid(field.NewPath("resourceVersion"), rv, err.Error()))
 	}
-	return n, nil
+	return int64(n), nil
 }

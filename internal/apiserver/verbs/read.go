@@ -28,6 +28,13 @@ const futureWait = 3 * time.Second
 // Get returns one object. With resourceVersion "" the read is linearizable,
 // otherwise any state not older than it will do.
 func (s *Server) Get(ctx context.Context, req *Request, o *metav1.GetOptions) (*cache.Entry, error) {
+	if v := req.Resource().Virtual; v != nil {
+		obj, err := v.Get(ctx, req.Namespace, req.Name)
+		if err != nil {
+			return nil, err
+		}
+		return cache.DetachedEntry("", obj), nil
+	}
 	if err := s.waitFor(ctx, o.ResourceVersion); err != nil {
 		return nil, err
 	}
@@ -137,7 +144,7 @@ func compile(req *Request, o *ListOptions) (*filter, error) {
 				name = q.Value
 			case q.Field == "metadata.namespace" && namespace == "":
 				namespace = q.Value
-			case r.Collection.HasIndex(q.Field):
+			case r.Collection != nil && r.Collection.HasIndex(q.Field):
 				f.scope.Field, f.scope.Value = q.Field, q.Value
 			}
 		}
@@ -149,7 +156,7 @@ func compile(req *Request, o *ListOptions) (*filter, error) {
 	if namespace != "" {
 		f.fields = append(f.fields, fieldTest{get: r.selectable["metadata.namespace"], value: namespace, equal: true})
 	}
-	if name != "" && (namespace != "" || !r.Namespaced) {
+	if name != "" && (namespace != "" || !r.Namespaced) && r.Collection != nil {
 		f.scope.Key = r.Collection.Key(namespace, name)
 	}
 	return f, nil
@@ -191,6 +198,9 @@ func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListR
 	f, err := compile(req, o)
 	if err != nil {
 		return nil, err
+	}
+	if req.Resource().Virtual != nil {
+		return s.listVirtual(ctx, req, f)
 	}
 	col := req.Resource().Collection
 	prefix := col.Prefix() + "/"
@@ -242,6 +252,21 @@ func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListR
 		out.Continue = encodeContinue(snap.Revision, strings.TrimPrefix(last.Key, prefix)+"\x00")
 		if !filtered {
 			out.Remaining = &more
+		}
+	}
+	return out, nil
+}
+
+// listVirtual makes up the selected objects.
+func (s *Server) listVirtual(ctx context.Context, req *Request, f *filter) (*ListResult, error) {
+	all, err := req.Resource().Virtual.List(ctx, f.scope.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	out := &ListResult{Revision: s.cache.Revision()}
+	for _, obj := range all {
+		if e := cache.DetachedEntry("", obj); f.matches(ctx, e) {
+			out.Entries = append(out.Entries, e)
 		}
 	}
 	return out, nil

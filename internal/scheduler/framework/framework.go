@@ -208,6 +208,9 @@ type Event struct {
 	Host *NodeInfo
 	// Namespace is where it happened.
 	Namespace string
+	// Claim is the persistent volume claim that changed; empty if something else
+	// about volumes did.
+	Claim string
 }
 
 // Weighted is a score plugin with its weight in the sum.

@@ -176,12 +176,19 @@ func (c *Cache) compact(ctx context.Context) {
 		}
 		now := c.Revision()
 		if before > 0 && before < now {
-			if err := c.engine.Compact(ctx, before); err != nil && ctx.Err() == nil {
+			if err := c.Compact(ctx, before); err != nil && ctx.Err() == nil {
 				c.log.Warn("compacting the store failed", "revision", before, "error", err)
 			}
 		}
 		before = now
 	}
+}
+
+// Compact drops the engine's history of before revision. What is still at hand
+// in memory goes on being served: the window of recent events, and the states
+// that lists are being continued on.
+func (c *Cache) Compact(ctx context.Context, revision int64) error {
+	return c.engine.Compact(ctx, revision)
 }
 
 func (c *Cache) apply(b store.Batch) {
