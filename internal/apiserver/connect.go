@@ -30,6 +30,9 @@ type NodeDialer interface {
 // connect answers for subresources that open a stream to a node, pod or
 // service.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request) error {
+	if len(r.URL.Query()["dryRun"]) > 0 {
+		return apierrors.NewBadRequest("dryRun is not supported")
+	}
 	if s.Nodes == nil {
 		return apierrors.NewServiceUnavailable("this API server has no way to reach nodes")
 	}

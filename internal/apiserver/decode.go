@@ -3,6 +3,7 @@ package apiserver
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"skiff/internal/apiserver/verbs"
@@ -50,11 +52,12 @@ func decodeInto(ctx context.Context, media string, data []byte, obj runtime.Obje
 
 // decodeAs is decodeInto with the way to read JSON.
 func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string, decode func(data []byte) error) error {
+	var strict []error
 	switch media {
 	case mediaProtobuf:
 		var u runtime.Unknown
 		if !bytes.HasPrefix(data, []byte("k8s\x00")) {
-			return apierrors.NewBadRequest("the body is not a protobuf envelope: it must start with \"k8s\\x00\"")
+			return unrecognized(gvk, data, "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")
 		}
 		if err := u.Unmarshal(data[4:]); err != nil {
 			return apierrors.NewBadRequest("decoding the protobuf envelope: " + err.Error())
@@ -75,20 +78,16 @@ func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object
 		if err != nil {
 			return apierrors.NewBadRequest("error converting YAML to JSON: " + err.Error())
 		}
-		if fieldValidation != metav1.FieldValidationIgnore {
-			if _, err := yaml.YAMLToJSONStrict(data); err != nil {
-				if fieldValidation == metav1.FieldValidationStrict {
-					return apierrors.NewBadRequest("strict decoding error: " + err.Error())
-				}
-				warning(ctx, err.Error())
-			}
+		if _, err := yaml.YAMLToJSONStrict(data); err != nil {
+			strict = append(strict, err)
 		}
 		data = js
 	}
-	if len(bytes.TrimSpace(data)) == 0 {
-		return apierrors.NewBadRequest(fmt.Sprintf("the request has no body: %s is expected", gvk.Kind))
+	var meta metav1.TypeMeta
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &meta); err != nil {
+		return unrecognized(gvk, data, "couldn't get version/kind; json parse error: "+err.Error())
 	}
-	if err := decode(data); err != nil {
+	if err := verbs.WithStrict(ctx, strict, decode(data), fieldValidation); err != nil {
 		var status apierrors.APIStatus
 		if errors.As(err, &status) {
 			return err
@@ -105,6 +104,23 @@ func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object
 		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 	}
 	return nil
+}
+
+// unrecognized refuses a body that is no object at all; it shows the beginning.
+func unrecognized(gvk schema.GroupVersionKind, data []byte, why string) error {
+	const limit = 30
+	shown, more := data, ""
+	if len(data) > limit {
+		shown, more = data[:limit], " ..."
+	}
+	text := hex.EncodeToString(shown)
+	switch {
+	case len(data) == 0:
+		text = "<empty>"
+	case data[0] == '{':
+		text = string(shown)
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %s (%s%s)", gvk.Kind, why, text, more))
 }
 
 func checkKind(got, want schema.GroupVersionKind) error {

@@ -14,6 +14,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	kjson "sigs.k8s.io/json"
 )
 
 // facts reads the lines of a file that was made by asking upstream's v1.36.3.
@@ -137,7 +138,7 @@ func (s *server) paths(t *testing.T) {
 func (s *server) defaults(t *testing.T) {
 	for _, line := range facts(t, "defaults.jsonl") {
 		var want unstructured.Unstructured
-		if err := json.Unmarshal([]byte(line), &want.Object); err != nil {
+		if err := kjson.UnmarshalCaseSensitivePreserveInts([]byte(line), &want.Object); err != nil {
 			t.Fatal(err)
 		}
 		path := fmt.Sprintf("/apis/%s/%s/%s", want.GetAPIVersion(), strings.ToLower(want.GetKind())+"s", want.GetName())

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	kjson "sigs.k8s.io/json"
 
 	"skiff/internal/cluster/testcluster"
 )
@@ -132,7 +133,7 @@ func (s *server) ok(code int, c call) answer {
 func (a answer) object(t testing.TB) *unstructured.Unstructured {
 	t.Helper()
 	u := &unstructured.Unstructured{}
-	if err := json.Unmarshal(a.Body, &u.Object); err != nil {
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(a.Body, &u.Object); err != nil {
 		t.Fatalf("the answer is not an object: %v: %s", err, a.Body)
 	}
 	return u

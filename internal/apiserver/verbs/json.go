@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -53,8 +52,9 @@ func AppendKind(dst []byte, gvk schema.GroupVersionKind) []byte {
 	return append(dst, '"')
 }
 
-// DecodeJSON reads data into obj. Unknown and duplicate fields are refused,
-// warned of or ignored as fieldValidation says (KEP-2885; Warn when empty).
+// DecodeJSON reads data into obj. Unknown and duplicate fields are refused
+// (with a strict decoding error), warned of or ignored as fieldValidation says
+// (KEP-2885; Warn when empty).
 func DecodeJSON(ctx context.Context, data []byte, obj any, fieldValidation string) error {
 	if fieldValidation == metav1.FieldValidationIgnore {
 		return kjson.UnmarshalCaseSensitivePreserveInts(data, obj)
@@ -63,7 +63,7 @@ func DecodeJSON(ctx context.Context, data []byte, obj any, fieldValidation strin
 	if err != nil {
 		return err
 	}
-	return refuseOrWarn(ctx, obj, strict, fieldValidation)
+	return refuseOrWarn(ctx, strict, fieldValidation)
 }
 
 // DecodeJSON reads data, an object in this version, into obj as DecodeJSON
@@ -89,7 +89,7 @@ func (v *Version) DecodeJSON(ctx context.Context, data []byte, obj apis.Object, 
 			strict = append(strict, fmt.Errorf("unknown field %q", path))
 		}
 	}
-	return refuseOrWarn(ctx, obj, strict, fieldValidation)
+	return refuseOrWarn(ctx, strict, fieldValidation)
 }
 
 // summary is the beginning of a body, for error messages.
@@ -101,19 +101,14 @@ func summary(data []byte) string {
 	return string(data)
 }
 
-// refuseOrWarn does with the unknown and duplicate fields of obj what
-// fieldValidation says.
-func refuseOrWarn(ctx context.Context, obj any, strict []error, fieldValidation string) error {
+// refuseOrWarn does with unknown and duplicate fields what fieldValidation
+// says.
+func refuseOrWarn(ctx context.Context, strict []error, fieldValidation string) error {
 	if len(strict) == 0 || fieldValidation == metav1.FieldValidationIgnore {
 		return nil
 	}
 	if fieldValidation == metav1.FieldValidationStrict {
-		texts := make([]string, len(strict))
-		for i, e := range strict {
-			texts[i] = e.Error()
-		}
-		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: strict decoding error: %s",
-			kindOf(obj), versionOf(obj), kindOf(obj), strings.Join(texts, ", ")))
+		return runtime.NewStrictDecodingError(strict)
 	}
 	for _, e := range strict {
 		warn(ctx, e.Error())
@@ -121,16 +116,15 @@ func refuseOrWarn(ctx context.Context, obj any, strict []error, fieldValidation 
 	return nil
 }
 
-func kindOf(obj any) string {
-	if o, ok := obj.(runtime.Object); ok {
-		return o.GetObjectKind().GroupVersionKind().Kind
+// WithStrict adds to the outcome of decoding an object what was found wrong in
+// the text that it was made of: duplicate keys of a YAML document or a patch.
+func WithStrict(ctx context.Context, found []error, outcome error, fieldValidation string) error {
+	if outcome != nil {
+		unknown, strict := runtime.AsStrictDecodingError(outcome)
+		if !strict {
+			return outcome
+		}
+		found = append(found, unknown.Errors()...)
 	}
-	return fmt.Sprintf("%T", obj)
-}
-
-func versionOf(obj any) string {
-	if o, ok := obj.(apis.Object); ok {
-		return o.GetObjectKind().GroupVersionKind().Version
-	}
-	return ""
+	return refuseOrWarn(ctx, found, fieldValidation)
 }

@@ -45,18 +45,23 @@ func checkNamespace(req *Request, obj apis.Object) error {
 	case ns == "":
 		obj.SetNamespace(req.Namespace)
 	case ns != req.Namespace:
-		return apierrors.NewBadRequest(fmt.Sprintf("the namespace of the provided object does not match the namespace sent on the request: %q != %q", ns, req.Namespace))
+		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 	}
 	return nil
 }
 
-// checkName makes sure that obj, if it has a name, has that of the request.
+// checkName makes sure that an object that replaces another has its name and
+// namespace.
 func checkName(req *Request, obj apis.Object) error {
-	switch n := obj.GetName(); {
-	case n == "":
-		obj.SetName(req.Name)
-	case n != req.Name:
-		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", n, req.Name))
+	bad := func(format string, args ...any) error { return apierrors.NewBadRequest(fmt.Sprintf(format, args...)) }
+	if obj.GetName() == "" {
+		return bad("the name of the object (%s based on URL) was undeterminable: name must be provided", req.Name)
+	}
+	if obj.GetName() != req.Name {
+		return bad("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), req.Name)
+	}
+	if ns := obj.GetNamespace(); req.Namespace != "" && ns != "" && ns != req.Namespace {
+		return bad("the namespace of the object (%s) does not match the namespace on the request (%s)", ns, req.Namespace)
 	}
 	return nil
 }

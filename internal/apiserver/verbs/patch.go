@@ -12,9 +12,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/mergepatch"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
@@ -35,8 +37,7 @@ var patchTypes = map[types.PatchType]bool{
 // it.
 func (s *Server) Patch(ctx context.Context, req *Request, t types.PatchType, patch []byte, o *metav1.PatchOptions) (e *cache.Entry, created bool, err error) {
 	if !patchTypes[t] {
-		return nil, false, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "patch", req.qualified(), req.Name,
-			"the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml", 0, true)
+		return nil, false, unsupportedMedia("application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml")
 	}
 	if err := validatePatchOptions(o, t); err != nil {
 		return nil, false, err
@@ -67,22 +68,27 @@ func (s *Server) patched(ctx context.Context, req *Request, old apis.Object, t t
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
+	found, err := strictPatch(t, patch, fieldValidation)
+	if err != nil {
+		return nil, err
+	}
 	out, err := applyPatch(doc, t, patch, req.Version.Version.New())
 	if err != nil {
 		return nil, err
 	}
 	obj := req.Version.Version.New()
-	if err := req.Version.DecodeJSON(ctx, out, obj, fieldValidation); err != nil {
-		return nil, patchResultError(req, err)
+	err = req.Version.DecodeJSON(ctx, out, obj, fieldValidation)
+	if err := WithStrict(ctx, found, err, fieldValidation); err != nil {
+		return nil, patchResultError(out, err)
 	}
 	if got := obj.GetObjectKind().GroupVersionKind(); got != gvk {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the patch must not change apiVersion and kind: %s became %s", gvk, got))
 	}
 	clearKind(obj)
-	if err := checkNamespace(req, obj); err != nil {
+	if err := checkName(req, obj); err != nil {
 		return nil, err
 	}
-	if err := checkName(req, obj); err != nil {
+	if err := checkNamespace(req, obj); err != nil {
 		return nil, err
 	}
 	hub, err := req.Version.ToHub(obj)
@@ -92,15 +98,39 @@ func (s *Server) patched(ctx context.Context, req *Request, old apis.Object, t t
 	return hub, nil
 }
 
-func patchResultError(req *Request, err error) error {
+// strictPatch finds duplicate and unknown fields in a patch's own text.
+func strictPatch(t types.PatchType, patch []byte, fieldValidation string) ([]error, error) {
+	var into any = &map[string]any{}
+	if t == types.JSONPatchType {
+		into = &[]struct {
+			Op    string `json:"op"`
+			Path  string `json:"path"`
+			From  string `json:"from"`
+			Value any    `json:"value"`
+		}{}
+	}
+	if fieldValidation == metav1.FieldValidationIgnore {
+		return nil, nil
+	}
+	found, err := kjson.UnmarshalStrict(patch, into)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	if t == types.JSONPatchType {
+		for i, e := range found {
+			found[i] = fmt.Errorf("json patch %w", e)
+		}
+	}
+	return found, nil
+}
+
+// patchResultError says that the document that a patch made is no object.
+func patchResultError(out []byte, err error) error {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
 		return err
 	}
-	e := apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "patch", req.qualified(), req.Name, err.Error(), 0, false)
-	e.ErrStatus.Reason = metav1.StatusReasonInvalid
-	e.ErrStatus.Message = err.Error()
-	return e
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), string(out), err.Error())})
 }
 
 // applyPatch applies a patch to a JSON document; schema is a value of the
@@ -131,7 +161,7 @@ func applyPatch(doc []byte, t types.PatchType, patch []byte, schema any) ([]byte
 		return out, nil
 	case types.StrategicMergePatchType:
 		if _, custom := schema.(*unstructured.Unstructured); custom {
-			return nil, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "patch", schemaGroup, "", "strategic merge patch is not supported for custom resources: use application/merge-patch+json", 0, true)
+			return nil, unsupportedMedia("application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml")
 		}
 		var original, change map[string]any
 		if err := kjson.UnmarshalCaseSensitivePreserveInts(patch, &change); err != nil {
@@ -151,6 +181,13 @@ func applyPatch(doc []byte, t types.PatchType, patch []byte, schema any) ([]byte
 		return json.Marshal(out)
 	}
 	return nil, fmt.Errorf("unknown patch type %s", t)
+}
+
+func unsupportedMedia(accepted string) error {
+	e := apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", schemaGroup, "", "", 0, false)
+	e.ErrStatus.Message = "the body of the request was in an unknown format - accepted media types include: " + accepted
+	e.ErrStatus.Details = nil
+	return e
 }
 
 var schemaGroup = metav1.SchemeGroupVersion.WithResource("").GroupResource()
@@ -191,7 +228,7 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 		if js, err := applied.MarshalJSON(); err == nil {
 			typed := req.Version.Version.New()
 			if err := DecodeJSON(ctx, js, typed, o.FieldValidation); err != nil {
-				return nil, false, err
+				return nil, false, apierrors.NewBadRequest(err.Error())
 			}
 		}
 	}

@@ -198,7 +198,7 @@ func (s *Server) PatchScale(ctx context.Context, req *Request, t types.PatchType
 		}
 		scale = &autoscalingv1.Scale{}
 		if err := DecodeJSON(ctx, out, scale, o.FieldValidation); err != nil {
-			return nil, patchResultError(req, err)
+			return nil, patchResultError(out, err)
 		}
 		return scale, nil
 	})

@@ -406,10 +406,10 @@ func (s *Server) Update(ctx context.Context, req *Request, obj apis.Object, o *m
 	if err := validateUpdateOptions(o); err != nil {
 		return nil, false, err
 	}
-	if err := checkNamespace(req, obj); err != nil {
+	if err := checkName(req, obj); err != nil {
 		return nil, false, err
 	}
-	if err := checkName(req, obj); err != nil {
+	if err := checkNamespace(req, obj); err != nil {
 		return nil, false, err
 	}
 	hub, err := req.Version.ToHub(obj)
