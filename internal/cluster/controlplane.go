@@ -12,18 +12,15 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
-	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/clock"
 
 	"skiff/internal/apis"
 	"skiff/internal/apis/builtin"
-	apismetrics "skiff/internal/apis/metrics"
 	"skiff/internal/apiserver"
 	"skiff/internal/apiserver/admission"
 	"skiff/internal/apiserver/admission/plugins"
@@ -233,33 +230,12 @@ func (p *ControlPlane) anonymous(others authn.Authenticator) authn.Authenticator
 // Drain makes /readyz say that the server is about to stop.
 func (p *ControlPlane) Drain() { p.server.Drain() }
 
-// Kubelets reaches the kubelets with the API server's certificate.
-func (p *ControlPlane) Kubelets() apiserver.NodeDialer { return p.kubelets }
-
-// serveUsage serves the metrics API.
-func (p *ControlPlane) serveUsage(ctx context.Context, c metrics.Config) error {
-	collector := metrics.New(c)
-	for _, d := range apismetrics.Resources(collector) {
-		if _, err := p.Verbs.Add(ctx, d); err != nil {
-			return err
-		}
-	}
-	p.following.Go(func() { collector.Run(ctx) })
-	return nil
-}
-
 // URL is the API server's address for clients.
 func (p *ControlPlane) URL() string { return "https://" + p.Address.String() }
 
 // PreferredResources returns what is served, as discovery shows it.
 func (p *ControlPlane) PreferredResources() []*metav1.APIResourceList {
 	return p.server.PreferredResources()
-}
-
-// SecretToken makes the token of a Secret of a ServiceAccount, for the API
-// server, which ends with the Secret.
-func (p *ControlPlane) SecretToken(account *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
-	return p.issuer.IssueForSecret([]string{p.issuer.URL}, account, secret, time.Now())
 }
 
 // Run serves the API until ctx ends, then closes the store. Nothing may use

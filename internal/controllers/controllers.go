@@ -30,6 +30,7 @@ import (
 	"skiff/internal/controllers/nodeipam"
 	"skiff/internal/controllers/nodelifecycle"
 	"skiff/internal/controllers/persistentvolume"
+	"skiff/internal/controllers/podautoscaler"
 	"skiff/internal/controllers/podgc"
 	"skiff/internal/controllers/replicaset"
 	"skiff/internal/controllers/replicationcontroller"
@@ -67,8 +68,10 @@ type Config struct {
 	LocalVolumes localpath.Nodes
 	Nodes        nodelifecycle.Options
 	PodGC        podgc.Options
-	Clock        clock.WithTicker
-	Log          *slog.Logger
+	// Autoscaler says how to reach the API over HTTP, as that controller.
+	Autoscaler podautoscaler.Options
+	Clock      clock.WithTicker
+	Log        *slog.Logger
 }
 
 // Controllers are all controllers, ready to run.
@@ -126,6 +129,7 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("resourcequota", "resourcequota-controller", func(d controller.Deps) (controller.Runnable, error) { return resourcequota.New(d, c.Discover) })
 	add("nodelifecycle", "node-controller", func(d controller.Deps) (controller.Runnable, error) { return nodelifecycle.New(d, c.Nodes) })
 	add("podgc", "pod-garbage-collector", func(d controller.Deps) (controller.Runnable, error) { return podgc.New(d, c.PodGC) })
+	add("podautoscaler", "horizontal-pod-autoscaler", func(d controller.Deps) (controller.Runnable, error) { return podautoscaler.New(d, c.Autoscaler) })
 	add("csr", "certificate-controller", func(d controller.Deps) (controller.Runnable, error) { return csr.New(d, c.Certificates) })
 	if len(c.ClusterCIDRs) > 0 {
 		add("nodeipam", "node-controller", func(d controller.Deps) (controller.Runnable, error) {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -324,7 +325,10 @@ func (s *subresource) Get(ctx context.Context, obj, sub client.Object, _ ...clie
 	if err != nil {
 		return err
 	}
-	if s.name == "scale" && req.Resource().Scale != nil {
+	if s.name == "scale" {
+		if req.Resource().Scale == nil {
+			return apierrors.NewGenericServerResponse(http.StatusNotFound, "get", req.Resource().GroupResource(), req.Name, "", 0, true)
+		}
 		parent, err := e.Object()
 		if err != nil {
 			return err

@@ -1,10 +1,13 @@
 package inprocess
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
 
 	"skiff/internal/apiserver/verbs"
 )
@@ -28,8 +31,9 @@ func (m *mapper) get() meta.RESTMapper {
 	if m.current != nil && m.generation == generation {
 		return m.current
 	}
-	dm := meta.NewDefaultRESTMapper(nil)
-	for _, r := range m.server.Resources() {
+	served := m.server.Resources()
+	dm := meta.NewDefaultRESTMapper(preferred(served))
+	for _, r := range served {
 		var scope meta.RESTScope = meta.RESTScopeRoot
 		if r.Namespaced {
 			scope = meta.RESTScopeNamespace
@@ -41,6 +45,21 @@ func (m *mapper) get() meta.RESTMapper {
 	}
 	m.current, m.generation = dm, generation
 	return dm
+}
+
+// preferred returns all group versions, the newest and most stable of each
+// group first: the one to use when none is named.
+func preferred(served []*verbs.Resource) []schema.GroupVersion {
+	var all []schema.GroupVersion
+	for _, r := range served {
+		for _, v := range r.Versions {
+			all = append(all, v.GroupVersion())
+		}
+	}
+	slices.SortFunc(all, func(a, b schema.GroupVersion) int {
+		return cmp.Or(cmp.Compare(a.Group, b.Group), version.CompareKubeAwareVersionStrings(b.Version, a.Version))
+	})
+	return slices.Compact(all)
 }
 
 func (m *mapper) KindFor(r schema.GroupVersionResource) (schema.GroupVersionKind, error) {
@@ -60,7 +79,12 @@ func (m *mapper) ResourcesFor(r schema.GroupVersionResource) ([]schema.GroupVers
 }
 
 func (m *mapper) RESTMapping(gk schema.GroupKind, versions ...string) (*meta.RESTMapping, error) {
-	return m.get().RESTMapping(gk, versions...)
+	mapping, err := m.get().RESTMapping(gk, versions...)
+	if meta.IsNoMatchError(err) {
+		// The library speaks of a resource where a kind was asked for.
+		return nil, &meta.NoKindMatchError{GroupKind: gk, SearchedVersions: versions}
+	}
+	return mapping, err
 }
 
 func (m *mapper) RESTMappings(gk schema.GroupKind, versions ...string) ([]*meta.RESTMapping, error) {

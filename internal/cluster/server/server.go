@@ -23,6 +23,7 @@ import (
 	"skiff/internal/controllers"
 	"skiff/internal/controllers/csr"
 	"skiff/internal/controllers/localpath"
+	"skiff/internal/controllers/podautoscaler"
 	"skiff/internal/dns"
 	"skiff/internal/identity"
 	"skiff/internal/scheduler"
@@ -87,11 +88,16 @@ func start(ctx context.Context, p *cluster.ControlPlane, part func(string, func(
 	if err := localpath.EnsureClass(ctx, admin.Client); err != nil {
 		return err
 	}
+	autoscaler, err := p.RESTConfig(serviceAccount(metav1.NamespaceSystem, "horizontal-pod-autoscaler"))
+	if err != nil {
+		return err
+	}
 	all, err := controllers.New(ctx, controllers.Config{
 		Set: account, Discover: func(context.Context) ([]*metav1.APIResourceList, error) { return p.PreferredResources(), nil },
 		CABundle: p.PKI.CA.PEM, ClusterCIDRs: []netip.Prefix{c.ClusterCIDR}, ServiceCIDRs: []netip.Prefix{c.ServiceCIDR},
 		Certificates: csr.Options{Signer: p.PKI.CA, ApproveServing: true}, LocalVolumes: p.NodeVolumes(), Clock: clock.RealClock{}, Log: c.Log,
-		SignToken: p.SecretToken, Manager: as(identity.Component("system:kube-controller-manager")),
+		Autoscaler: podautoscaler.Options{REST: autoscaler},
+		SignToken:  p.SecretToken, Manager: as(identity.Component("system:kube-controller-manager")),
 	})
 	if err != nil {
 		return err

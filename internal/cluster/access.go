@@ -1,0 +1,47 @@
+package cluster
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+
+	apismetrics "skiff/internal/apis/metrics"
+	"skiff/internal/apiserver"
+	"skiff/internal/identity"
+	"skiff/internal/metrics"
+)
+
+// RESTConfig reaches the API over HTTP on behalf of a user.
+func (p *ControlPlane) RESTConfig(u *identity.User) (*rest.Config, error) {
+	cert, key, err := p.PKI.Admin.PEM()
+	if err != nil {
+		return nil, err
+	}
+	return &rest.Config{
+		Host: p.URL(), QPS: -1, Impersonate: rest.ImpersonationConfig{UserName: u.Name, Groups: u.Groups},
+		TLSClientConfig: rest.TLSClientConfig{CAData: p.PKI.CA.PEM, CertData: cert, KeyData: key},
+	}, nil
+}
+
+// Kubelets reaches the kubelets with the API server's certificate.
+func (p *ControlPlane) Kubelets() apiserver.NodeDialer { return p.kubelets }
+
+// serveUsage serves the metrics API.
+func (p *ControlPlane) serveUsage(ctx context.Context, c metrics.Config) error {
+	collector := metrics.New(c)
+	for _, d := range apismetrics.Resources(collector) {
+		if _, err := p.Verbs.Add(ctx, d); err != nil {
+			return err
+		}
+	}
+	p.following.Go(func() { collector.Run(ctx) })
+	return nil
+}
+
+// SecretToken makes the token of a Secret of a ServiceAccount, for the API
+// server, which ends with the Secret.
+func (p *ControlPlane) SecretToken(account *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
+	return p.issuer.IssueForSecret([]string{p.issuer.URL}, account, secret, time.Now())
+}
