@@ -177,6 +177,7 @@ var leaves = []string{
 	"k8s.io/apiserver/pkg/authentication/user",
 	"k8s.io/apiserver/pkg/authorization/authorizer",
 	"k8s.io/apiserver/pkg/cel",
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers",
 	"k8s.io/apiextensions-apiserver/pkg/apis",
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema",
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation",

@@ -6,43 +6,50 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
+	apiservervalidation "k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/sets"
-	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/cel/environment"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"skiff/internal/apis"
-	"skiff/internal/apis/checks"
 )
 
+type definition = apiextensionsv1.CustomResourceDefinition
+
 func customResourceDefinition() *apis.Resource {
-	return apis.Of[*apiextensionsv1.CustomResourceDefinition]{
+	return apis.Of[*definition]{
 		Names: apis.Names{
 			Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions", Singular: "customresourcedefinition", Kind: "CustomResourceDefinition",
 			ShortNames: []string{"crd", "crds"},
 			Categories: []string{"api-extensions"},
 		},
 		Version:                "v1",
-		New:                    func() *apiextensionsv1.CustomResourceDefinition { return &apiextensionsv1.CustomResourceDefinition{} },
+		New:                    func() *definition { return &definition{} },
 		NewList:                func() runtime.Object { return &apiextensionsv1.CustomResourceDefinitionList{} },
 		Prefix:                 "/registry/apiextensions.k8s.io/customresourcedefinitions",
 		HasStatus:              true,
 		Generation:             true,
 		RequireResourceVersion: true,
 		Default:                apiextensionsv1.SetObjectDefaults_CustomResourceDefinition,
-		PrepareCreate:          func(_ context.Context, d *apiextensionsv1.CustomResourceDefinition) { noteStorageVersion(d) },
-		PrepareUpdate:          func(_ context.Context, d, _ *apiextensionsv1.CustomResourceDefinition) { noteStorageVersion(d) },
+		PrepareCreate:          func(_ context.Context, d *definition) { noteStorageVersion(d) },
+		PrepareUpdate:          func(_ context.Context, d, _ *definition) { noteStorageVersion(d) },
+		ValidateName:           func(string, bool) []string { return nil }, // the group and plural make the name
 		Validate:               validateDefinition,
 		ValidateUpdate:         validateDefinitionUpdate,
 		ValidateStatusUpdate:   validateDefinitionStatus,
+		Warnings:               formatWarnings,
+		BeforeDelete:           awaitCleanup,
 	}.Resource()
 }
 
 // noteStorageVersion keeps the list of versions that objects may be stored in
 // complete; only the status subresource takes from it.
-func noteStorageVersion(d *apiextensionsv1.CustomResourceDefinition) {
+func noteStorageVersion(d *definition) {
 	for i := range d.Spec.Versions {
 		if v := &d.Spec.Versions[i]; v.Storage && !slices.Contains(d.Status.StoredVersions, v.Name) {
 			// Never in place: the list may be the old object's.
@@ -51,70 +58,111 @@ func noteStorageVersion(d *apiextensionsv1.CustomResourceDefinition) {
 	}
 }
 
-func validateDefinition(_ context.Context, d *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
-	var errs field.ErrorList
-	s, path := &d.Spec, field.NewPath("spec")
-	if want := s.Names.Plural + "." + s.Group; d.Name != want {
-		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), d.Name, "must be spec.names.plural+\".\"+spec.group"))
-	}
-	errs = append(errs, checks.RequiredName(s.Group, path.Child("group"), utilvalidation.IsDNS1123Subdomain)...)
-	if s.Group != "" && !strings.Contains(s.Group, ".") {
-		errs = append(errs, field.Invalid(path.Child("group"), s.Group, "should be a domain with at least one dot"))
-	}
-	errs = append(errs, checks.Enum(s.Scope, path.Child("scope"), apiextensionsv1.ClusterScoped, apiextensionsv1.NamespaceScoped)...)
-	if s.PreserveUnknownFields {
-		errs = append(errs, field.Invalid(path.Child("preserveUnknownFields"), true, "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"))
-	}
-	errs = append(errs, validateVersions(s.Versions, path.Child("versions"))...)
-	errs = append(errs, validateNames(&s.Names, path.Child("names"))...)
-	errs = append(errs, validateConversion(s.Conversion, path.Child("conversion"))...)
-	return append(errs, validateStoredVersions(d)...)
-}
-
-func validateDefinitionUpdate(ctx context.Context, d, old *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
-	errs := validateDefinition(ctx, d)
-	path := field.NewPath("spec")
-	errs = append(errs, validation.ValidateImmutableField(d.Spec.Group, old.Spec.Group, path.Child("group"))...)
-	errs = append(errs, validation.ValidateImmutableField(d.Spec.Names.Plural, old.Spec.Names.Plural, path.Child("names", "plural"))...)
-	if isEstablished(old) {
-		errs = append(errs, validation.ValidateImmutableField(d.Spec.Scope, old.Spec.Scope, path.Child("scope"))...)
-		errs = append(errs, validation.ValidateImmutableField(d.Spec.Names.Kind, old.Spec.Names.Kind, path.Child("names", "kind"))...)
-	}
-	return errs
-}
-
-func isEstablished(d *apiextensionsv1.CustomResourceDefinition) bool {
-	for _, c := range d.Status.Conditions {
-		if c.Type == apiextensionsv1.Established {
-			return c.Status == apiextensionsv1.ConditionTrue
+// awaitCleanup makes a definition whose deletion begins wait until its objects
+// are gone: whoever removes them takes the finalizer away.
+func awaitCleanup(d *definition) (keep bool) {
+	for i := range d.Status.Conditions {
+		if d.Status.Conditions[i].Type == apiextensionsv1.Terminating {
+			return false
 		}
 	}
-	return false
+	if !slices.Contains(d.Finalizers, apiextensionsv1.CustomResourceCleanupFinalizer) {
+		d.Finalizers = append(slices.Clone(d.Finalizers), apiextensionsv1.CustomResourceCleanupFinalizer)
+	}
+	d.Status.Conditions = append(slices.Clone(d.Status.Conditions), apiextensionsv1.CustomResourceDefinitionCondition{
+		Type: apiextensionsv1.Terminating, Status: apiextensionsv1.ConditionTrue, LastTransitionTime: metav1.Now(),
+		Reason: "InstanceDeletionPending", Message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+	})
+	return true
 }
 
-func validateDefinitionStatus(_ context.Context, d, _ *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
-	return validateStoredVersions(d)
+// hub returns d in the form that the validation library works on.
+func hub(d *definition) (*apiextensions.CustomResourceDefinition, field.ErrorList) {
+	out := &apiextensions.CustomResourceDefinition{}
+	if err := apiextensionsv1.Convert_v1_CustomResourceDefinition_To_apiextensions_CustomResourceDefinition(d.DeepCopy(), out, nil); err != nil {
+		return nil, field.ErrorList{field.InternalError(nil, err)}
+	}
+	return out, nil
 }
 
-// validateStoredVersions demands that stored objects stay readable.
-func validateStoredVersions(d *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
-	path := field.NewPath("status", "storedVersions")
-	if len(d.Status.StoredVersions) == 0 {
-		return field.ErrorList{field.Invalid(path, d.Status.StoredVersions, "must have at least one stored version")}
+func validateDefinition(ctx context.Context, d *definition) field.ErrorList {
+	in, errs := hub(d)
+	if errs != nil {
+		return errs
 	}
-	var errs field.ErrorList
-	known := sets.New[string]()
-	for i := range d.Spec.Versions {
-		v := &d.Spec.Versions[i]
-		known.Insert(v.Name)
-		if v.Storage && !slices.Contains(d.Status.StoredVersions, v.Name) {
-			errs = append(errs, field.Invalid(path, d.Status.StoredVersions, fmt.Sprintf("must have the storage version %s", v.Name)))
+	return withoutMetadata(validation.ValidateCustomResourceDefinition(ctx, in))
+}
+
+func validateDefinitionUpdate(ctx context.Context, d, old *definition) field.ErrorList {
+	in, errs := hub(d)
+	if errs != nil {
+		return errs
+	}
+	was, errs := hub(old)
+	if errs != nil {
+		return errs
+	}
+	return withoutMetadata(validation.ValidateCustomResourceDefinitionUpdate(ctx, in, was))
+}
+
+func validateDefinitionStatus(_ context.Context, d, old *definition) field.ErrorList {
+	in, errs := hub(d)
+	if errs != nil {
+		return errs
+	}
+	was, errs := hub(old)
+	if errs != nil {
+		return errs
+	}
+	return withoutMetadata(validation.ValidateUpdateCustomResourceDefinitionStatus(in, was))
+}
+
+// withoutMetadata drops what is wrong with the metadata of any object, which
+// is checked for all resources alike.
+func withoutMetadata(errs field.ErrorList) field.ErrorList {
+	return slices.DeleteFunc(errs, func(e *field.Error) bool {
+		return strings.HasPrefix(e.Field, "metadata.") && e.Field != "metadata.name" && !strings.HasPrefix(e.Field, "metadata.annotations[")
+	})
+}
+
+// formatWarnings names the formats in schemas that nothing checks, unless the
+// old definition had them.
+func formatWarnings(_ context.Context, d, old *definition) []string {
+	known := unknownFormats(old)
+	var out []string
+	for _, format := range unknownFormats(d) {
+		if !slices.Contains(known, format) {
+			out = append(out, fmt.Sprintf("unrecognized format %q", format))
 		}
 	}
-	for i, name := range d.Status.StoredVersions {
-		if !known.Has(name) {
-			errs = append(errs, field.Invalid(path.Index(i), name, "missing from spec.versions; "+name+" was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in "+name+" and removes "+name+" from status.storedVersions"))
+	return out
+}
+
+func unknownFormats(d *definition) []string {
+	if d == nil {
+		return nil
+	}
+	in, errs := hub(d)
+	if errs != nil {
+		return nil
+	}
+	var out []string
+	schema := func(v *apiextensions.CustomResourceValidation) {
+		if v == nil || v.OpenAPIV3Schema == nil {
+			return
+		}
+		converted := &spec.Schema{}
+		if err := apiservervalidation.ConvertJSONSchemaPropsWithPostProcess(v.OpenAPIV3Schema, converted, func(s *spec.Schema) error {
+			out = append(out, apiservervalidation.GetUnrecognizedFormats(s, environment.DefaultCompatibilityVersion())...)
+			return nil
+		}); err != nil {
+			return
 		}
 	}
-	return errs
+	schema(in.Spec.Validation)
+	for i := range in.Spec.Versions {
+		schema(in.Spec.Versions[i].Schema)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }

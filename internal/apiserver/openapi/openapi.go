@@ -6,6 +6,7 @@ package openapi
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -30,32 +31,43 @@ type Source interface {
 // Handler answers below /openapi/.
 type Handler struct {
 	source Source
+	v3     *handler3.OpenAPIService
+	mux3   http.Handler
 
 	mu         sync.Mutex
 	generation int64
-	v2, v3     http.Handler
+	v2         http.Handler
+	// documents are the versions that each document of v3 describes.
+	documents map[schema.GroupVersion][]*verbs.Version
 }
 
 // New returns a handler that describes what source serves.
-func New(source Source) *Handler { return &Handler{source: source} }
+func New(source Source) *Handler {
+	m := newMux()
+	h := &Handler{source: source, v3: handler3.NewOpenAPIService(), mux3: m, documents: map[schema.GroupVersion][]*verbs.Version{}}
+	// The error is for a registration that mux cannot do; ours does it all.
+	_ = h.v3.RegisterOpenAPIV3VersionedService("/openapi/v3", m)
+	return h
+}
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	v2, v3 := h.current()
+	v2 := h.current()
 	if strings.HasPrefix(r.URL.Path, "/openapi/v2") {
 		v2.ServeHTTP(w, r)
 		return
 	}
-	v3.ServeHTTP(w, r)
+	h.mux3.ServeHTTP(w, r)
 }
 
-// current returns the handlers for the present generation of resources.
-func (h *Handler) current() (v2, v3 http.Handler) {
+// current brings the documents up to the present generation of resources and
+// returns the handler of v2. Documents in which nothing changed stay.
+func (h *Handler) current() (v2 http.Handler) {
 	generation, _ := h.source.Generation()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.v2 != nil && h.generation == generation {
-		return h.v2, h.v3
+		return h.v2
 	}
 	byVersion := map[schema.GroupVersion][]*verbs.Version{}
 	var all []*verbs.Version
@@ -65,22 +77,31 @@ func (h *Handler) current() (v2, v3 http.Handler) {
 			all = append(all, v)
 		}
 	}
-	mux2, mux3 := newMux(), newMux()
-	whole := cached.Once(cached.Func(func() (*spec.Swagger, string, error) {
-		return describe(all), "", nil
-	}))
-	handler.NewOpenAPIServiceLazy(whole).RegisterOpenAPIVersionedService("/openapi/v2", mux2)
-	service := handler3.NewOpenAPIService()
+	for gv := range h.documents {
+		if byVersion[gv] == nil {
+			h.v3.DeleteGroupVersion(pathOf(gv))
+			delete(h.documents, gv)
+		}
+	}
 	for gv, versions := range byVersion {
-		service.UpdateGroupVersionLazy(pathOf(gv), cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
-			return withAlternatives(openapiconv.ConvertV2ToV3(describe(versions))), "", nil
+		slices.SortFunc(versions, byKind)
+		if slices.Equal(h.documents[gv], versions) {
+			continue
+		}
+		h.documents[gv] = versions
+		h.v3.UpdateGroupVersionLazy(pathOf(gv), cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
+			return withAlternatives(openapiconv.ConvertV2ToV3(describe(versions, false))), "", nil
 		})))
 	}
-	// The error is for a registration that mux cannot do; ours does it all.
-	_ = service.RegisterOpenAPIV3VersionedService("/openapi/v3", mux3)
-	h.v2, h.v3, h.generation = mux2, mux3, generation
-	return h.v2, h.v3
+	m := newMux()
+	handler.NewOpenAPIServiceLazy(cached.Once(cached.Func(func() (*spec.Swagger, string, error) {
+		return describe(all, true), "", nil
+	}))).RegisterOpenAPIVersionedService("/openapi/v2", m)
+	h.v2, h.generation = m, generation
+	return m
 }
+
+func byKind(a, b *verbs.Version) int { return strings.Compare(a.GVK().String(), b.GVK().String()) }
 
 // pathOf is a group version's path, which is also its name in /openapi/v3.
 func pathOf(gv schema.GroupVersion) string {

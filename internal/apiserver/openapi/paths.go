@@ -7,7 +7,6 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
@@ -19,27 +18,32 @@ var (
 	reads  = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
 	lists  = append(slices.Clone(reads), "application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch")
 	bodies = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
+	// customMedia are the serialisations of custom resources.
+	customMedia = []string{"application/json", "application/yaml"}
+	// customPatches are those of custom resources.
+	customPatches = []string{"application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"}
 	// patches are the media types of a PATCH.
 	patches = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
 )
 
-const kindExtension = "x-kubernetes-group-version-kind"
+// KindExtension names the kinds that a schema is of.
+const KindExtension = "x-kubernetes-group-version-kind"
 
-// describe makes the document of the given versions.
-func describe(versions []*verbs.Version) *spec.Swagger {
+// describe makes the document of the given versions. In all cases it has the
+// form of OpenAPI v2; v2 says whether the content must be what v2 can say.
+func describe(versions []*verbs.Version, v2 bool) *spec.Swagger {
 	g := &generator{
+		v2:          v2,
 		definitions: &definitions{schemas: spec.Definitions{}, kinds: map[string][]any{}},
 		paths:       map[string]spec.PathItem{},
 	}
-	slices.SortFunc(versions, func(a, b *verbs.Version) int {
-		return strings.Compare(a.GVK().String(), b.GVK().String())
-	})
+	slices.SortFunc(versions, byKind)
 	for _, v := range versions {
 		g.add(v)
 	}
 	for name, kinds := range g.definitions.kinds {
 		s := g.definitions.schemas[name]
-		s.AddExtension(kindExtension, kinds)
+		s.AddExtension(KindExtension, kinds)
 		g.definitions.schemas[name] = s
 	}
 	return &spec.Swagger{SwaggerProps: spec.SwaggerProps{
@@ -54,6 +58,7 @@ func describe(versions []*verbs.Version) *spec.Swagger {
 }
 
 type generator struct {
+	v2          bool
 	definitions *definitions
 	paths       map[string]spec.PathItem
 }
@@ -62,7 +67,7 @@ type generator struct {
 func (g *generator) kind(obj any, gvk schema.GroupVersionKind) spec.Schema {
 	ref := g.definitions.ref(reflect.TypeOf(obj).Elem())
 	name := strings.TrimPrefix(ref.Ref.String(), "#/definitions/")
-	entry := gvkExtension(gvk)
+	entry := KindOf(gvk)
 	for _, have := range g.definitions.kinds[name] {
 		if reflect.DeepEqual(have, entry) {
 			return ref
@@ -72,28 +77,26 @@ func (g *generator) kind(obj any, gvk schema.GroupVersionKind) spec.Schema {
 	return ref
 }
 
-func gvkExtension(gvk schema.GroupVersionKind) any {
+// KindOf returns one element of KindExtension.
+func KindOf(gvk schema.GroupVersionKind) any {
 	return map[string]any{"group": gvk.Group, "version": gvk.Version, "kind": gvk.Kind}
 }
 
 // add describes a version's paths.
 func (g *generator) add(v *verbs.Version) {
-	if _, untyped := v.Version.New().(*unstructured.Unstructured); untyped {
-		return
-	}
 	r := v.Resource()
 	root := "/" + pathOf(v.GroupVersion())
 	collection := root + "/" + r.Names.Resource
 	if r.Namespaced {
 		collection = root + "/namespaces/{namespace}/" + r.Names.Resource
 	}
-	o := operations{generator: g, version: v, object: g.kind(v.Version.New(), v.GVK()), tag: tagOf(v.GroupVersion())}
+	o := operations{generator: g, version: v, object: g.object(v), tag: tagOf(v.GroupVersion())}
 	var item spec.PathItem
 	var many spec.PathItem
 	for _, verb := range served(r) {
 		switch verb {
 		case "list":
-			list := g.kind(v.Version.NewList(), v.GroupVersion().WithKind(r.ListKind))
+			list := g.list(v)
 			many.Get = o.operation("list", "list", &list, lists, listParameters()...)
 			if r.Namespaced {
 				all := spec.PathItem{}
@@ -143,10 +146,10 @@ func (g *generator) addSubresources(o operations, prefix string, parameters []sp
 		item.Patch = sub.patch()
 		g.paths[prefix+name] = item
 	}
-	if r.HasStatus {
+	if o.version.Has("status") {
 		edit("status", o.object)
 	}
-	if r.Scale != nil {
+	if o.version.Has("scale") {
 		edit("scale", g.kind(&autoscalingv1.Scale{}, autoscalingv1.SchemeGroupVersion.WithKind("Scale")))
 	}
 	for i := range r.Subresources {
@@ -164,6 +167,37 @@ func (g *generator) addSubresources(o operations, prefix string, parameters []sp
 			g.paths[prefix+sub.Name] = item
 		}
 	}
+}
+
+// object returns the reference to the schema of a version's objects.
+func (g *generator) object(v *verbs.Version) spec.Schema {
+	if v.Schema == nil {
+		return g.kind(v.Version.New(), v.GVK())
+	}
+	g.definitions.ref(reflect.TypeFor[metav1.ObjectMeta]())
+	name := ModelName(v.GVK())
+	g.definitions.schemas[name] = *v.Schema(g.v2)
+	return *spec.RefSchema("#/definitions/" + name)
+}
+
+// list returns the reference to the schema of lists of them.
+func (g *generator) list(v *verbs.Version) spec.Schema {
+	gvk := v.GroupVersion().WithKind(v.Resource().ListKind)
+	if v.Schema == nil {
+		return g.kind(v.Version.NewList(), gvk)
+	}
+	kind, meta := metav1.TypeMeta{}.SwaggerDoc(), metav1.PartialObjectMetadataList{}.SwaggerDoc()
+	items := spec.ArrayProperty(spec.RefSchema("#/definitions/" + ModelName(v.GVK())))
+	listMeta := g.definitions.ref(reflect.TypeFor[metav1.ListMeta]())
+	s := (&spec.Schema{}).Typed("object", "").WithRequired("items").
+		WithDescription(gvk.Kind+" is a list of "+v.Kind).
+		SetProperty("apiVersion", *spec.StringProperty().WithDescription(kind["apiVersion"])).
+		SetProperty("kind", *spec.StringProperty().WithDescription(kind["kind"])).
+		SetProperty("metadata", *listMeta.WithDescription(meta["metadata"])).
+		SetProperty("items", *items.WithDescription("List of " + v.Resource().Names.Resource + ". More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md"))
+	s.AddExtension(KindExtension, []any{KindOf(gvk)})
+	g.definitions.schemas[ModelName(gvk)] = *s
+	return *spec.RefSchema("#/definitions/" + ModelName(gvk))
 }
 
 func served(r *verbs.Resource) []string {
@@ -213,6 +247,9 @@ func (o operations) operation(action, verb string, result *spec.Schema, produces
 	}
 	op := &spec.Operation{OperationProps: spec.OperationProps{ID: id + o.version.Kind + o.suffix}}
 	op.Tags = []string{o.tag}
+	if o.version.Schema != nil {
+		produces = customMedia
+	}
 	op.Consumes, op.Produces, op.Schemes = []string{"*/*"}, produces, []string{"https"}
 	op.Parameters = parameters
 	ok := spec.Response{ResponseProps: spec.ResponseProps{Description: "OK", Schema: result}}
@@ -220,19 +257,26 @@ func (o operations) operation(action, verb string, result *spec.Schema, produces
 		200: ok, 401: {ResponseProps: spec.ResponseProps{Description: "Unauthorized"}},
 	}}}
 	op.AddExtension("x-kubernetes-action", action)
-	op.AddExtension(kindExtension, gvkExtension(o.version.GVK()))
+	op.AddExtension(KindExtension, KindOf(o.version.GVK()))
 	return op
 }
 
 func (o operations) withBody(action, verb string, body spec.Schema, consumes []string, parameters ...spec.Parameter) *spec.Operation {
 	op := o.operation(action, verb, &o.object, reads, parameters...)
 	op.Consumes = consumes
+	if o.version.Schema != nil && action != "patch" {
+		op.Consumes = customMedia
+	}
 	op.Parameters = append([]spec.Parameter{{ParamProps: spec.ParamProps{Name: "body", In: "body", Required: action != "delete" && action != "deletecollection", Schema: &body}}}, op.Parameters...)
 	return op
 }
 
 func (o operations) patch() *spec.Operation {
 	body := o.definitions.ref(reflect.TypeFor[metav1.Patch]())
+	patches := patches
+	if o.version.Schema != nil {
+		patches = customPatches
+	}
 	force := query("force", "boolean", "Force takes over fields that other managers own (server-side apply only).")
 	return o.withBody("patch", "patch", body, patches, append(writeParameters(), validationParameter(), force)...)
 }

@@ -2,8 +2,10 @@ package openapi
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 )
@@ -33,6 +35,27 @@ func (d *definitions) ref(t reflect.Type) spec.Schema {
 		d.schemas[name] = d.build(t)
 	}
 	return *spec.RefSchema("#/definitions/" + name)
+}
+
+// Definitions returns the schemas of types and of all that they refer to, by
+// their published names.
+func Definitions(types ...reflect.Type) spec.Definitions {
+	d := &definitions{schemas: spec.Definitions{}, kinds: map[string][]any{}}
+	for _, t := range types {
+		d.ref(t)
+	}
+	return d.schemas
+}
+
+// ObjectMeta is the published name of the metadata of objects.
+const ObjectMeta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+
+// ModelName is the published name of a kind that has no Go type: the group's
+// parts in reverse, the version and the kind.
+func ModelName(gvk schema.GroupVersionKind) string {
+	parts := strings.Split(gvk.Group, ".")
+	slices.Reverse(parts)
+	return strings.Join(parts, ".") + "." + gvk.Version + "." + gvk.Kind
 }
 
 // nameOf is the type's published name.
@@ -108,6 +131,9 @@ func (d *definitions) fields(t reflect.Type, docs map[string]string, s *spec.Sch
 		p := d.schema(f.Type, docs[tag])
 		if strategy := f.Tag.Get("patchStrategy"); strategy != "" {
 			p.AddExtension("x-kubernetes-patch-strategy", strategy)
+			if strategy == "merge" && f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.String {
+				p.AddExtension("x-kubernetes-list-type", "set")
+			}
 		}
 		if key := f.Tag.Get("patchMergeKey"); key != "" {
 			p.AddExtension("x-kubernetes-patch-merge-key", key)

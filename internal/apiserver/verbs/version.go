@@ -13,6 +13,10 @@ import (
 	"skiff/internal/store/cache"
 )
 
+// Storage returns the version that the resource's objects are stored in, served
+// or not.
+func (r *Resource) Storage() *Version { return r.hub }
+
 // Requests work on objects in one version, the working version: the hub for
 // resources with Go types, and for custom resources the request's own, in
 // which their schema is to be met. Only what is stored is the hub's then.

@@ -1,0 +1,221 @@
+// Package crd serves custom resources. It follows the cluster's
+// CustomResourceDefinitions and makes of each the same kind of declaration that
+// built-in resources have, so that everything else (verbs, HTTP, watches,
+// discovery, garbage collection) is generic over both. Schemas are compiled,
+// and descriptions made, when they are first needed: a definition that nobody
+// uses costs next to nothing.
+//
+// A definition is served before its condition Established says so, and its
+// objects are removed before it goes.
+package crd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/clock"
+
+	"skiff/internal/apiserver/verbs"
+	"skiff/internal/identity"
+	"skiff/internal/store/cache"
+)
+
+var definitions = schema.GroupResource{Group: apiextensionsv1.GroupName, Resource: "customresourcedefinitions"}
+
+// Config is what a Controller is made of.
+type Config struct {
+	Verbs *verbs.Server
+	// Webhooks calls conversion webhooks.
+	Webhooks Caller
+	Clock    clock.Clock
+	Log      *slog.Logger
+}
+
+// Controller keeps what is served in step with the definitions.
+type Controller struct {
+	Config
+	resource *verbs.Resource // of the definitions themselves
+
+	// served are the definitions being served, by name. Only the goroutine that
+	// follows the definitions uses it.
+	served map[string]*definition
+
+	cleaning struct {
+		sync.Mutex
+		names map[string]bool
+	}
+}
+
+// Start serves the definitions that there are, then follows their changes
+// until ctx ends.
+func Start(ctx context.Context, c Config) error {
+	t := &Controller{Config: c, resource: c.Verbs.Lookup(definitions), served: map[string]*definition{}}
+	if t.resource == nil {
+		return fmt.Errorf("%s are not served", definitions)
+	}
+	t.cleaning.names = map[string]bool{}
+	ctx = identity.NewContext(verbs.WithUserAgent(ctx, "kube-apiserver"), identity.Loopback())
+	snap, w := t.resource.Collection.SnapshotAndWatch(cache.Scope{})
+	snap.Ascend(t.resource.Prefix+"/", "", func(e *cache.Entry) bool {
+		t.changed(ctx, e)
+		return ctx.Err() == nil
+	})
+	go t.follow(ctx, w)
+	return nil
+}
+
+func (c *Controller) follow(ctx context.Context, w *cache.Watcher) {
+	defer func() { w.Stop() }()
+	for {
+		events, err := w.Next(ctx)
+		if errors.Is(err, cache.ErrFellBehind) {
+			w.Stop()
+			w = c.resume(ctx)
+			continue
+		}
+		if err != nil {
+			return
+		}
+		for _, ev := range events {
+			if ev.New == nil {
+				c.removed(ctx, ev.Last)
+			} else {
+				c.changed(ctx, ev.New)
+			}
+		}
+	}
+}
+
+// resume looks at everything anew after events were missed.
+func (c *Controller) resume(ctx context.Context) *cache.Watcher {
+	snap, w := c.resource.Collection.SnapshotAndWatch(cache.Scope{})
+	for name, d := range c.served {
+		if snap.Get(c.resource.Collection.Key("", name)) == nil {
+			c.stop(d)
+		}
+	}
+	snap.Ascend(c.resource.Prefix+"/", "", func(e *cache.Entry) bool {
+		c.changed(ctx, e)
+		return true
+	})
+	return w
+}
+
+func (c *Controller) removed(ctx context.Context, e *cache.Entry) {
+	obj, err := e.Object()
+	if err != nil {
+		return
+	}
+	crd := obj.(*apiextensionsv1.CustomResourceDefinition)
+	if d := c.served[crd.Name]; d != nil {
+		c.stop(d)
+	}
+	c.reconsider(ctx, crd)
+}
+
+func (c *Controller) stop(d *definition) {
+	delete(c.served, d.crd.Name)
+	c.Verbs.Remove(schema.GroupResource{Group: d.crd.Spec.Group, Resource: d.names.Plural})
+}
+
+// reconsider gives the definitions of the group that were refused names
+// another try, now that crd may have freed some.
+func (c *Controller) reconsider(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) {
+	for other := range c.all() {
+		if other.Name != crd.Name && other.Spec.Group == crd.Spec.Group && !apihelpers.IsCRDConditionTrue(other, apiextensionsv1.NamesAccepted) {
+			c.reconcile(ctx, other)
+		}
+	}
+}
+
+// all yields the definitions that there are now.
+func (c *Controller) all() func(yield func(*apiextensionsv1.CustomResourceDefinition) bool) {
+	return func(yield func(*apiextensionsv1.CustomResourceDefinition) bool) {
+		c.resource.Collection.Snapshot().Ascend(c.resource.Prefix+"/", "", func(e *cache.Entry) bool {
+			obj, err := e.Object()
+			return err != nil || yield(obj.(*apiextensionsv1.CustomResourceDefinition))
+		})
+	}
+}
+
+func (c *Controller) changed(ctx context.Context, e *cache.Entry) {
+	obj, err := e.Object()
+	if err != nil {
+		c.Log.Error("a stored CustomResourceDefinition is not readable", "key", e.Key, "error", err)
+		return
+	}
+	crd := obj.(*apiextensionsv1.CustomResourceDefinition)
+	before := c.served[crd.Name]
+	c.reconcile(ctx, crd)
+	if after := c.served[crd.Name]; before != nil && after != nil && !equality.Semantic.DeepEqual(before.names, after.names) {
+		c.reconsider(ctx, crd)
+	}
+}
+
+// reconcile decides on the names, serves the resource, and then says so in the
+// status.
+func (c *Controller) reconcile(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) {
+	next := crd.DeepCopy()
+	c.acceptNames(next)
+	noteApproval(next)
+	noteStructure(next)
+	if apihelpers.IsCRDConditionTrue(next, apiextensionsv1.Established) {
+		if err := c.serve(ctx, crd, &next.Status.AcceptedNames); err != nil {
+			c.Log.Error("a custom resource cannot be served", "definition", crd.Name, "error", err)
+			return
+		}
+	}
+	if !equality.Semantic.DeepEqual(next.Status, crd.Status) {
+		if _, err := c.write(ctx, next); err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+			c.Log.Error("the status of a CustomResourceDefinition cannot be written", "definition", crd.Name, "error", err)
+		}
+		return // the write is seen as the next change
+	}
+	if crd.DeletionTimestamp != nil && apihelpers.CRDHasFinalizer(crd, apiextensionsv1.CustomResourceCleanupFinalizer) {
+		c.startCleanup(ctx, crd)
+	}
+}
+
+// serve makes what is served that which crd says.
+func (c *Controller) serve(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames) error {
+	old := c.served[crd.Name]
+	d := newDefinition(crd, names, c.Webhooks)
+	if old == nil {
+		if _, err := c.Verbs.Add(ctx, d.resource()); err != nil {
+			return err
+		}
+		c.served[crd.Name] = d
+		return nil
+	}
+	if old.crd.UID == crd.UID && old.crd.Generation == crd.Generation && old.terminating() == d.terminating() && equality.Semantic.DeepEqual(old.names, names) {
+		return nil
+	}
+	if _, err := c.Verbs.Replace(d.resource()); err != nil {
+		return err
+	}
+	c.served[crd.Name] = d
+	return nil
+}
+
+// write stores the status and the finalizers of a definition.
+func (c *Controller) write(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) (*apiextensionsv1.CustomResourceDefinition, error) {
+	req := &verbs.Request{Version: c.resource.Versions[0], Name: crd.Name, Subresource: "status"}
+	e, _, err := c.Verbs.Update(ctx, req, crd, &metav1.UpdateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	obj, err := e.Object()
+	if err != nil {
+		return nil, err
+	}
+	return obj.(*apiextensionsv1.CustomResourceDefinition), nil
+}
