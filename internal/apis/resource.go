@@ -123,6 +123,9 @@ type Custom struct {
 	Convert func(ctx context.Context, objs []Object, version string) ([]Object, error)
 	// Decode reads an object in whatever version it was stored.
 	Decode func(value []byte) (Object, error)
+	// Terminating reports whether the definition is being deleted: no objects
+	// are created any more.
+	Terminating func() bool
 	// Types describes the fields of every version to server-side apply.
 	Types func() (managedfields.TypeConverter, error)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -210,7 +211,12 @@ func (e *eventEncoder) appendBookmark(dst []byte, ev *verbs.WatchEvent) ([]byte,
 	return e.appendObject(dst, ev.Type, obj, e.version.GVK())
 }
 
+// appendStatus tells the client why its watch ends; nothing when it can go on
+// at once where it was.
 func (e *eventEncoder) appendStatus(dst []byte, err error) []byte {
+	if errors.Is(err, cache.ErrClosed) {
+		return nil
+	}
 	out, encodeErr := e.appendObject(dst, watch.Error, statusOf(err), schema.GroupVersionKind{Version: "v1", Kind: "Status"})
 	if encodeErr != nil {
 		return nil

@@ -36,6 +36,7 @@ import (
 	"skiff/internal/apiserver/authz/node"
 	"skiff/internal/apiserver/authz/privileged"
 	"skiff/internal/apiserver/authz/rbac"
+	"skiff/internal/apiserver/crd"
 	"skiff/internal/apiserver/endpoint"
 	"skiff/internal/apiserver/openapi"
 	"skiff/internal/apiserver/verbs"
@@ -164,14 +165,19 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	if err := errors.Join(roles.Follow(ctx, informers), nodes.Follow(ctx, informers), addresses.Follow(ctx, informers)); err != nil {
 		return err
 	}
+	webhooks := webhook.New(endpoint.New(p.Verbs))
 	chain, err := plugins.New(ctx, plugins.Deps{
 		Cache: informers, Informers: informers, Live: loopback.Client, Authorizer: authorizer, Rules: roles, Clock: clk,
-		Server: p.Verbs, Webhooks: webhook.New(endpoint.New(p.Verbs)),
+		Server: p.Verbs, Webhooks: webhooks,
 	}, plugins.Config{Enable: c.API.EnableAdmissionPlugins, Disable: c.API.DisableAdmissionPlugins})
 	if err != nil {
 		return err
 	}
 	p.Verbs.SetPolicy(authorizer, admission.Chain{chain, addresses})
+
+	if err := crd.Start(ctx, crd.Config{Verbs: p.Verbs, Webhooks: webhooks, Clock: clk, Log: c.Log}); err != nil {
+		return err
+	}
 
 	verifier, err := serviceaccount.NewVerifier(audiences, &p.PKI.ServiceAccountKey.PublicKey)
 	if err != nil {

@@ -189,6 +189,7 @@ func (c *Controller) reconcile(ctx context.Context, crd *apiextensionsv1.CustomR
 func (c *Controller) serve(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames) error {
 	old := c.served[crd.Name]
 	d := newDefinition(crd, names, c.Webhooks)
+	d.terminating.Store(crd.DeletionTimestamp != nil)
 	if old == nil {
 		if _, err := c.Verbs.Add(ctx, d.resource()); err != nil {
 			return err
@@ -196,7 +197,8 @@ func (c *Controller) serve(ctx context.Context, crd *apiextensionsv1.CustomResou
 		c.served[crd.Name] = d
 		return nil
 	}
-	if old.crd.UID == crd.UID && old.crd.Generation == crd.Generation && old.terminating() == d.terminating() && equality.Semantic.DeepEqual(old.names, names) {
+	if old.crd.UID == crd.UID && equality.Semantic.DeepEqual(&old.crd.Spec, &crd.Spec) && equality.Semantic.DeepEqual(old.names, names) {
+		old.terminating.Store(d.terminating.Load())
 		return nil
 	}
 	if _, err := c.Verbs.Replace(d.resource()); err != nil {

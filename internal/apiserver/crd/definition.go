@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -25,6 +26,8 @@ type definition struct {
 	names    *apiextensionsv1.CustomResourceDefinitionNames
 	versions map[string]*version
 	caller   Caller
+	// terminating is set when the definition's deletion has begun.
+	terminating atomic.Bool
 }
 
 func newDefinition(crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames, caller Caller) *definition {
@@ -41,10 +44,6 @@ func newDefinition(crd *apiextensionsv1.CustomResourceDefinition, names *apiexte
 func (d *definition) versionOf(u *unstructured.Unstructured) *version {
 	return d.versions[u.GroupVersionKind().Version]
 }
-
-// terminating reports whether the definition's deletion has begun: no new
-// objects are made then.
-func (d *definition) terminating() bool { return d.crd.DeletionTimestamp != nil }
 
 // resource returns the declaration, which is of the same kind as that of a
 // built-in resource.
@@ -64,10 +63,7 @@ func (d *definition) resource() *apis.Resource {
 		Warnings:               finalizerWarnings,
 		Generation:             true,
 		RequireResourceVersion: true,
-		Custom:                 &apis.Custom{Convert: d.convert, Decode: d.decode, Types: sync.OnceValues(d.types)},
-	}
-	if d.terminating() {
-		r.Verbs = slices.DeleteFunc(slices.Clone(apis.StandardVerbs), func(verb string) bool { return verb == "create" })
+		Custom:                 &apis.Custom{Convert: d.convert, Decode: d.decode, Terminating: d.terminating.Load, Types: sync.OnceValues(d.types)},
 	}
 	for _, v := range d.versions {
 		r.HasStatus = r.HasStatus || v.hasStatus()

@@ -60,6 +60,11 @@ func (s *Server) Create(ctx context.Context, req *Request, obj apis.Object, o *m
 	if obj.GetResourceVersion() != "" {
 		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
+	if r := req.Resource(); r.Custom != nil && r.Custom.Terminating() {
+		err := apierrors.NewMethodNotSupported(req.qualified(), "create")
+		err.ErrStatus.Message = "create not allowed while custom resource definition is terminating"
+		return nil, err
+	}
 	hub, err := req.Version.ToHub(obj)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
