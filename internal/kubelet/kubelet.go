@@ -168,6 +168,9 @@ type Kubelet struct {
 	workers    sync.WaitGroup
 	registered chan struct{}
 
+	// admitting is held from looking at what the pods hold to granting more.
+	admitting sync.Mutex
+
 	mu   sync.Mutex
 	pods map[string]*worker
 	// synced is true when all pods of the node were seen once, so that one the

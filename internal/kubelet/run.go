@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"skiff/internal/kubelet/admit"
+	"skiff/internal/kubelet/allocation"
 	"skiff/internal/kubelet/cgroups"
 	"skiff/internal/kubelet/plan"
 	"skiff/internal/kubelet/probes"
@@ -32,6 +33,7 @@ func (w *worker) adopt(pod *v1.Pod, state *runtime.Pod, removed bool) {
 	if !w.admitted && state.Sandbox() != nil {
 		w.mu.Lock()
 		w.admitted = true
+		w.mu.granted = allocation.Reported(pod)
 		w.mu.Unlock()
 		if !removed {
 			w.k.references.SetPod(w.uid, references.OfVolumes(pod))
@@ -42,6 +44,8 @@ func (w *worker) adopt(pod *v1.Pod, state *runtime.Pod, removed bool) {
 // admit asks whether the node takes the pod.
 func (w *worker) admit(pod *v1.Pod, state *runtime.Pod) *status.Waiting {
 	node := w.k.node.Node()
+	w.k.admitting.Lock()
+	defer w.k.admitting.Unlock()
 	if rejection := admit.Check(pod, node, w.k.active(w.uid), klog.Logger{}); rejection != nil {
 		w.mu.Lock()
 		w.mu.rejected = true
@@ -51,6 +55,7 @@ func (w *worker) admit(pod *v1.Pod, state *runtime.Pod) *status.Waiting {
 	}
 	w.mu.Lock()
 	w.admitted = true
+	w.mu.granted = allocation.Asked(pod)
 	w.mu.Unlock()
 	w.k.references.SetPod(w.uid, references.OfVolumes(pod))
 	return nil
@@ -66,7 +71,7 @@ func (w *worker) run(ctx context.Context, pod *v1.Pod, state *runtime.Pod) (agai
 		return true, nil
 	}
 	k.probes.SetPod(w.uid, w.targets(pod, state, false))
-	actions := plan.Next(plan.Input{Pod: pod, Runtime: state, Health: w.health(pod, state), Backoff: &w.backoff, Now: now})
+	actions := plan.Next(plan.Input{Pod: pod, Runtime: state, Health: w.health(pod, state), Resized: w.resized(pod), Backoff: &w.backoff, Now: now})
 	w.announceBackoff(pod, state, actions.BackingOff)
 	w.report(pod, state, false, false)
 	if actions.Finished {
@@ -80,7 +85,7 @@ func (w *worker) run(ctx context.Context, pod *v1.Pod, state *runtime.Pod) (agai
 	if err := w.execute(ctx, pod, state, actions); err != nil {
 		// What went wrong shows in the status.
 		if after, stateErr := k.inspector.Pod(ctx, w.uid, pod.Namespace, pod.Name); stateErr == nil {
-			w.report(k.writer.Base(pod), after, false, false)
+			w.report(w.grantedOf(k.writer.Base(pod)), after, false, false)
 		}
 		return false, err
 	}
@@ -274,6 +279,7 @@ func (w *worker) report(pod *v1.Pod, state *runtime.Pod, terminating, terminated
 	name, _, _ := strings.Cut(w.k.state.runtimeName(), ":")
 	w.k.writer.Set(pod, status.Generate(status.Input{
 		Pod: pod, Runtime: state, RuntimeName: name, Probes: w.k.probes, Waiting: w.waiting, Failed: w.failed,
+		Resize: w.pendingResize(), ResizeProblem: w.resizeErr, Resized: w.resized(pod),
 		Terminating: terminating, Terminated: terminated, StartTime: w.started, HostIPs: w.k.NodeIPs, Now: w.k.Clock.Now(),
 	}))
 }

@@ -71,6 +71,7 @@ func (w *worker) clean(ctx context.Context, pod *v1.Pod, state *runtime.Pod, rem
 	w.mu.Lock()
 	w.mu.ended = true
 	w.mu.Unlock()
+	k.kickPending()
 	if !removed && pod.DeletionTimestamp == nil {
 		return nil
 	}

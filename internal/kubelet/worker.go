@@ -9,6 +9,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 
+	"skiff/internal/kubelet/allocation"
 	"skiff/internal/kubelet/plan"
 	"skiff/internal/kubelet/status"
 )
@@ -37,6 +38,10 @@ type worker struct {
 		// ended is true when the pod's containers are gone for good: it holds
 		// nothing of the node any more.
 		ended bool
+		// granted is what the node has given the pod; nil before it is admitted.
+		granted *allocation.Granted
+		// pending is why the node has not granted what the pod asks for now.
+		pending *status.Waiting
 		// rejected is true when the node did not take the pod.
 		rejected  bool
 		interrupt context.CancelFunc
@@ -57,6 +62,8 @@ type worker struct {
 	mounted   bool
 	refresh   time.Time // when volumes' content must be renewed
 	failures  int
+	// resizeErr is why what was granted could not be set, if it could not.
+	resizeErr string
 	mountErr  string
 }
 
@@ -122,7 +129,7 @@ func (w *worker) holding() *v1.Pod {
 	if w.mu.ended || w.mu.rejected || w.mu.pod == nil || !w.admitted {
 		return nil
 	}
-	return w.mu.pod
+	return w.mu.granted.Apply(w.mu.pod)
 }
 
 func (w *worker) isRejected() bool {
@@ -212,6 +219,7 @@ func (w *worker) sync(ctx context.Context, pod *v1.Pod, removed bool) (again boo
 		pod = k.writer.Base(pod)
 	}
 	w.adopt(pod, state, removed)
+	pod = w.resize(pod)
 	if w.ending(pod, removed) {
 		return w.terminate(ctx, pod, state, removed)
 	}

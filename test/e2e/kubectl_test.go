@@ -90,6 +90,7 @@ func TestKubectl(t *testing.T) {
 		{"port-forward", (*testCluster).testPortForward},
 		{"proxy", (*testCluster).testProxy},
 		{"debug", (*testCluster).testDebug},
+		{"resize in place", (*testCluster).testResize},
 		{"edit, label, annotate, scale", (*testCluster).testChange},
 		{"apply, diff, dry run", (*testCluster).testApply},
 		{"rollout", (*testCluster).testRollout},

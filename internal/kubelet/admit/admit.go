@@ -49,6 +49,31 @@ func static(pod *v1.Pod) bool {
 	return source != "" && source != "api"
 }
 
+// Feasible returns nil if the node is large enough for what pod asks for, even
+// if other pods hold it.
+func Feasible(pod *v1.Pod, node *v1.Node) *Rejection {
+	wanted := helpers.PodRequests(pod, helpers.PodResourcesOptions{})
+	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+		want, have := wanted[name], node.Status.Allocatable[name]
+		if want.Cmp(have) > 0 {
+			return &Rejection{v1.PodReasonInfeasible, fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d", name, amount(name, want), amount(name, have))}
+		}
+	}
+	return nil
+}
+
+// Resize returns nil if the node can give pod what it asks for beside the pods
+// it has.
+func Resize(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
+	if r := Feasible(pod, node); r != nil {
+		return r
+	}
+	if r := resources(pod, node, others); r != nil {
+		return &Rejection{v1.PodReasonDeferred, r.Message}
+	}
+	return nil
+}
+
 func resources(pod *v1.Pod, node *v1.Node, others []*v1.Pod) *Rejection {
 	allowed := node.Status.Allocatable.Pods()
 	if int64(len(others)+1) > allowed.Value() {

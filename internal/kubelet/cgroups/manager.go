@@ -112,6 +112,26 @@ func (m *Manager) EnsurePod(pod *v1.Pod) (string, error) {
 	return cgroup, m.weighBurstableLocked()
 }
 
+// ResizePod brings pod's cgroup to its new values around update, which changes
+// the containers': the pod's limits are never below theirs.
+func (m *Manager) ResizePod(pod *v1.Pod, update func() error) error {
+	m.mu.Lock()
+	old := m.pods[string(pod.UID)]
+	m.mu.Unlock()
+	before := values{}
+	if old != nil {
+		before = podValues(old)
+	}
+	if err := m.write(PodPath(m.root, pod), podValues(pod).wide(before)); err != nil {
+		return err
+	}
+	if err := update(); err != nil {
+		return err
+	}
+	_, err := m.EnsurePod(pod)
+	return err
+}
+
 // weighBurstableLocked gives the burstable class the CPU its pods ask for
 // together. m.mu must be held.
 func (m *Manager) weighBurstableLocked() error {

@@ -133,6 +133,28 @@ func ContainerResources(pod *v1.Pod, c *v1.Container, capacity int64, unified bo
 	return r
 }
 
+// Differ reports whether a container has other cpu or memory limits than are
+// wanted. What the runtime does not report does not differ.
+func Differ(want, have *cri.LinuxContainerResources) (cpu, memory bool) {
+	if have == nil || have.CpuShares == 0 {
+		return false, false
+	}
+	limit := func(v int64) int64 { return max(v, 0) }
+	cpu = want.CpuShares != have.CpuShares || limit(want.CpuQuota) != limit(have.CpuQuota)
+	return cpu, limit(want.MemoryLimitInBytes) != limit(have.MemoryLimitInBytes)
+}
+
+// MilliCPU is the opposite of Shares.
+func MilliCPU(shares int64) int64 { return (shares*1000 + sharesPerCPU/2) / sharesPerCPU }
+
+// LimitedMilliCPU is the opposite of Quota.
+func LimitedMilliCPU(quota, period int64) int64 {
+	if period <= 0 {
+		period = quotaPeriod
+	}
+	return quota * 1000 / period
+}
+
 // SandboxResources returns what the runtime is told of a pod as a whole.
 func SandboxResources(pod *v1.Pod) *cri.LinuxContainerResources {
 	v := podValues(pod)

@@ -54,6 +54,20 @@ func podValues(pod *v1.Pod) values {
 	return v
 }
 
+// wide returns values that are nowhere below v or other.
+func (v values) wide(other values) values {
+	limit := func(a, b int64) int64 {
+		if a == 0 || b == 0 {
+			return 0
+		}
+		return max(a, b)
+	}
+	return values{
+		shares: max(v.shares, other.shares), quota: limit(v.quota, other.quota),
+		memory: limit(v.memory, other.memory), pids: limit(v.pids, other.pids),
+	}
+}
+
 // setting is a file in a cgroup's directory and what is written to it.
 // Controller is empty on cgroup v2.
 type setting struct {

@@ -29,7 +29,10 @@ type Input struct {
 	Pod     *v1.Pod
 	Runtime *runtime.Pod
 	// Health returns the health of a running container.
-	Health  func(containerID string) Health
+	Health func(containerID string) Health
+	// Resized reports whether a running container has other cpu or memory than
+	// the spec says; nil means that none has.
+	Resized func(c *v1.Container, running *runtime.Container) (cpu, memory bool)
 	Backoff *Backoff
 	Now     time.Time
 }
@@ -63,6 +66,12 @@ type Kill struct {
 	Reason  KillReason
 }
 
+// Resize is a running container whose resources are to be changed.
+type Resize struct {
+	Container *v1.Container
+	Running   *runtime.Container
+}
+
 // KillReason is why a container is stopped.
 type KillReason int
 
@@ -84,6 +93,8 @@ type Actions struct {
 	// Kill is done before Start.
 	Kill  []Kill
 	Start []Start
+	// Resize are running containers whose resources change in place.
+	Resize []Resize
 	// Remove are containers that were created but never started.
 	Remove []*runtime.Container
 	// BackingOff names the containers whose restart waits, and until when.
@@ -97,7 +108,7 @@ type Actions struct {
 
 // Idle reports whether there is nothing to do now.
 func (a *Actions) Idle() bool {
-	return !a.CreateSandbox && !a.Finished && len(a.Kill)+len(a.Start)+len(a.Remove) == 0
+	return !a.CreateSandbox && !a.Finished && len(a.Kill)+len(a.Start)+len(a.Resize)+len(a.Remove) == 0
 }
 
 // Next returns the next steps for a pod that is to run.
@@ -320,7 +331,7 @@ func (p *planner) regular() {
 	}
 	if !pending && !alive {
 		p.Finished = true
-		p.Start, p.Actions.Kill, p.Remove = nil, nil, nil
+		p.Start, p.Actions.Kill, p.Actions.Resize, p.Remove = nil, nil, nil, nil
 		p.Wake = time.Time{}
 	}
 }
@@ -339,7 +350,35 @@ func (p *planner) running(c *v1.Container, status *runtime.Container, subject st
 	case health.StartupFailed:
 		p.kill(status, StartupFailed, subject+c.Name+" failed startup probe, will be restarted")
 	default:
+		return p.resize(c, status, subject)
+	}
+	return false
+}
+
+// resize plans the change of a running container's resources; it returns false
+// when the container has to stop for it.
+func (p *planner) resize(c *v1.Container, status *runtime.Container, subject string) bool {
+	if p.Resized == nil {
 		return true
+	}
+	cpu, memory := p.Resized(c, status)
+	switch {
+	case cpu && restartsFor(c, v1.ResourceCPU) || memory && restartsFor(c, v1.ResourceMemory):
+		p.kill(status, Replaced, subject+c.Name+" resize requires restart")
+		return false
+	case cpu || memory:
+		p.Actions.Resize = append(p.Actions.Resize, Resize{Container: c, Running: status})
+	}
+	return true
+}
+
+// restartsFor reports whether the container wants to be restarted when the
+// resource changes.
+func restartsFor(c *v1.Container, name v1.ResourceName) bool {
+	for _, policy := range c.ResizePolicy {
+		if policy.ResourceName == name {
+			return policy.RestartPolicy == v1.RestartContainer
+		}
 	}
 	return false
 }

@@ -20,6 +20,9 @@ func steps(a Actions) string {
 	for _, k := range a.Kill {
 		out = append(out, fmt.Sprintf("kill %s#%d", k.Container.Name, k.Container.Attempt))
 	}
+	for _, r := range a.Resize {
+		out = append(out, fmt.Sprintf("resize %s#%d", r.Container.Name, r.Running.Attempt))
+	}
 	for _, c := range a.Remove {
 		out = append(out, fmt.Sprintf("remove %s#%d", c.Name, c.Attempt))
 	}
@@ -173,6 +176,37 @@ func TestNext(t *testing.T) {
 					}
 					return Health{Started: true}
 				},
+			}))
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestResize(t *testing.T) {
+	restartForMemory := func(c *v1.Container) {
+		c.ResizePolicy = []v1.ContainerResizePolicy{
+			{ResourceName: v1.ResourceCPU, RestartPolicy: v1.NotRequired}, {ResourceName: v1.ResourceMemory, RestartPolicy: v1.RestartContainer},
+		}
+	}
+	for _, test := range []struct {
+		name        string
+		c           v1.Container
+		cpu, memory bool
+		want        string
+	}{
+		{"nothing", container("a"), false, false, ""},
+		{"cpu", container("a"), true, false, "resize a#0"},
+		{"memory", container("a"), false, true, "resize a#0"},
+		{"cpu, memory would restart", container("a", restartForMemory), true, false, "resize a#0"},
+		{"memory restarts", container("a", restartForMemory), true, true, "kill a#0"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := steps(Next(Input{
+				Pod: &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{test.c}}}, Runtime: state("sandbox a=running"), Backoff: &Backoff{}, Now: now,
+				Health:  func(string) Health { return Health{Started: true} },
+				Resized: func(*v1.Container, *runtime.Container) (cpu, memory bool) { return test.cpu, test.memory },
 			}))
 			if got != test.want {
 				t.Errorf("got %q, want %q", got, test.want)

@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"skiff/internal/kubelet/cgroups"
 	"skiff/internal/kubelet/plan"
 	"skiff/internal/kubelet/runtime"
 )
@@ -130,11 +131,24 @@ func resourcesOf(c *v1.Container, last *runtime.Container) *v1.ResourceRequireme
 	if r == nil {
 		return out
 	}
-	if limit := r.MemoryLimitInBytes; limit > 0 && out.Limits.Memory().Value() != limit {
-		if out.Limits == nil {
-			out.Limits = v1.ResourceList{}
+	set := func(list *v1.ResourceList, name v1.ResourceName, q *resource.Quantity) {
+		if *list == nil {
+			*list = v1.ResourceList{}
 		}
-		out.Limits[v1.ResourceMemory] = *resource.NewQuantity(limit, resource.BinarySI)
+		(*list)[name] = *q
+	}
+	if limit := r.MemoryLimitInBytes; limit > 0 && out.Limits.Memory().Value() != limit {
+		set(&out.Limits, v1.ResourceMemory, resource.NewQuantity(limit, resource.BinarySI))
+	}
+	if quota := r.CpuQuota; quota > 0 && cgroups.Quota(out.Limits.Cpu().MilliValue()) != quota {
+		set(&out.Limits, v1.ResourceCPU, resource.NewMilliQuantity(cgroups.LimitedMilliCPU(quota, r.CpuPeriod), resource.DecimalSI))
+	}
+	request := out.Requests.Cpu()
+	if request.IsZero() {
+		request = c.Resources.Limits.Cpu()
+	}
+	if shares := r.CpuShares; shares > 0 && !request.IsZero() && cgroups.Shares(request.MilliValue()) != shares {
+		set(&out.Requests, v1.ResourceCPU, resource.NewMilliQuantity(cgroups.MilliCPU(shares), resource.DecimalSI))
 	}
 	return out
 }

@@ -36,6 +36,13 @@ type Input struct {
 	Probes      Probes
 	// Waiting says why containers do not run, by name.
 	Waiting map[string]Waiting
+	// Resize is why the node has not granted what the pod asks for;
+	// ResizeProblem is why what was granted could not be set.
+	Resize        *Waiting
+	ResizeProblem string
+	// Resized reports whether a running container has other cpu or memory than
+	// it was granted.
+	Resized func(c *v1.Container, running *runtime.Container) (cpu, memory bool)
 	// Failed, when set, is why the node ends the pod on its own account: its
 	// phase is Failed whatever its containers did.
 	Failed *Waiting
@@ -222,7 +229,7 @@ func (g *generator) phase(out *v1.PodStatus) v1.PodPhase {
 // as they stand.
 func owned(t v1.PodConditionType) bool {
 	switch t {
-	case v1.PodScheduled, v1.PodReadyToStartContainers, v1.PodInitialized, v1.ContainersReady, v1.PodReady:
+	case v1.PodScheduled, v1.PodReadyToStartContainers, v1.PodInitialized, v1.ContainersReady, v1.PodReady, v1.PodResizePending, v1.PodResizeInProgress:
 		return true
 	}
 	return false
@@ -270,6 +277,45 @@ func (g *generator) conditions(out *v1.PodStatus, initialized bool) {
 	}
 	g.set(out, v1.PodReady, ready, reason, message)
 	g.set(out, v1.PodScheduled, true, "", "")
+	if !terminal(out.Phase) {
+		g.resizeConditions(out)
+	}
+}
+
+// resizeConditions tell of a resize while there is one.
+func (g *generator) resizeConditions(out *v1.PodStatus) {
+	if r := g.Resize; r != nil {
+		g.set(out, v1.PodResizePending, true, "", "")
+		c := &out.Conditions[len(out.Conditions)-1]
+		c.Reason, c.Message = r.Reason, r.Message
+	}
+	if g.resizing() || g.ResizeProblem != "" {
+		g.set(out, v1.PodResizeInProgress, true, "", "")
+		if g.ResizeProblem != "" {
+			c := &out.Conditions[len(out.Conditions)-1]
+			c.Reason, c.Message = v1.PodReasonError, g.ResizeProblem
+		}
+	}
+}
+
+// resizing reports whether a running container does not have what it was
+// granted.
+func (g *generator) resizing() bool {
+	if g.Resized == nil {
+		return false
+	}
+	for _, list := range [][]v1.Container{g.Pod.Spec.Containers, g.Pod.Spec.InitContainers} {
+		for i := range list {
+			last := g.Runtime.Latest(list[i].Name)
+			if last == nil || last.State != runtime.Running {
+				continue
+			}
+			if cpu, memory := g.Resized(&list[i], last); cpu || memory {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // unreadyAll names the containers that must be ready for the pod to be: the
