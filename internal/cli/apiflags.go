@@ -45,6 +45,9 @@ func addAPIFlags(cmd *cobra.Command, c *cluster.APIConfig) {
 	f.Float32Var(&c.AuditWebhook.QPS, "audit-webhook-batch-throttle-qps", 10, "batches that are sent in a second")
 	f.IntVar(&c.AuditWebhook.Burst, "audit-webhook-batch-throttle-burst", 15, "batches that are sent at once if none were for a while")
 	f.DurationVar(&c.AuditWebhook.InitialBackoff, "audit-webhook-initial-backoff", 10*time.Second, "time before the first failed call is tried again")
+
+	f.StringVar(&c.EncryptionConfigFile, "encryption-provider-config", "", "file that says which resources are encrypted in the store")
+	f.BoolVar(&c.EncryptionReload, "encryption-provider-config-automatic-reload", false, "follow changes of that file")
 }
 
 // invertedFlag is a switch that is on unless it is turned off.

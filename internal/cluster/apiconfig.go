@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"io"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
+	"skiff/internal/apis/builtin"
 	"skiff/internal/apiserver"
 	"skiff/internal/apiserver/audit"
+	"skiff/internal/apiserver/encryption"
 	"skiff/internal/apiserver/flowcontrol"
 )
 
@@ -34,6 +37,40 @@ type APIConfig struct {
 	AuditPolicyFile string
 	AuditLog        audit.LogOptions
 	AuditWebhook    audit.WebhookOptions
+
+	// EncryptionConfigFile says which resources are encrypted in the store;
+	// with EncryptionReload it is followed.
+	EncryptionConfigFile string
+	EncryptionReload     bool
+}
+
+// encrypt puts encryption between the API and the engine.
+func (p *ControlPlane) encrypt() error {
+	file := p.Config.API.EncryptionConfigFile
+	if file == "" {
+		return nil
+	}
+	config, err := encryption.Load(file)
+	if err != nil {
+		return err
+	}
+	prefixes := map[string]schema.GroupResource{}
+	for _, d := range builtin.Resources(builtin.Hooks{}) {
+		prefixes[d.Prefix] = d.GroupResource()
+	}
+	engine := encryption.New(p.engine, config, prefixes, p.log)
+	p.engine, p.staleValue = engine, engine.Stale
+	if !p.Config.API.EncryptionReload {
+		return nil
+	}
+	return p.reload.follow(file, func() error {
+		config, err := encryption.Load(file)
+		if err != nil {
+			return err
+		}
+		engine.Reload(config)
+		return nil
+	})
 }
 
 // flow returns what bounds the requests, by priority or plainly.

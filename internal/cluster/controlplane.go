@@ -69,9 +69,13 @@ type ControlPlane struct {
 	listener  net.Listener
 	server    *apiserver.Server
 	closers   []io.Closer
-	issuer    *serviceaccount.Issuer
-	kubelets  *kubelets
-	log       *slog.Logger
+	reload    reloader
+	// staleValue tells values that are encrypted with an old key; nil where
+	// nothing is encrypted.
+	staleValue func(ctx context.Context, key string) bool
+	issuer     *serviceaccount.Issuer
+	kubelets   *kubelets
+	log        *slog.Logger
 }
 
 // issuerURL is the service account issuer and the API server's audience.
@@ -113,16 +117,20 @@ func OpenControlPlane(ctx context.Context, c ServerConfig) (_ *ControlPlane, err
 	if err != nil {
 		return nil, err
 	}
+	p.reload.log = c.Log
+	if err := p.encrypt(); err != nil {
+		return nil, err
+	}
 	if err := p.assemble(ctx); err != nil {
 		return nil, err
 	}
-	return p, nil
+	return p, p.reload.run(ctx)
 }
 
 func (p *ControlPlane) assemble(ctx context.Context) error {
 	c, clk := p.Config, clock.RealClock{}
 	state := cache.New(p.engine, clk, c.Log)
-	p.Verbs = verbs.New(verbs.Config{Engine: p.engine, Cache: state, Scheme: p.Scheme, Clock: clk, Log: c.Log})
+	p.Verbs = verbs.New(verbs.Config{Engine: p.engine, Cache: state, Scheme: p.Scheme, Clock: clk, Log: c.Log, StaleValue: p.staleValue})
 
 	issuer, err := serviceaccount.NewIssuer(issuerURL(c.Node.ClusterDomain), p.PKI.ServiceAccountKey)
 	if err != nil {

@@ -36,6 +36,9 @@ type Config struct {
 	Scheme *runtime.Scheme
 	Clock  clock.WithTicker
 	Log    *slog.Logger
+	// StaleValue reports whether a key's stored bytes are out of date though
+	// the object is not, e.g. encrypted with an old key; nil: they never are.
+	StaleValue func(ctx context.Context, key string) bool
 }
 
 // Server carries out verbs.
@@ -45,6 +48,8 @@ type Server struct {
 	scheme *runtime.Scheme
 	clock  clock.WithTicker
 	log    *slog.Logger
+
+	staleValue func(ctx context.Context, key string) bool
 
 	// authorizer and admission are set once, before the first request.
 	authorizer authz.Authorizer
@@ -66,7 +71,10 @@ type Server struct {
 
 // New makes a server without resources.
 func New(c Config) *Server {
-	s := &Server{engine: c.Engine, cache: c.Cache, scheme: c.Scheme, clock: c.Clock, log: c.Log}
+	s := &Server{engine: c.Engine, cache: c.Cache, scheme: c.Scheme, clock: c.Clock, log: c.Log, staleValue: c.StaleValue}
+	if s.staleValue == nil {
+		s.staleValue = func(context.Context, string) bool { return false }
+	}
 	s.typeConverter = sync.OnceValue(func() managedfields.TypeConverter {
 		return applyconfigurations.NewTypeConverter(c.Scheme)
 	})

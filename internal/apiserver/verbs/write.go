@@ -340,7 +340,7 @@ func (s *Server) modify(ctx context.Context, req *Request, dryRun bool, change f
 				return cache.DetachedEntry(key, obj), nil
 			}
 		} else {
-			if unchanged(obj, old) && !r.stale(entry) {
+			if unchanged(obj, old) && !r.stale(entry) && !s.staleValue(ctx, key) {
 				return entry, nil
 			}
 			a := s.attributes(ctx, admission.Update, req, obj, old, nil, dryRun)
