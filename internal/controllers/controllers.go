@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"skiff/internal/client"
+	"skiff/internal/controllers/bootstraptoken"
 	"skiff/internal/controllers/clusterrole"
 	"skiff/internal/controllers/controller"
 	"skiff/internal/controllers/csr"
@@ -21,6 +22,7 @@ import (
 	"skiff/internal/controllers/deployment"
 	"skiff/internal/controllers/endpoints"
 	"skiff/internal/controllers/endpointslice"
+	"skiff/internal/controllers/endpointslicemirroring"
 	"skiff/internal/controllers/ephemeralvolume"
 	"skiff/internal/controllers/garbagecollector"
 	"skiff/internal/controllers/index"
@@ -40,6 +42,7 @@ import (
 	"skiff/internal/controllers/storageprotection"
 	"skiff/internal/controllers/tainteviction"
 	"skiff/internal/controllers/tokensecret"
+	"skiff/internal/controllers/ttl"
 )
 
 // Config is what the controllers need of the cluster.
@@ -112,6 +115,10 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("daemonset", "daemon-set-controller", daemonset.New)
 	add("endpointslice", "endpointslice-controller", endpointslice.New)
 	add("endpoints", "endpoint-controller", endpoints.New)
+	add("endpointslicemirroring", "endpointslicemirroring-controller", endpointslicemirroring.New)
+	add("tokencleaner", "token-cleaner", bootstraptoken.NewCleaner)
+	add("bootstrapsigner", "bootstrap-signer", bootstraptoken.NewSigner)
+	add("ttl", "ttl-controller", ttl.New)
 	add("serviceaccount", "service-account-controller", serviceaccount.New)
 	add("clusterrole", "clusterrole-aggregation-controller", clusterrole.New)
 	add("tainteviction", "node-controller", tainteviction.New)
