@@ -45,7 +45,9 @@ type Attributes struct {
 	User    *identity.User
 	// Warn adds a warning header to the response.
 	Warn func(text string)
-	// Annotate adds to the request's audit event.
+	// Annotate adds to the request's audit event. What begins with
+	// PatchAnnotation tells the object's content, and must be kept only where
+	// that is.
 	Annotate func(key, value string)
 	// Codec knows the resource's versions. It is nil for objects of
 	// subresources that have a type of their own.
@@ -53,6 +55,9 @@ type Attributes struct {
 
 	reinvocation reinvocation
 }
+
+// PatchAnnotation begins the keys of annotations that tell changes of objects.
+const PatchAnnotation = "patch."
 
 // Codec converts objects between the form that plug-ins see, that of
 // Attributes.Object, and the versions of the resource.

@@ -3,6 +3,7 @@ package verbs
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -11,20 +12,13 @@ import (
 
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/admission"
+	"skiff/internal/apiserver/audit"
 	"skiff/internal/identity"
 )
 
-type annotationsKey struct{}
-
-// WithAnnotations returns ctx with a receiver of annotations of the request's
-// audit event.
-func WithAnnotations(ctx context.Context, annotate func(key, value string)) context.Context {
-	return context.WithValue(ctx, annotationsKey{}, annotate)
-}
-
 func annotate(ctx context.Context, key, value string) {
-	if f, ok := ctx.Value(annotationsKey{}).(func(key, value string)); ok {
-		f(key, value)
+	if !strings.HasPrefix(key, admission.PatchAnnotation) || audit.FromContext(ctx).WantsRequest() {
+		audit.Annotate(ctx, key, value)
 	}
 }
 

@@ -7,9 +7,7 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/admission"
@@ -45,37 +43,13 @@ func NewMutating(d Deps) *Mutating {
 	})}
 }
 
-// rounds is what the plug-in remembers of a write's first round: which webhooks
-// want to see what happened after them.
-type rounds struct {
-	// asked were asked; stale are those of them that something changed after.
-	asked, stale map[string]bool
-	// output is the object when the round ended.
-	output runtime.Object
-}
-
-func (r *rounds) changed() {
-	for id := range r.asked {
-		r.stale[id] = true
-	}
-	clear(r.asked)
-}
-
-type memoryKey struct{}
-
 // Mutate implements admission.Mutator.
 func (p *Mutating) Mutate(ctx context.Context, a *admission.Attributes) error {
 	found := p.hooks.Get().Find(a)
 	if len(found) == 0 || match.Exempt(a) {
 		return nil
 	}
-	state, again := a.Recall(memoryKey{}).(*rounds)
-	if !again {
-		state = &rounds{asked: map[string]bool{}, stale: map[string]bool{}}
-		a.Remember(memoryKey{}, state)
-	} else if !equality.Semantic.DeepEqual(state.output, a.Object) {
-		state.changed()
-	}
+	rounds := a.Rounds(p)
 	views := review.New(a, p.deps.Authorizer)
 	for _, m := range found {
 		h := m.Value
@@ -84,43 +58,32 @@ func (p *Mutating) Mutate(ctx context.Context, a *admission.Attributes) error {
 		if err != nil {
 			return err
 		}
-		// Nobody is asked for the first time in the second round.
-		if !wants || again && !state.stale[h.id] {
+		if !wants || rounds.Skips(h.id) {
 			continue
 		}
-		changed, err := p.ask(ctx, h, a, v)
+		about := fmt.Sprintf("webhook.admission.k8s.io/round_%d_index_%d", rounds.Number(), h.position)
+		changed, err := p.ask(ctx, h, a, v, about)
 		if changed {
 			views.Changed()
-			state.changed()
-			a.Reinvoke()
+			rounds.Changed()
 		}
 		if h.again {
-			state.asked[h.id] = true
+			rounds.Asked(h.id)
 		}
-		if err := h.judge(ctx, err, func() { a.Annotate("failed-open.mutation."+h.annotation(a), h.spec.Name) }); err != nil {
+		if err := h.judge(ctx, err, func() { a.Annotate("failed-open.mutation."+about, h.spec.Name) }); err != nil {
 			return err
 		}
 	}
-	if len(state.asked)+len(state.stale) > 0 && a.Object != nil {
-		state.output = a.Object.DeepCopyObject()
-	}
+	rounds.Done()
 	return nil
 }
 
-// annotation is the end of the keys of audit annotations about the webhook.
-func (h *hook) annotation(a *admission.Attributes) string {
-	round := 0
-	if a.Reinvoked() {
-		round = 1
-	}
-	return fmt.Sprintf("webhook.admission.k8s.io/round_%d_index_%d", round, h.position)
-}
-
-// ask calls the webhook and makes its changes.
-func (p *Mutating) ask(ctx context.Context, h *hook, a *admission.Attributes, v *review.View) (changed bool, err error) {
+// ask calls the webhook and makes its changes. The keys of audit annotations
+// end in about.
+func (p *Mutating) ask(ctx context.Context, h *hook, a *admission.Attributes, v *review.View, about string) (changed bool, err error) {
 	defer func() {
 		value, _ := json.Marshal(mutationAnnotation{h.configuration, h.spec.Name, changed})
-		a.Annotate("mutation."+h.annotation(a), string(value))
+		a.Annotate("mutation."+about, string(value))
 	}()
 	if err := h.dryRun(a); err != nil {
 		return false, err
@@ -154,7 +117,7 @@ func (p *Mutating) ask(ctx context.Context, h *hook, a *admission.Attributes, v 
 		return false, apierrors.NewInternalError(err)
 	}
 	value, _ := json.Marshal(patchAnnotation{h.configuration, h.spec.Name, answer.Patch, admissionv1.PatchTypeJSONPatch})
-	a.Annotate("patch."+h.annotation(a), string(value))
+	a.Annotate(admission.PatchAnnotation+about, string(value))
 	return changed, nil
 }
 

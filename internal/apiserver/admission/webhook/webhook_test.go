@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -21,10 +23,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"skiff/internal/apiserver/audit"
 	"skiff/internal/apiserver/verbs"
+	"skiff/internal/cluster"
 	"skiff/internal/cluster/testcluster"
 	"skiff/internal/identity"
 )
@@ -41,8 +46,10 @@ type env struct {
 	paths []string
 }
 
-func start(t *testing.T) *env {
-	e := &env{t: t, Cluster: testcluster.Start(t), hooks: map[string]func(*admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse{}}
+func start(t *testing.T) *env { return startWith(t, cluster.ServerConfig{}) }
+
+func startWith(t *testing.T, c cluster.ServerConfig) *env {
+	e := &env{t: t, Cluster: testcluster.StartWith(t, c), hooks: map[string]func(*admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse{}}
 	e.server = httptest.NewUnstartedServer(e)
 	e.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	e.server.StartTLS()
@@ -234,9 +241,8 @@ func TestRefusals(t *testing.T) {
 	e := start(t)
 	closed := httptest.NewTLSServer(http.NotFoundHandler())
 	closed.Close()
-	var warnings, annotations []string
+	var warnings []string
 	ctx := verbs.WithWarnings(t.Context(), func(text string) { warnings = append(warnings, text) })
-	ctx = verbs.WithAnnotations(ctx, func(key, value string) { annotations = append(annotations, key+"="+value) })
 	for i, c := range []struct {
 		name   string
 		answer func(*admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse
@@ -308,9 +314,44 @@ func TestRefusals(t *testing.T) {
 	if !slices.Contains(warnings, "careful") {
 		t.Errorf("warnings: %q", warnings)
 	}
-	for _, want := range []string{"warns.example.com/k=v", "failed-open.validating.webhook.admission.k8s.io/round_0_index_0=absent-open.example.com"} {
-		if !slices.Contains(annotations, want) {
-			t.Errorf("annotations: %q, want %s", annotations, want)
+}
+
+func TestAudit(t *testing.T) {
+	dir := t.TempDir()
+	policy, log := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "log")
+	rules := "{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [{level: Request, resources: [{group: '', resources: [configmaps]}]}, {level: None}]}"
+	if err := os.WriteFile(policy, []byte(rules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := startWith(t, cluster.ServerConfig{API: cluster.APIConfig{AuditPolicyFile: policy, AuditLog: audit.LogOptions{Path: log}}})
+	closed := e.hook("closed", allow, rule("configmaps", "CREATE"))
+	closed.ClientConfig.URL, closed.FailurePolicy = ptr.To("https://127.0.0.1:1"), ptr.To(admissionregistrationv1.Ignore)
+	e.mutating("m", false, e.hook("m", patches(`[{"op": "add", "path": "/data/x", "value": "y"}]`), rule("configmaps", "CREATE")), closed)
+	e.validating("v", e.hook("v", func(*admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
+		return &admissionv1.AdmissionResponse{Allowed: true, AuditAnnotations: map[string]string{"k": "v"}}
+	}, rule("configmaps", "CREATE")), closed)
+	remote, err := client.New(e.Config, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Create(t.Context(), configMap("x")); err != nil {
+		t.Fatal(err)
+	}
+	var event auditv1.Event
+	for deadline := time.Now().Add(10 * time.Second); event.AuditID == "" && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		data, _ := os.ReadFile(log)
+		_ = json.Unmarshal(data, &event)
+	}
+	for key, want := range map[string]string{
+		"v.example.com/k": "v",
+		"patch.webhook.admission.k8s.io/round_0_index_0":                  `{"configuration":"m","webhook":"m.example.com","patch":[{"op":"add","path":"/data/x","value":"y"}],"patchType":"JSONPatch"}`,
+		"mutation.webhook.admission.k8s.io/round_0_index_0":               `{"configuration":"m","webhook":"m.example.com","mutated":true}`,
+		"mutation.webhook.admission.k8s.io/round_0_index_1":               `{"configuration":"m","webhook":"closed.example.com","mutated":false}`,
+		"failed-open.mutation.webhook.admission.k8s.io/round_0_index_1":   "closed.example.com",
+		"failed-open.validating.webhook.admission.k8s.io/round_0_index_1": "closed.example.com",
+	} {
+		if got := event.Annotations[key]; got != want {
+			t.Errorf("%s: %s, want %s", key, got, want)
 		}
 	}
 }
