@@ -224,3 +224,18 @@ func defaultManager(name, userAgent string) string {
 	}
 	return name
 }
+
+// TypeConverter returns what knows how the fields of a kind are merged. The
+// kind may be that of a subresource.
+func (s *Server) TypeConverter(gvk schema.GroupVersionKind) (managedfields.TypeConverter, error) {
+	r, _ := s.LookupKind(gvk)
+	switch {
+	case r == nil && !s.scheme.Recognizes(gvk):
+		return nil, fmt.Errorf("%s is not served", gvk)
+	case r == nil:
+		return s.typeConverter(), nil
+	case r.Custom != nil:
+		return r.Custom.Types()
+	}
+	return s.schemaOf(r.Resource), nil
+}

@@ -23,6 +23,7 @@ import (
 	"skiff/internal/apiserver/admission/limitranger"
 	"skiff/internal/apiserver/admission/noderestriction"
 	"skiff/internal/apiserver/admission/podsecurity"
+	"skiff/internal/apiserver/admission/policy"
 	"skiff/internal/apiserver/admission/priority"
 	"skiff/internal/apiserver/admission/resourcequota"
 	"skiff/internal/apiserver/admission/runtimeclass"
@@ -73,11 +74,18 @@ type plugin struct {
 // plugins returns the plug-ins in upstream's order.
 func (d *Deps) plugins(ctx context.Context) []plugin {
 	ready := func(p any) func() (any, error) { return func() (any, error) { return p, nil } }
-	policies := cel.NewAdmission()
+	expressions := cel.NewAdmission()
 	hooks := func(resource string) webhook.Deps {
 		return webhook.Deps{
 			Configurations: d.collection(admissionregistrationv1.GroupName, resource), Namespaces: d.namespace,
-			Authorizer: d.Authorizer, Expressions: policies, Client: d.Webhooks,
+			Authorizer: d.Authorizer, Expressions: expressions, Client: d.Webhooks,
+		}
+	}
+	policies := func(kind string) policy.Deps {
+		return policy.Deps{
+			Policies: d.collection(admissionregistrationv1.GroupName, kind+"admissionpolicies"),
+			Bindings: d.collection(admissionregistrationv1.GroupName, kind+"admissionpolicybindings"),
+			Server:   d.Server, Namespaces: d.namespace, Authorizer: d.Authorizer, Expressions: expressions,
 		}
 	}
 	return []plugin{
@@ -103,9 +111,11 @@ func (d *Deps) plugins(ctx context.Context) []plugin {
 		// What refuses to give away rights that the requester lacks is no
 		// plug-in of upstream's, but part of its API.
 		{new: ready(&escalation.Plugin{Rules: d.Rules, Authorizer: d.Authorizer})},
-		// Webhooks see what all others made of the object; quotas come last,
+		// Policies and webhooks see what all others made of the object; quotas come last,
 		// because what they count must not be refused any more.
+		{name: "MutatingAdmissionPolicy", new: func() (any, error) { return policy.NewMutating(policies("mutating")), nil }},
 		{name: "MutatingAdmissionWebhook", new: func() (any, error) { return webhook.NewMutating(hooks("mutatingwebhookconfigurations")), nil }},
+		{name: "ValidatingAdmissionPolicy", new: func() (any, error) { return policy.NewValidating(policies("validating")), nil }},
 		{name: "ValidatingAdmissionWebhook", new: func() (any, error) { return webhook.NewValidating(hooks("validatingwebhookconfigurations")), nil }},
 		{name: "ResourceQuota", new: ready(resourcequota.New(d.Cache, d.Clock))},
 	}
