@@ -30,9 +30,11 @@ import (
 	"skiff/internal/client"
 	"skiff/internal/identity"
 	"skiff/internal/kubelet/cgroups"
+	"skiff/internal/kubelet/csi"
 	"skiff/internal/kubelet/handlers"
 	"skiff/internal/kubelet/images"
 	"skiff/internal/kubelet/node"
+	"skiff/internal/kubelet/plugins"
 	"skiff/internal/kubelet/podspec"
 	"skiff/internal/kubelet/probes"
 	"skiff/internal/kubelet/references"
@@ -160,6 +162,7 @@ type Kubelet struct {
 	images     *images.Manager
 	probes     *probes.Manager
 	volumes    *volumes.Manager
+	csi        *csi.Drivers
 	references *references.Store
 	writer     *status.Writer
 	node       *node.Manager
@@ -257,6 +260,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	start(k.followRuntime)
 	start(func(ctx context.Context) { k.node.Run(ctx, func() { close(k.registered) }) })
 	start(k.rotateLogs)
+	start(k.followPlugins)
 	failed := make(chan error, 2)
 	start(func(ctx context.Context) { failed <- api.Run(ctx) })
 	start(func(ctx context.Context) {
@@ -278,6 +282,22 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	return nil
 }
 
+// followPlugins takes in the node's plug-ins, once there is a node for them.
+func (k *Kubelet) followPlugins(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-k.registered:
+	}
+	w := &plugins.Watcher{
+		Dir: filepath.Join(k.RootDir, "plugins_registry"), Clock: k.Clock, Log: k.log,
+		Handlers: map[string]plugins.Handler{csi.PluginType: k.csi},
+	}
+	if err := w.Run(ctx); err != nil {
+		k.log.Error("plug-ins are not followed", "err", err)
+	}
+}
+
 func (k *Kubelet) build(ctx context.Context) {
 	k.ctx = ctx
 	k.runner = &handlers.Runner{Runtime: k.runtime, UserAgent: "kube-probe/" + minor(k.Version)}
@@ -286,8 +306,12 @@ func (k *Kubelet) build(ctx context.Context) {
 	k.references = references.New(ctx, k.Client.Client, k.Clock, k.log, k.contentChanged)
 	k.writer = status.NewWriter(k.Client.Client, k.Clock, k.log)
 	k.wakes = timers.New(k.Clock, k.kick)
+	k.csi = &csi.Drivers{
+		NodeName: k.NodeName, Root: k.RootDir, Client: k.Client.Client, Log: k.log, Secret: live{k.Client.Client}.Secret, Tokens: k.requestToken,
+		Changed: k.kickAll, InUseChanged: func() { k.node.Kick() },
+	}
 	k.volumes = (&volumes.Manager{
-		Root: k.RootDir, Objects: objects{k}, Tokens: k.requestToken, Place: k.place, Clock: k.Clock, Log: k.log,
+		Root: k.RootDir, Objects: objects{k}, CSI: k.csi, Tokens: k.requestToken, Place: k.place, Clock: k.Clock, Log: k.log,
 	}).Init()
 	k.node = (&node.Manager{
 		Name: k.NodeName, Labels: k.Labels, Taints: k.Taints, ProviderID: k.ProviderID,

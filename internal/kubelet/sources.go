@@ -2,10 +2,12 @@ package kubelet
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	authv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -35,6 +37,20 @@ func (o objects) PersistentVolumeClaim(ctx context.Context, namespace, name stri
 func (o objects) PersistentVolume(ctx context.Context, name string) (*v1.PersistentVolume, error) {
 	pv := &v1.PersistentVolume{}
 	return pv, o.k.Client.Client.Get(ctx, ctrl.ObjectKey{Name: name}, pv)
+}
+
+// ClaimExpanded implements volumes.Objects.
+func (o objects) ClaimExpanded(ctx context.Context, claim *v1.PersistentVolumeClaim, size resource.Quantity) error {
+	next := claim.DeepCopy()
+	if next.Status.Capacity == nil {
+		next.Status.Capacity = v1.ResourceList{}
+	}
+	next.Status.Capacity[v1.ResourceStorage] = size
+	next.Status.Conditions = slices.DeleteFunc(next.Status.Conditions, func(c v1.PersistentVolumeClaimCondition) bool {
+		return c.Type == v1.PersistentVolumeClaimResizing || c.Type == v1.PersistentVolumeClaimFileSystemResizePending
+	})
+	delete(next.Status.AllocatedResourceStatuses, v1.ResourceStorage)
+	return o.k.Client.Client.Status().Patch(ctx, next, ctrl.MergeFrom(claim))
 }
 
 // live reads straight from the API server: environment variables are fixed

@@ -65,7 +65,7 @@ func (w *worker) clean(ctx context.Context, pod *v1.Pod, state *runtime.Pod, rem
 	k := w.k
 	k.probes.SetPod(w.uid, nil)
 	k.references.SetPod(w.uid, nil)
-	if err := errors.Join(k.volumes.Unmount(w.uid), k.cgroups.RemovePod(w.uid)); err != nil {
+	if err := errors.Join(k.volumes.Unmount(ctx, w.uid), k.cgroups.RemovePod(w.uid)); err != nil {
 		return err
 	}
 	w.mu.Lock()

@@ -27,6 +27,8 @@ type Facts struct {
 	Images   []v1.ContainerImage
 	Handlers []v1.NodeRuntimeHandler
 	Features *v1.NodeFeatures
+	// VolumesInUse are the attachable volumes that must not be detached.
+	VolumesInUse []v1.UniqueVolumeName
 }
 
 // Capacity returns the node's capacity; all of it is allocatable.
@@ -58,6 +60,7 @@ func (f *Facts) Apply(old v1.NodeStatus, now time.Time) v1.NodeStatus {
 	out.Images = f.Images
 	out.RuntimeHandlers = f.Handlers
 	out.Features = f.Features
+	out.VolumesInUse = f.VolumesInUse
 	out.Addresses = f.addresses(old.Addresses)
 	f.conditions(&out, now)
 	return out

@@ -1,7 +1,6 @@
 package volumes
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -70,35 +69,6 @@ func check(ok bool, path, what string) error {
 		return nil
 	}
 	return fmt.Errorf("hostPath type check failed: %s is not %s", path, what)
-}
-
-// claim returns the path of the volume bound to a claim; volumes on the node
-// itself (hostPath, local) are supported.
-func (m *Manager) claim(ctx context.Context, pod *v1.Pod, name string) (string, error) {
-	claim, err := m.Objects.PersistentVolumeClaim(ctx, pod.Namespace, name)
-	if err != nil {
-		return "", err
-	}
-	if claim.Status.Phase != v1.ClaimBound || claim.Spec.VolumeName == "" {
-		return "", fmt.Errorf("persistentvolumeclaim %q is not bound", name)
-	}
-	pv, err := m.Objects.PersistentVolume(ctx, claim.Spec.VolumeName)
-	if err != nil {
-		return "", err
-	}
-	if pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID != claim.UID {
-		return "", fmt.Errorf("persistentvolume %q is bound to another claim than %q", pv.Name, name)
-	}
-	switch {
-	case pv.Spec.HostPath != nil:
-		return pv.Spec.HostPath.Path, prepareHostPath(pv.Spec.HostPath)
-	case pv.Spec.Local != nil:
-		if _, err := os.Stat(pv.Spec.Local.Path); err != nil {
-			return "", fmt.Errorf("path %q of local volume %q does not exist: %w", pv.Spec.Local.Path, pv.Name, err)
-		}
-		return pv.Spec.Local.Path, nil
-	}
-	return "", fmt.Errorf("no volume plugin matched: this kubelet does not support the kind of persistent volume %q", pv.Name)
 }
 
 // SubPath makes a directory inside a mounted volume (unless there is something
@@ -172,7 +142,7 @@ func bind(opened *os.File, target string) error {
 	}
 	source := fmt.Sprintf("/proc/self/fd/%d", opened.Fd())
 	if err := unix.Mount(source, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("mounting sub path at %s: %w", target, err)
+		return fmt.Errorf("mounting at %s: %w", target, err)
 	}
 	return nil
 }

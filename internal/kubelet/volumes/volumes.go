@@ -19,8 +19,10 @@ import (
 	"golang.org/x/sys/unix"
 	authv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/clock"
 
+	"skiff/internal/kubelet/csi"
 	"skiff/internal/kubelet/podspec"
 )
 
@@ -29,6 +31,8 @@ type Objects interface {
 	podspec.Objects
 	PersistentVolumeClaim(ctx context.Context, namespace, name string) (*v1.PersistentVolumeClaim, error)
 	PersistentVolume(ctx context.Context, name string) (*v1.PersistentVolume, error)
+	// ClaimExpanded notes that the claim's file system has the size now.
+	ClaimExpanded(ctx context.Context, claim *v1.PersistentVolumeClaim, size resource.Quantity) error
 }
 
 // Manager owns the volumes of a node's pods. Calls for one pod must not
@@ -37,6 +41,8 @@ type Manager struct {
 	// Root is the kubelet's directory.
 	Root    string
 	Objects Objects
+	// CSI mounts volumes of CSI drivers; nil if there are none.
+	CSI *csi.Drivers
 	// Tokens fills the status of a token request for a service account.
 	Tokens func(ctx context.Context, namespace, serviceAccount string, request *authv1.TokenRequest) error
 	// Place says where a pod runs, for its downward API.
@@ -109,11 +115,12 @@ func (m *Manager) mount(ctx context.Context, pod *v1.Pod, v *v1.Volume) (string,
 		return path, time.Time{}, err
 	case v.HostPath != nil:
 		return v.HostPath.Path, time.Time{}, prepareHostPath(v.HostPath)
-	case v.PersistentVolumeClaim != nil:
-		path, err := m.claim(ctx, pod, v.PersistentVolumeClaim.ClaimName)
-		return path, time.Time{}, err
-	case v.Ephemeral != nil:
-		path, err := m.claim(ctx, pod, pod.Name+"-"+v.Name)
+	case v.PersistentVolumeClaim != nil, v.Ephemeral != nil:
+		return m.claimed(ctx, pod, v)
+	case v.CSI != nil:
+		return m.inlineCSI(ctx, pod, v)
+	case v.NFS != nil:
+		path, err := m.nfs(ctx, pod, v.Name, v.NFS, false, nil)
 		return path, time.Time{}, err
 	}
 	content, err := m.content(ctx, pod, v)
@@ -251,7 +258,7 @@ func ownByGroup(dir string, group *int64) error {
 
 // Unmount takes the pod's volumes away and removes its directory. It may be
 // called for pods it does not know.
-func (m *Manager) Unmount(uid string) error {
+func (m *Manager) Unmount(ctx context.Context, uid string) error {
 	m.mu.Lock()
 	delete(m.paths, uid)
 	for key := range m.tokens {
@@ -261,6 +268,15 @@ func (m *Manager) Unmount(uid string) error {
 	}
 	m.mu.Unlock()
 	dir := m.PodDir(uid)
+	if err := unmountBelow(filepath.Join(dir, "volume-subpaths")); err != nil {
+		return err
+	}
+	if m.CSI != nil {
+		// Drivers unmount what they mounted themselves.
+		if err := m.CSI.Unmount(ctx, dir); err != nil {
+			return err
+		}
+	}
 	if err := unmountBelow(dir); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,7 +68,10 @@ func TestWriteAtomic(t *testing.T) {
 	}
 }
 
-type objects struct{ data map[string]string }
+type objects struct {
+	data  map[string]string
+	local string // where the local volume is
+}
 
 func (o *objects) ConfigMap(_ context.Context, _, name string) (*v1.ConfigMap, error) {
 	if name != "m" {
@@ -92,16 +96,20 @@ func (o *objects) PersistentVolumeClaim(_ context.Context, _, name string) (*v1.
 func (o *objects) PersistentVolume(_ context.Context, name string) (*v1.PersistentVolume, error) {
 	pv := &v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1.PersistentVolumeSpec{ClaimRef: &v1.ObjectReference{UID: "claim"}}}
 	if name == "local" {
-		pv.Spec.Local = &v1.LocalVolumeSource{Path: "/"}
+		pv.Spec.Local = &v1.LocalVolumeSource{Path: o.local}
 	} else {
-		pv.Spec.NFS = &v1.NFSVolumeSource{}
+		pv.Spec.ISCSI = &v1.ISCSIPersistentVolumeSource{}
 	}
 	return pv, nil
 }
 
+func (o *objects) ClaimExpanded(context.Context, *v1.PersistentVolumeClaim, resource.Quantity) error {
+	return nil
+}
+
 func newManager(t *testing.T) (*Manager, *objects, *testingclock.FakeClock, *int) {
 	clock := testingclock.NewFakeClock(time.Unix(1000, 0))
-	store, tokens := &objects{data: map[string]string{"k": "one"}}, 0
+	store, tokens := &objects{data: map[string]string{"k": "one"}, local: t.TempDir()}, 0
 	m := (&Manager{
 		Root: t.TempDir(), Objects: store, Clock: clock,
 		Place: func(*v1.Pod) podspec.Place { return podspec.Place{NodeName: "node"} },
@@ -113,7 +121,7 @@ func newManager(t *testing.T) (*Manager, *objects, *testingclock.FakeClock, *int
 		},
 	}).Init()
 	t.Cleanup(func() {
-		if err := m.Unmount("u"); err != nil {
+		if err := m.Unmount(context.Background(), "u"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -184,7 +192,7 @@ func TestContentVolumes(t *testing.T) {
 	if _, err := m.Mount(t.Context(), p); err != nil || read(t, m, "all", "token") != "token-2" {
 		t.Errorf("an old token was not replaced: %v", err)
 	}
-	if err := m.Unmount("u"); err != nil {
+	if err := m.Unmount(context.Background(), "u"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(m.PodDir("u")); !os.IsNotExist(err) {
@@ -204,10 +212,10 @@ func TestErrors(t *testing.T) {
 		"optional map":       {v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{LocalObjectReference: v1.LocalObjectReference{Name: "nope"}, Optional: &yes}}, ""},
 		"missing key":        {v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{LocalObjectReference: v1.LocalObjectReference{Name: "m"}, Items: []v1.KeyToPath{{Key: "nope", Path: "x"}}}}, "references non-existent"},
 		"not a directory":    {v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: "/proc/version", Type: &directory}}, "hostPath type check failed: /proc/version is not a directory"},
-		"local volume":       {v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "local"}}, ""},
 		"claim is not bound": {v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "unbound"}}, "is not bound"},
-		"network volume":     {v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "nfs"}}, "does not support"},
-		"unsupported kind":   {v1.VolumeSource{NFS: &v1.NFSVolumeSource{}}, "does not support"},
+		"network volume":     {v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "network"}}, "does not support"},
+		"unsupported kind":   {v1.VolumeSource{ISCSI: &v1.ISCSIVolumeSource{}}, "does not support"},
+		"no such CSI driver": {v1.VolumeSource{CSI: &v1.CSIVolumeSource{Driver: "d"}}, "has no CSI drivers"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := m.Mount(t.Context(), pod(v1.Volume{Name: "v", VolumeSource: test.source}))
@@ -294,7 +302,7 @@ func TestEmptyDirAndSubPath(t *testing.T) {
 	if _, err := m.SubPath("u", "c", "disk", "escape", 2); err == nil {
 		t.Error("a link led out of the volume")
 	}
-	if err := m.Unmount("u"); err != nil {
+	if err := m.Unmount(context.Background(), "u"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(disk); !os.IsNotExist(err) {
@@ -335,5 +343,68 @@ func TestDirectories(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(d.Root); err != nil || len(entries) != 0 {
 		t.Errorf("left: %v, %v", entries, err)
+	}
+}
+
+func TestLocalVolume(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	m, store, _, _ := newManager(t)
+	group := int64(1234)
+	onMismatch := v1.FSGroupChangeOnRootMismatch
+	file := filepath.Join(store.local, "file")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := pod(
+		v1.Volume{Name: "rw", VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "local"}}},
+	)
+	p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: &group, FSGroupChangePolicy: &onMismatch}
+	groupOf := func() int {
+		var st unix.Stat_t
+		if err := unix.Stat(file, &st); err != nil {
+			t.Fatal(err)
+		}
+		return int(st.Gid)
+	}
+	for range 2 {
+		if _, err := m.Mount(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path, _ := m.Path("u", "rw")
+	if want := filepath.Join(m.PodDir("u"), "volumes/kubernetes.io~local-volume/local"); path != want || read(t, m, "rw", "file") != "x" {
+		t.Errorf("the volume is at %s", path)
+	}
+	if g := groupOf(); g != 1234 {
+		t.Errorf("the file belongs to group %d", g)
+	}
+	// The root is the group's: files are left as they are.
+	if err := os.Chown(file, 0, 99); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Unmount(t.Context(), "u"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b) != "x" {
+		t.Fatalf("the data went with the pod: %v", err)
+	}
+	if _, err := m.Mount(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if g := groupOf(); g != 99 {
+		t.Errorf("the file belongs to group %d", g)
+	}
+	if err := m.Unmount(t.Context(), "u"); err != nil {
+		t.Fatal(err)
+	}
+	p.Spec.Volumes[0].PersistentVolumeClaim.ReadOnly = true
+	if _, err := m.Mount(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	path, _ = m.Path("u", "rw")
+	if err := os.WriteFile(filepath.Join(path, "new"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Errorf("writing to a read-only volume: %v", err)
 	}
 }
