@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	grpcstatus "google.golang.org/grpc/status"
@@ -154,13 +155,8 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, state *runtime.Pod, s p
 		parent = p
 	}
 	config := w.sandboxConfig(pod, sandbox.Attempt, parent)
-	image, retry, err := k.images.Ensure(ctx, images.Request{
-		Pod: pod, Container: c, Reference: ref, Sandbox: config, Secrets: w.pullSecrets(ctx, pod),
-	})
+	image, err := w.image(ctx, pod, c, ref, config)
 	if err != nil {
-		if !retry.IsZero() {
-			w.wakeAt(retry)
-		}
 		k.recorder.Event(ref, v1.EventTypeWarning, "Failed", "Error: "+waitingFor(err).Reason)
 		return err
 	}
@@ -170,7 +166,12 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, state *runtime.Pod, s p
 		}
 		return &startError{reason, err}
 	}
-	container, err := w.containerConfig(ctx, pod, state, s, image)
+	mounted, err := w.mountedImages(ctx, pod, c, ref, config)
+	if err != nil {
+		k.recorder.Event(ref, v1.EventTypeWarning, "Failed", "Error: "+waitingFor(err).Reason)
+		return err
+	}
+	container, err := w.containerConfig(ctx, pod, state, s, image, mounted)
 	if err != nil {
 		return fail("CreateContainerConfigError", err)
 	}
@@ -201,7 +202,40 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, state *runtime.Pod, s p
 	return nil
 }
 
-func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, state *runtime.Pod, s plan.Start, image images.Image) (*cri.ContainerConfig, error) {
+// image makes sure that a container's image is on the node.
+func (w *worker) image(ctx context.Context, pod *v1.Pod, c *v1.Container, ref *v1.ObjectReference, sandbox *cri.PodSandboxConfig) (images.Image, error) {
+	image, retry, err := w.k.images.Ensure(ctx, images.Request{
+		Pod: pod, Container: c, Reference: ref, Sandbox: sandbox, Secrets: w.pullSecrets(ctx, pod),
+	})
+	if err != nil && !retry.IsZero() {
+		w.wakeAt(retry)
+	}
+	return image, err
+}
+
+// mountedImages makes sure that the images that the container mounts as volumes
+// are on the node, and returns them by volume.
+func (w *worker) mountedImages(ctx context.Context, pod *v1.Pod, c *v1.Container, ref *v1.ObjectReference, sandbox *cri.PodSandboxConfig) (map[string]*cri.ImageSpec, error) {
+	var out map[string]*cri.ImageSpec
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		mounts := func(m v1.VolumeMount) bool { return m.Name == v.Name }
+		if v.Image == nil || !slices.ContainsFunc(c.VolumeMounts, mounts) {
+			continue
+		}
+		image, err := w.image(ctx, pod, &v1.Container{Name: c.Name, Image: v.Image.Reference, ImagePullPolicy: v.Image.PullPolicy}, ref, sandbox)
+		if err != nil {
+			return nil, err
+		}
+		if out == nil {
+			out = map[string]*cri.ImageSpec{}
+		}
+		out[v.Name] = &cri.ImageSpec{Image: image.Ref, UserSpecifiedImage: v.Image.Reference}
+	}
+	return out, nil
+}
+
+func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, state *runtime.Pod, s plan.Start, image images.Image, mounted map[string]*cri.ImageSpec) (*cri.ContainerConfig, error) {
 	k, c := w.k, s.Container
 	place := k.place(pod)
 	sandbox := state.Ready()
@@ -225,7 +259,7 @@ func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, state *runtim
 		return nil, err
 	}
 	options := podspec.ContainerOptions{
-		Attempt: s.Attempt, Env: env, ImageRef: image.Ref, User: image.User,
+		Attempt: s.Attempt, Env: env, ImageRef: image.Ref, User: image.User, Images: mounted,
 		VolumePath: func(volume string) (string, error) { return k.volumes.Path(w.uid, volume) },
 		SubPath: func(volume, path string, mount int) (string, error) {
 			return k.volumes.SubPath(w.uid, c.Name, volume, path, mount)

@@ -233,7 +233,7 @@ func (n *node) content(t *testing.T) {
 	if err := n.Client.Create(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	c := script("c", `echo "$GREETING on $NODE mem $MEM key $KEY"; cat /shared/init; test -s /token/token && echo token; cat /down/labels; echo; cat /sub/file; exec sleep 1000`)
+	c := script("c", `echo "$GREETING on $NODE mem $MEM key $KEY"; cat /shared/init; test -s /token/token && echo token; cat /down/labels; echo; cat /sub/file; cat /image/passwd; exec sleep 1000`)
 	c.Env = []v1.EnvVar{
 		{Name: "WHO", Value: "world"},
 		{Name: "GREETING", Value: "hello $(WHO)"},
@@ -244,7 +244,7 @@ func (n *node) content(t *testing.T) {
 	c.Resources.Limits = v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi"), v1.ResourceCPU: resource.MustParse("500m")}
 	c.VolumeMounts = []v1.VolumeMount{
 		{Name: "shared", MountPath: "/shared"}, {Name: "config", MountPath: "/config"}, {Name: "token", MountPath: "/token"},
-		{Name: "down", MountPath: "/down"}, {Name: "shared", MountPath: "/sub", SubPath: "deep/dir"},
+		{Name: "down", MountPath: "/down"}, {Name: "shared", MountPath: "/sub", SubPath: "deep/dir"}, {Name: "image", MountPath: "/image", SubPath: "etc"},
 	}
 	init := script("init", "echo from-init > /shared/init; mkdir -p /shared/deep/dir; echo sub > /shared/deep/dir/file")
 	init.VolumeMounts = []v1.VolumeMount{{Name: "shared", MountPath: "/shared"}}
@@ -259,13 +259,14 @@ func (n *node) content(t *testing.T) {
 		{Name: "down", VolumeSource: v1.VolumeSource{DownwardAPI: &v1.DownwardAPIVolumeSource{Items: []v1.DownwardAPIVolumeFile{
 			{Path: "labels", FieldRef: &v1.ObjectFieldSelector{FieldPath: "metadata.labels"}},
 		}}}},
+		{Name: "image", VolumeSource: v1.VolumeSource{Image: &v1.ImageVolumeSource{Reference: imagetest.BusyboxName, PullPolicy: v1.PullNever}}},
 	}
 	n.create(t, p)
 	got := n.await(t, "content", ready)
 	if got.Status.HostIP != "127.0.0.1" || got.Status.PodIP != "127.0.0.1" || got.Status.InitContainerStatuses[0].State.Terminated == nil {
 		t.Errorf("status: %+v", got.Status)
 	}
-	want := "hello world on node mem 64 key one\nfrom-init\ntoken\napp=\"content\"\nsub\n"
+	want := "hello world on node mem 64 key one\nfrom-init\ntoken\napp=\"content\"\nsub\nroot:x:0:0:root:/:/bin/sh\n"
 	eventually(t, func() error {
 		if have := n.log(t, "content", "c"); have != want {
 			return fmt.Errorf("the container said %q, want %q", have, want)

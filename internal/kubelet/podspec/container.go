@@ -27,6 +27,9 @@ type ContainerOptions struct {
 	SubPath func(volume, path string, mount int) (string, error)
 	// VolumeGroups are supplementary groups that volumes ask for.
 	VolumeGroups []int64
+	// Images are the images behind the pod's image volumes, by volume
+	// (KEP-4639).
+	Images map[string]*cri.ImageSpec
 	// HostsFile and TerminationLog are files on the node; empty ones are not
 	// mounted.
 	HostsFile      string
@@ -90,31 +93,29 @@ func mounts(c *v1.Container, o ContainerOptions, lookup func(string) (string, bo
 	for i := range c.VolumeMounts {
 		m := &c.VolumeMounts[i]
 		ownsHosts = ownsHosts || filepath.Clean(m.MountPath) == hostsPath
+		if image := o.Images[m.Name]; image != nil {
+			sub, err := subPath(m, lookup)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, &cri.Mount{ContainerPath: absolute(m.MountPath), Image: image, ImageSubPath: sub, Readonly: true})
+			continue
+		}
 		host, err := o.VolumePath(m.Name)
 		if err != nil {
 			return nil, err
 		}
-		sub := m.SubPath
-		if m.SubPathExpr != "" {
-			sub = expand(m.SubPathExpr, lookup)
-			if strings.Contains(sub, "$(") {
-				return nil, fmt.Errorf("subPathExpr %q of volume mount %q refers to a variable that is not set", m.SubPathExpr, m.Name)
-			}
+		sub, err := subPath(m, lookup)
+		if err != nil {
+			return nil, err
 		}
 		if sub != "" {
-			if filepath.IsAbs(sub) || hasParent(sub) {
-				return nil, fmt.Errorf("subPath %q of volume mount %q must be a relative path without '..'", sub, m.Name)
-			}
 			if host, err = o.SubPath(m.Name, sub, i); err != nil {
 				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
 			}
 		}
-		path := m.MountPath
-		if !filepath.IsAbs(path) {
-			path = filepath.Join("/", path)
-		}
 		out = append(out, &cri.Mount{
-			ContainerPath: path, HostPath: host, Readonly: m.ReadOnly,
+			ContainerPath: absolute(m.MountPath), HostPath: host, Readonly: m.ReadOnly,
 			RecursiveReadOnly: m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled,
 			Propagation:       propagation(m.MountPropagation),
 		})
@@ -127,6 +128,29 @@ func mounts(c *v1.Container, o ContainerOptions, lookup func(string) (string, bo
 		out = append(out, &cri.Mount{ContainerPath: c.TerminationMessagePath, HostPath: o.TerminationLog, SelinuxRelabel: true})
 	}
 	return out, nil
+}
+
+// subPath returns the path inside the volume that is mounted, which may be
+// empty.
+func subPath(m *v1.VolumeMount, lookup func(string) (string, bool)) (string, error) {
+	sub := m.SubPath
+	if m.SubPathExpr != "" {
+		sub = expand(m.SubPathExpr, lookup)
+		if strings.Contains(sub, "$(") {
+			return "", fmt.Errorf("subPathExpr %q of volume mount %q refers to a variable that is not set", m.SubPathExpr, m.Name)
+		}
+	}
+	if filepath.IsAbs(sub) || hasParent(sub) {
+		return "", fmt.Errorf("subPath %q of volume mount %q must be a relative path without '..'", sub, m.Name)
+	}
+	return sub, nil
+}
+
+func absolute(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join("/", path)
 }
 
 func hasParent(path string) bool {

@@ -76,6 +76,10 @@ func (m *Manager) Mount(ctx context.Context, pod *v1.Pod) (time.Time, error) {
 	var errs []error
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
+		if v.Image != nil {
+			// The runtime mounts it, with the container.
+			continue
+		}
 		path, next, err := m.mount(ctx, pod, v)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err))
