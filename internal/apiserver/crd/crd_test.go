@@ -506,3 +506,7 @@ func TestDeprecatedVersion(t *testing.T) {
 type warnings map[string]bool
 
 func (w warnings) HandleWarningHeader(_ int, _ string, text string) { w[text] = true }
+
+func boatsGVR(version string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: "example.com", Version: version, Resource: "boats"}
+}
