@@ -210,8 +210,8 @@ var (
 	aggGVK  = apidiscoveryv2.SchemeGroupVersion.WithKind("APIGroupDiscoveryList")
 )
 
-func aggregatedOffer(as, group, version string) bool {
-	return as == "" || (as == "APIGroupDiscoveryList" && group == "apidiscovery.k8s.io" && version == "v2")
+func aggregatedOffer(m *mediaType) bool {
+	return m.As == "" || (m.As == "APIGroupDiscoveryList" && m.Group == "apidiscovery.k8s.io" && m.Version == "v2")
 }
 
 // serveDiscoveryPath answers the paths that tell which groups, versions and

@@ -251,8 +251,8 @@ func writeObject(w http.ResponseWriter, r *http.Request, m *mediaType, code int,
 // writeError answers with a Status.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(err)
-	m, nerr := negotiate(r, func(as, _, _ string) bool { return true })
-	if nerr != nil {
+	m, nerr := negotiate(r, func(*mediaType) bool { return true })
+	if nerr != nil || status.Code == http.StatusNotAcceptable {
 		m = &mediaType{Media: mediaJSON}
 	}
 	m.As = ""

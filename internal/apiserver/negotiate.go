@@ -3,10 +3,13 @@ package apiserver
 import (
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"skiff/internal/apiserver/verbs"
 )
 
 const (
@@ -35,25 +38,26 @@ func (m *mediaType) contentType() string {
 	return ct
 }
 
-// accepted says which transformations an endpoint offers.
-type accepted func(as, group, version string) bool
+// accepted says whether an endpoint offers a serialisation and transformation.
+type accepted func(m *mediaType) bool
 
-func plainOnly(as, _, _ string) bool { return as == "" }
+func plainOnly(m *mediaType) bool { return m.As == "" }
+
+// offered is what offers says, as far as objects of the version have such a
+// form: custom resources have none in protobuf.
+func offered(v *verbs.Version, offers accepted) accepted {
+	if v.Resource().Custom == nil {
+		return offers
+	}
+	return func(m *mediaType) bool { return (m.Media != mediaProtobuf || m.As != "") && offers(m) }
+}
 
 func metaKinds(kinds ...string) accepted {
-	return func(as, group, version string) bool {
-		if as == "" {
+	return func(m *mediaType) bool {
+		if m.As == "" {
 			return true
 		}
-		if group != "meta.k8s.io" || (version != "v1" && version != "v1beta1") {
-			return false
-		}
-		for _, k := range kinds {
-			if k == as {
-				return true
-			}
-		}
-		return false
+		return m.Group == "meta.k8s.io" && (m.Version == "v1" || m.Version == "v1beta1") && slices.Contains(kinds, m.As)
 	}
 }
 
@@ -90,7 +94,7 @@ func negotiate(r *http.Request, offers accepted) (*mediaType, error) {
 		default:
 			continue
 		}
-		if !offers(m.As, m.Group, m.Version) {
+		if !offers(m) {
 			continue
 		}
 		if q > bestQ {

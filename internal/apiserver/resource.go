@@ -106,7 +106,7 @@ func methodNotAllowed(info *requestInfo, req *verbs.Request) error {
 }
 
 func (s *Server) get(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, tables)
+	m, err := negotiate(r, offered(req.Version, tables))
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func metaGVK(m *mediaType, kind string) schema.GroupVersionKind {
 }
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, lists)
+	m, err := negotiate(r, offered(req.Version, lists))
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func readInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, 
 }
 
 func (s *Server) create(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, tables)
+	m, err := negotiate(r, offered(req.Version, tables))
 	if err != nil {
 		return err
 	}
@@ -243,7 +243,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 }
 
 func (s *Server) update(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, tables)
+	m, err := negotiate(r, offered(req.Version, tables))
 	if err != nil {
 		return err
 	}
@@ -288,7 +288,7 @@ func patchBody(r *http.Request) (types.PatchType, []byte, *metav1.PatchOptions, 
 }
 
 func (s *Server) patch(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, tables)
+	m, err := negotiate(r, offered(req.Version, tables))
 	if err != nil {
 		return err
 	}
@@ -304,7 +304,7 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 }
 
 func (s *Server) delete(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, tables)
+	m, err := negotiate(r, offered(req.Version, tables))
 	if err != nil {
 		return err
 	}
@@ -351,7 +351,7 @@ var returnsDeleted = map[schema.GroupResource]bool{
 }
 
 func (s *Server) deleteCollection(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, lists)
+	m, err := negotiate(r, offered(req.Version, lists))
 	if err != nil {
 		return err
 	}
@@ -386,7 +386,7 @@ func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requ
 	res := req.Resource()
 	switch {
 	case info.Verb == "create" && res.Virtual.Create != nil:
-		m, err := negotiate(r, tables)
+		m, err := negotiate(r, offered(req.Version, tables))
 		if err != nil {
 			return err
 		}

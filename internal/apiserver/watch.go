@@ -30,7 +30,7 @@ const watchChunk = 256 << 10
 
 // watch streams events until the client leaves or the time is up.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, metaKinds("Table", "PartialObjectMetadata"))
+	m, err := negotiate(r, offered(req.Version, tables))
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,8 @@ type fixture struct {
 	*testing.T
 	*testcluster.Cluster
 	dynamic dynamic.Interface
+	// warned are the warnings that came with the last raw answer.
+	warned warnings
 }
 
 func start(t *testing.T) *fixture {
@@ -40,7 +42,7 @@ func start(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &fixture{T: t, Cluster: c, dynamic: d}
+	return &fixture{T: t, Cluster: c, dynamic: d, warned: warnings{}}
 }
 
 func parse(t *testing.T, text string) *unstructured.Unstructured {

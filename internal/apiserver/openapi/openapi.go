@@ -7,6 +7,7 @@ package openapi
 import (
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -89,8 +90,10 @@ func (h *Handler) current() (v2 http.Handler) {
 			continue
 		}
 		h.documents[gv] = versions
+		// What comes out is only made anew when the tag is another.
+		tag := strconv.FormatInt(generation, 10)
 		h.v3.UpdateGroupVersionLazy(pathOf(gv), cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
-			return withAlternatives(openapiconv.ConvertV2ToV3(describe(versions, false))), "", nil
+			return withAlternatives(openapiconv.ConvertV2ToV3(describe(versions, false))), tag, nil
 		})))
 	}
 	m := newMux()

@@ -73,6 +73,7 @@ func (v *Version) DecodeJSON(ctx context.Context, data []byte, obj apis.Object, 
 	if !custom {
 		return DecodeJSON(ctx, data, obj, fieldValidation)
 	}
+	u.Object = nil
 	strict, err := kjson.UnmarshalStrict(data, &u.Object)
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
