@@ -207,6 +207,8 @@ type Scale struct {
 	StatusReplicas func(obj Object) int32
 	// Selector returns the label selector as a string.
 	Selector func(obj Object) string
+	// ReplicasPath is where SetReplicas writes; nil means spec.replicas.
+	ReplicasPath []string
 }
 
 // Subresource is one more path below an object. Exactly one of the groups of

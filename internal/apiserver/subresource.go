@@ -68,9 +68,7 @@ func (s *Server) serveScale(w http.ResponseWriter, r *http.Request, info *reques
 		if err := bodyInto(r, body, scaleGVK, o.FieldValidation); err != nil {
 			return err
 		}
-		if scale, err = s.Verbs.UpdateScale(r.Context(), req, o, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
-			return body.DeepCopy(), nil
-		}); err != nil {
+		if scale, err = s.Verbs.UpdateScale(r.Context(), req, o, body); err != nil {
 			return err
 		}
 	case "patch":

@@ -239,11 +239,7 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 		live.GetObjectKind().SetGroupVersionKind(working.GVK())
 		out, err := fm.Apply(live, applied.DeepCopy(), o.FieldManager, force)
 		if err != nil {
-			var status apierrors.APIStatus
-			if errors.As(err, &status) {
-				return nil, err
-			}
-			return nil, apierrors.NewBadRequest(err.Error())
+			return nil, applyError(err)
 		}
 		obj, err := converter{req.Resource()}.ConvertToVersion(out, working.GroupVersion())
 		if err != nil {
@@ -272,7 +268,7 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 			return nil, false, conflictError(req, errors.New("the object does not exist, but the applied configuration has a resourceVersion"))
 		}
 		if uid := applied.GetUID(); uid != "" {
-			return nil, false, conflictError(req, errors.New("the object does not exist, but the applied configuration has a uid"))
+			return nil, false, conflictError(req, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
 		}
 		obj, err := merged(working.Version.New())
 		if err != nil {

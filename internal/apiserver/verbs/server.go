@@ -58,6 +58,7 @@ type Server struct {
 	// typeConverter knows the schema of all built-in types. It takes a while
 	// to make, so that is done off the path of start.
 	typeConverter func() managedfields.TypeConverter
+	scaleManager  func() (*managedfields.FieldManager, error)
 
 	mu struct {
 		sync.RWMutex
@@ -78,6 +79,7 @@ func New(c Config) *Server {
 	s.typeConverter = sync.OnceValue(func() managedfields.TypeConverter {
 		return applyconfigurations.NewTypeConverter(c.Scheme)
 	})
+	s.scaleManager = sync.OnceValues(newScaleManager)
 	s.mu.resources = make(map[schema.GroupResource]*Resource)
 	s.mu.kinds = make(map[schema.GroupVersionKind]*Resource)
 	s.mu.changed = make(chan struct{})

@@ -4,14 +4,11 @@ import (
 	"context"
 	"fmt"
 
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/validation/field"
-	"sigs.k8s.io/yaml"
 
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/admission"
@@ -100,108 +97,6 @@ func (s *Server) Connect(ctx context.Context, req *Request, options runtime.Obje
 		return err
 	}
 	return s.admission.Validate(ctx, a)
-}
-
-// ScaleGVK is what scale subresources speak.
-var scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
-
-// ScaleOf returns the scale view of an object.
-func (r *Resource) ScaleOf(obj apis.Object) *autoscalingv1.Scale {
-	return &autoscalingv1.Scale{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
-			ResourceVersion: obj.GetResourceVersion(), CreationTimestamp: obj.GetCreationTimestamp(),
-		},
-		Spec:   autoscalingv1.ScaleSpec{Replicas: r.Scale.Replicas(obj)},
-		Status: autoscalingv1.ScaleStatus{Replicas: r.Scale.StatusReplicas(obj), Selector: r.Scale.Selector(obj)},
-	}
-}
-
-// UpdateScale sets an object's replicas to what change makes of its scale.
-func (s *Server) UpdateScale(ctx context.Context, req *Request, o *metav1.UpdateOptions, change func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error)) (*autoscalingv1.Scale, error) {
-	r := req.Resource()
-	parent := *req
-	parent.Subresource = "scale"
-	e, err := s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
-		have := r.ScaleOf(old)
-		scale, err := change(have.DeepCopy())
-		if err != nil {
-			return nil, err
-		}
-		var errs field.ErrorList
-		if scale.Name != "" && scale.Name != req.Name {
-			errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), scale.Name, "must match the object's name"))
-		}
-		if scale.Spec.Replicas < 0 {
-			errs = append(errs, field.Invalid(field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0"))
-		}
-		if len(errs) > 0 {
-			return nil, apierrors.NewInvalid(scaleGVK.GroupKind(), req.Name, errs)
-		}
-		if err := checkPreconditions(req, scale, old); err != nil {
-			return nil, err
-		}
-		a := s.attributes(ctx, admission.Update, &parent, scale, have, o, isDryRun(o.DryRun))
-		if err := s.admission.Mutate(ctx, a); err != nil {
-			return nil, err
-		}
-		if err := s.admission.Validate(ctx, a); err != nil {
-			return nil, err
-		}
-		obj := old.DeepCopyObject().(apis.Object)
-		r.Scale.SetReplicas(obj, scale.Spec.Replicas)
-		s.countGeneration(req.Version, obj, old)
-		// The scale view of the object is its own manager's business
-		// (upstream: subresource "scale" in managedFields).
-		plain := *req
-		plain.Subresource = ""
-		if err := s.trackUpdate(&plain, old, obj, manager(ctx, o.FieldManager)); err != nil {
-			return nil, err
-		}
-		obj.SetResourceVersion(old.GetResourceVersion())
-		if err := s.validateUpdate(ctx, &plain, obj, old); err != nil {
-			return nil, err
-		}
-		return obj, nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	obj, err := req.Version.workingObject(ctx, e)
-	if err != nil {
-		return nil, err
-	}
-	return r.ScaleOf(obj), nil
-}
-
-// PatchScale patches the scale view.
-func (s *Server) PatchScale(ctx context.Context, req *Request, t types.PatchType, patch []byte, o *metav1.PatchOptions) (*autoscalingv1.Scale, error) {
-	if err := validatePatchOptions(o, t); err != nil {
-		return nil, err
-	}
-	uo := &metav1.UpdateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}
-	return s.UpdateScale(ctx, req, uo, func(scale *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
-		doc, err := EncodeJSON(scaleGVK, scale)
-		if err != nil {
-			return nil, apierrors.NewInternalError(err)
-		}
-		kind := t
-		if t == types.ApplyYAMLPatchType {
-			kind = types.MergePatchType
-			if patch, err = yaml.YAMLToJSON(patch); err != nil {
-				return nil, apierrors.NewBadRequest(err.Error())
-			}
-		}
-		out, err := applyPatch(doc, kind, patch, &autoscalingv1.Scale{})
-		if err != nil {
-			return nil, err
-		}
-		scale = &autoscalingv1.Scale{}
-		if err := DecodeJSON(ctx, out, scale, o.FieldValidation); err != nil {
-			return nil, patchResultError(out, err)
-		}
-		return scale, nil
-	})
 }
 
 // storage is what action subresources may do: any write, as the requester but

@@ -172,7 +172,7 @@ func (c *inProcess) update(ctx context.Context, subresource string, target, body
 		if !ok {
 			return fmt.Errorf("the scale subresource takes an autoscaling/v1 Scale, not %T", body)
 		}
-		out, err := c.server.UpdateScale(ctx, req, o, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return scale.DeepCopy(), nil })
+		out, err := c.server.UpdateScale(ctx, req, o, scale)
 		if err != nil {
 			return err
 		}
