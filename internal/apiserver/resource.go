@@ -51,8 +51,11 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 			return notFound()
 		}
 		if res.Virtual == nil {
-			return apierrors.NewBadRequest("an empty namespace may not be set during creation")
+			return methodNotAllowed(info, req)
 		}
+	}
+	if info.Verb == "deletecollection" && res.Namespaced && req.Namespace == "" {
+		return methodNotAllowed(info, req)
 	}
 	if collection && !pathHasName(info) {
 		req.Name = ""
@@ -101,8 +104,12 @@ func pathHasName(info *requestInfo) bool {
 	return strings.Contains(info.Path, "/watch/") && strings.HasSuffix(info.Path, "/"+info.Name)
 }
 
+// methodNotAllowed is the answer to what a path does not serve, in upstream's
+// words.
 func methodNotAllowed(info *requestInfo, req *verbs.Request) error {
-	return apierrors.NewMethodNotSupported(schema.GroupResource{Group: req.Version.Group, Resource: req.Resource().Names.Resource}, info.Verb)
+	e := apierrors.NewMethodNotSupported(schema.GroupResource{Group: req.Version.Group, Resource: req.Resource().Names.Resource}, info.Verb)
+	e.ErrStatus.Message = "the server does not allow this method on the requested resource"
+	return e
 }
 
 func (s *Server) get(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {

@@ -128,7 +128,15 @@ func (s *Server) createMutated(ctx context.Context, req *Request, a *admission.A
 		}
 	}
 	key := r.Collection.Key(obj.GetNamespace(), obj.GetName())
-	exists := func() error { return apierrors.NewAlreadyExists(req.qualified(), obj.GetName()) }
+	exists := func() error {
+		err := apierrors.NewAlreadyExists(req.qualified(), obj.GetName())
+		if e := r.Collection.Get(key); e != nil {
+			if old, _ := e.Object(); old != nil && old.GetDeletionTimestamp() != nil {
+				err.ErrStatus.Message = "object is being deleted: " + err.ErrStatus.Message
+			}
+		}
+		return err
+	}
 	if a.DryRun {
 		if err := s.account(ctx, a); err != nil {
 			return nil, err
