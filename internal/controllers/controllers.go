@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"skiff/internal/client"
+	"skiff/internal/controllers/attachdetach"
 	"skiff/internal/controllers/bootstraptoken"
 	"skiff/internal/controllers/clusterrole"
 	"skiff/internal/controllers/controller"
@@ -24,6 +25,7 @@ import (
 	"skiff/internal/controllers/endpointslice"
 	"skiff/internal/controllers/endpointslicemirroring"
 	"skiff/internal/controllers/ephemeralvolume"
+	"skiff/internal/controllers/expand"
 	"skiff/internal/controllers/garbagecollector"
 	"skiff/internal/controllers/index"
 	"skiff/internal/controllers/job"
@@ -36,6 +38,7 @@ import (
 	"skiff/internal/controllers/podgc"
 	"skiff/internal/controllers/replicaset"
 	"skiff/internal/controllers/replicationcontroller"
+	"skiff/internal/controllers/resourceclaim"
 	"skiff/internal/controllers/resourcequota"
 	"skiff/internal/controllers/rootca"
 	"skiff/internal/controllers/serviceaccount"
@@ -130,6 +133,10 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("pvprotection", "pv-protection-controller", storageprotection.NewVolumes)
 	add("vacprotection", "volumeattributesclass-protection-controller", storageprotection.NewAttributesClasses)
 	add("ephemeralvolume", "ephemeral-volume-controller", ephemeralvolume.New)
+	add("attachdetach", "attachdetach-controller", attachdetach.New)
+	add("expand", "expand-controller", expand.New)
+	add("resourceclaimpods", "resource-claim-controller", resourceclaim.NewPods)
+	add("resourceclaim", "resource-claim-controller", resourceclaim.NewClaims)
 	add("rootca", "root-ca-cert-publisher", func(d controller.Deps) (controller.Runnable, error) { return rootca.New(d, c.CABundle) })
 	add("namespace", "namespace-controller", func(d controller.Deps) (controller.Runnable, error) { return namespace.New(d, c.Discover) })
 	add("garbagecollector", "generic-garbage-collector", func(d controller.Deps) (controller.Runnable, error) { return garbagecollector.New(d, c.Discover) })

@@ -2,6 +2,7 @@ package controllers_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,10 +13,12 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -442,4 +445,160 @@ func TestEphemeralVolumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone(t, c, own, &corev1.PersistentVolumeClaimList{})
+}
+
+func TestAttachAndDetach(t *testing.T) {
+	c := start(t)
+	serviceAccount(t, c)
+	csi := func(v *corev1.PersistentVolume) {
+		v.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "csi.example.com", VolumeHandle: v.Name}}
+	}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	create(t, c, node, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}, pv("disk", "1Gi", "", csi), pvc("disk", "1Gi", ptr.To("")))
+	claimIs(t, c, "disk", corev1.ClaimBound, "disk")
+	user := func(name, node string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: corev1.PodSpec{
+			NodeName: node, Containers: []corev1.Container{{Name: "c", Image: "i"}},
+			Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "disk"}}}},
+		}}
+	}
+	attachment := func(node string) *storagev1.VolumeAttachment {
+		return &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("csi-%x", sha256.Sum256([]byte("disk"+"csi.example.com"+node)))}}
+	}
+	is := func(a *storagev1.VolumeAttachment) {
+		t.Helper()
+		eventually(t, c, "the volume is to be attached", &storagev1.VolumeAttachmentList{}, func() bool {
+			return c.Client.Get(t.Context(), client.ObjectKeyFromObject(a), a) == nil
+		})
+	}
+	one := user("one", "n1")
+	create(t, c, one)
+	here := attachment("n1")
+	is(here)
+	if here.Spec.Attacher != "csi.example.com" || here.Spec.NodeName != "n1" || *here.Spec.Source.PersistentVolumeName != "disk" {
+		t.Errorf("the attachment is %+v", here.Spec)
+	}
+	here.Status.Attached = true
+	if err := c.Client.Status().Update(t.Context(), here); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, "the node says so", &corev1.NodeList{}, func() bool {
+		get(t, c, "", "n1", node)
+		return len(node.Status.VolumesAttached) == 1 && node.Status.VolumesAttached[0].Name == "kubernetes.io/csi/csi.example.com^disk"
+	})
+	event(t, c, "one", "SuccessfulAttachVolume")
+
+	// The node has it mounted; a pod on another node must wait, though the first
+	// one is gone.
+	node.Status.VolumesInUse = []corev1.UniqueVolumeName{"kubernetes.io/csi/csi.example.com^disk"}
+	if err := c.Client.Status().Update(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Client.Delete(t.Context(), one, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	create(t, c, user("two", "n2"))
+	if e := event(t, c, "two", "FailedAttachVolume"); !strings.Contains(e.Message, "Multi-Attach error for volume") {
+		t.Errorf("event says %q", e.Message)
+	}
+	if err := c.Client.Get(t.Context(), client.ObjectKeyFromObject(attachment("n2")), attachment("n2")); !apierrors.IsNotFound(err) {
+		t.Errorf("attached twice: %v", err)
+	}
+	is(attachment("n1"))
+	get(t, c, "", "n1", node)
+	node.Status.VolumesInUse = nil
+	if err := c.Client.Status().Update(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, c, attachment("n1"), &storagev1.VolumeAttachmentList{})
+	is(attachment("n2"))
+	eventually(t, c, "the node has it no more", &corev1.NodeList{}, func() bool {
+		return len(get(t, c, "", "n1", node).Status.VolumesAttached) == 0
+	})
+	// The driver says that it needs no attaching.
+	create(t, c, &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "csi.example.com"}, Spec: storagev1.CSIDriverSpec{AttachRequired: ptr.To(false)}})
+	gone(t, c, attachment("n2"), &storagev1.VolumeAttachmentList{})
+}
+
+func TestExpansionIsAnnounced(t *testing.T) {
+	c := start(t)
+	class := storageClass("grow", "example.com/disk", storagev1.VolumeBindingImmediate)
+	class.AllowVolumeExpansion = ptr.To(true)
+	create(t, c, class, pv("grow", "1Gi", "grow"), pvc("grow", "1Gi", ptr.To("grow")))
+	claim := claimIs(t, c, "grow", corev1.ClaimBound, "grow")
+	claim.Spec.Resources.Requests[corev1.ResourceStorage] = resource.MustParse("2Gi")
+	if err := c.Client.Update(t.Context(), claim); err != nil {
+		t.Fatal(err)
+	}
+	event(t, c, "grow", "ExternalExpanding")
+}
+
+func TestResourceClaims(t *testing.T) {
+	c := start(t)
+	serviceAccount(t, c)
+	spec := resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{
+		Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu"},
+	}}}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p"}, Spec: corev1.PodSpec{
+		Containers: []corev1.Container{{Name: "c", Image: "i"}},
+		ResourceClaims: []corev1.PodResourceClaim{
+			{Name: "made", ResourceClaimTemplateName: ptr.To("template")}, {Name: "given", ResourceClaimName: ptr.To("shared")},
+		},
+	}}
+	create(t, c, pod)
+	if e := event(t, c, "p", "FailedResourceClaimCreation"); !strings.HasPrefix(e.Message, "PodResourceClaim made: ") {
+		t.Errorf("event says %q", e.Message)
+	}
+	create(t, c, &resourcev1.ResourceClaimTemplate{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "template"}, Spec: resourcev1.ResourceClaimTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"l": "v"}}, Spec: spec,
+	}}, &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "shared"}, Spec: spec})
+	eventually(t, c, "the pod knows its claim", &corev1.PodList{}, func() bool {
+		return len(get(t, c, "default", "p", pod).Status.ResourceClaimStatuses) == 1
+	})
+	status := pod.Status.ResourceClaimStatuses[0]
+	claim := get(t, c, "default", *status.ResourceClaimName, &resourcev1.ResourceClaim{})
+	if status.Name != "made" || !metav1.IsControlledBy(claim, pod) || claim.Labels["l"] != "v" || claim.GenerateName != "p-made-" ||
+		claim.Annotations["resource.kubernetes.io/pod-claim-name"] != "made" {
+		t.Errorf("the pod's claim is %+v", claim.ObjectMeta)
+	}
+
+	// As the scheduler does, for this pod and one that is gone already.
+	allocate := func(claim *resourcev1.ResourceClaim) {
+		t.Helper()
+		claim.Finalizers = append(claim.Finalizers, resourcev1.Finalizer)
+		if err := c.Client.Update(t.Context(), claim); err != nil {
+			t.Fatal(err)
+		}
+		claim.Status.Allocation = &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{{
+			Request: "r", Driver: "d.example.com", Pool: "pool", Device: "device",
+		}}}}
+		for _, uid := range []types.UID{pod.UID, "gone"} {
+			claim.Status.ReservedFor = append(claim.Status.ReservedFor, resourcev1.ResourceClaimConsumerReference{Resource: "pods", Name: pod.Name, UID: uid})
+		}
+		if err := c.Client.Status().Update(t.Context(), claim); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shared := get(t, c, "default", "shared", &resourcev1.ResourceClaim{})
+	allocate(claim)
+	allocate(shared)
+	eventually(t, c, "the pod that is gone reserves nothing", &resourcev1.ResourceClaimList{}, func() bool {
+		return len(get(t, c, "default", "shared", shared).Status.ReservedFor) == 1
+	})
+	if shared.Status.ReservedFor[0].UID != pod.UID || shared.Status.Allocation == nil {
+		t.Errorf("the claim is %+v", shared.Status)
+	}
+	// The pod ends: its own claim goes, the other one is free again.
+	get(t, c, "default", "p", pod)
+	pod.Status.Phase = corev1.PodSucceeded
+	if err := c.Client.Status().Update(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, c, claim, &resourcev1.ResourceClaimList{})
+	eventually(t, c, "the claim is free", &resourcev1.ResourceClaimList{}, func() bool {
+		get(t, c, "default", "shared", shared)
+		return shared.Status.Allocation == nil && len(shared.Status.ReservedFor) == 0 && len(shared.Finalizers) == 0
+	})
+	remove(t, c, shared)
+	gone(t, c, shared, &resourcev1.ResourceClaimList{})
 }

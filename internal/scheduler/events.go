@@ -26,6 +26,7 @@ func (s *Scheduler) follow(ctx context.Context) (stop func(), err error) {
 	// Nodes come before the pods on them, and namespaces before pods are tried.
 	for _, start := range []func() (func(), error){
 		func() (func(), error) { return s.followVolumes(ctx) },
+		func() (func(), error) { return s.followDevices(ctx) },
 		func() (func(), error) { return watch(ctx, s, &corev1.Namespace{}, s.namespaceEventLocked) },
 		func() (func(), error) { return watch(ctx, s, &corev1.Service{}, s.serviceEventLocked) },
 		func() (func(), error) { return watch(ctx, s, &corev1.Node{}, s.nodeEventLocked) },

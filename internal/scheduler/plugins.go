@@ -9,6 +9,7 @@ import (
 	"skiff/internal/scheduler/framework"
 	"skiff/internal/scheduler/plugins/defaultbinder"
 	"skiff/internal/scheduler/plugins/defaultpreemption"
+	"skiff/internal/scheduler/plugins/dynamicresources"
 	"skiff/internal/scheduler/plugins/imagelocality"
 	"skiff/internal/scheduler/plugins/interpodaffinity"
 	"skiff/internal/scheduler/plugins/nodeaffinity"
@@ -52,6 +53,7 @@ func (s *Scheduler) plugins() []plugin {
 		{"VolumeZone", 0, plain(volumezone.Plugin{Cache: s.client.Cache})},
 		{"PodTopologySpread", 2, s.newPodTopologySpread},
 		{"InterPodAffinity", 2, s.newInterPodAffinity},
+		{"DynamicResources", 0, plain(dynamicresources.New(s.client, s.clock))},
 		{"DefaultPreemption", 0, s.newPreemption},
 		{"NodeResourcesBalancedAllocation", 1, newBalancedAllocation},
 		{"ImageLocality", 1, plain(imagelocality.Plugin{})},

@@ -196,6 +196,7 @@ const (
 	NamespaceChanged
 	ServiceChanged
 	VolumeChanged
+	DeviceChanged
 )
 
 // Event is a change in the cluster. Only what belongs to its kind is set; what

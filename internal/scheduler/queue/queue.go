@@ -97,7 +97,8 @@ func (q *Queue) Set(p *framework.PodInfo) {
 		q.enqueue(e)
 		return
 	}
-	matters := e.Class != p.Class || len(e.Spec.SchedulingGates) != len(p.Spec.SchedulingGates)
+	matters := e.Class != p.Class || len(e.Spec.SchedulingGates) != len(p.Spec.SchedulingGates) ||
+		len(e.Status.ResourceClaimStatuses) != len(p.Status.ResourceClaimStatuses)
 	switch {
 	case matters && e.state == isStuck:
 		// It is taken out as what it was when it was put in.
