@@ -7,8 +7,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -104,5 +108,99 @@ func TestNodesAreToldTheTTL(t *testing.T) {
 	create(t, c, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
 	eventually(t, c, "the annotation", &corev1.NodeList{}, func() bool {
 		return get(t, c, "", "a", &corev1.Node{}).Annotations["node.alpha.kubernetes.io/ttl"] == "0"
+	})
+}
+
+// soon waits for what no event of an object tells.
+func soon(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) { return ok(), nil })
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+func TestServiceAddresses(t *testing.T) {
+	c := start(t)
+	ctx := context.Background()
+	service := func(name, ip string) *corev1.Service {
+		return &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+			Spec:       corev1.ServiceSpec{ClusterIP: ip, Ports: []corev1.ServicePort{{Port: 80}}},
+		}
+	}
+	address := func(ip string) *networkingv1.IPAddress {
+		a := &networkingv1.IPAddress{}
+		if err := c.Client.Get(ctx, types.NamespacedName{Name: ip}, a); client.IgnoreNotFound(err) != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	first := service("first", "")
+	create(t, c, first)
+	ip := first.Spec.ClusterIP
+	if a := address(ip); a.Spec.ParentRef == nil || *a.Spec.ParentRef != (networkingv1.ParentReference{Resource: "services", Namespace: "default", Name: "first"}) || a.UID == "" {
+		t.Errorf("the Service's IPAddress: %+v", a)
+	}
+	// An address is the next Service's as soon as the one before is gone.
+	if err := c.Client.Delete(ctx, first); err != nil {
+		t.Fatal(err)
+	}
+	second := service("second", ip)
+	soon(t, "the address is free", func() bool {
+		err := c.Client.Create(ctx, second)
+		if err != nil && !apierrors.IsInvalid(err) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	if a := address(ip); a.Spec.ParentRef.Name != "second" {
+		t.Errorf("the address's owner: %+v", a.Spec.ParentRef)
+	}
+	// A Service that came by another way gets its IPAddress made good.
+	if err := c.Client.Delete(ctx, address(ip)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, "the IPAddress is made anew", &networkingv1.IPAddressList{}, func() bool { return address(ip).Name != "" })
+	if err := c.Client.Delete(ctx, second); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, "the IPAddress goes with the Service", &networkingv1.IPAddressList{}, func() bool { return address(ip).Name == "" })
+
+	// Somebody else's address is not given away.
+	create(t, c, &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{Name: ip},
+		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Group: "example.com", Resource: "gateways", Name: "x"}},
+	})
+	soon(t, "the address is known to be taken", func() bool {
+		return apierrors.IsInvalid(c.Client.Create(ctx, service("third", ip), client.DryRunAll))
+	})
+
+	// Addresses of another range are given as long as it is in force.
+	more := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "more"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.77.0.0/24"}}}
+	create(t, c, more)
+	fourth := service("fourth", "10.77.0.9")
+	soon(t, "the range is in force", func() bool {
+		err := c.Client.Create(ctx, fourth)
+		if err != nil && !apierrors.IsInvalid(err) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	if err := c.Client.Delete(ctx, more); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, "the range cannot go", &networkingv1.ServiceCIDRList{}, func() bool {
+		cond := meta.FindStatusCondition(get(t, c, "", "more", more).Status.Conditions, "Ready")
+		return cond != nil && cond.Reason == "Terminating"
+	})
+	if err := c.Client.Create(ctx, service("fifth", "10.77.0.10")); !apierrors.IsInvalid(err) {
+		t.Errorf("an address of a range that is going: %v", err)
+	}
+	if err := c.Client.Delete(ctx, fourth); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, c, "the range goes", &networkingv1.ServiceCIDRList{}, func() bool {
+		return apierrors.IsNotFound(c.Client.Get(ctx, client.ObjectKeyFromObject(more), more))
 	})
 }

@@ -42,6 +42,7 @@ import (
 	"skiff/internal/controllers/resourcequota"
 	"skiff/internal/controllers/rootca"
 	"skiff/internal/controllers/serviceaccount"
+	"skiff/internal/controllers/servicecidr"
 	"skiff/internal/controllers/storageprotection"
 	"skiff/internal/controllers/tainteviction"
 	"skiff/internal/controllers/tokensecret"
@@ -72,8 +73,11 @@ type Config struct {
 	// LocalVolumes makes volumes on nodes; nil leaves claims of the class
 	// local-path without.
 	LocalVolumes localpath.Nodes
-	Nodes        nodelifecycle.Options
-	PodGC        podgc.Options
+	// Server is a client that acts for the API server itself, as which upstream
+	// repairs what belongs to Services. Without one nothing is repaired.
+	Server client.Set
+	Nodes  nodelifecycle.Options
+	PodGC  podgc.Options
 	// Autoscaler says how to reach the API over HTTP, as that controller.
 	Autoscaler podautoscaler.Options
 	Clock      clock.WithTicker
@@ -121,6 +125,7 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("endpointslicemirroring", "endpointslicemirroring-controller", endpointslicemirroring.New)
 	add("tokencleaner", "token-cleaner", bootstraptoken.NewCleaner)
 	add("bootstrapsigner", "bootstrap-signer", bootstraptoken.NewSigner)
+	add("servicecidr", "service-cidrs-controller", servicecidr.New)
 	add("ttl", "ttl-controller", ttl.New)
 	add("serviceaccount", "service-account-controller", serviceaccount.New)
 	add("clusterrole", "clusterrole-aggregation-controller", clusterrole.New)
@@ -155,6 +160,9 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	}
 	if c.LocalVolumes != nil {
 		add("localpath", "persistent-volume-binder", func(d controller.Deps) (controller.Runnable, error) { return localpath.New(d, c.LocalVolumes) })
+	}
+	if c.Server.Client != nil {
+		addAs("ipaddresses", c.Server, servicecidr.NewAddresses)
 	}
 	if c.SignToken != nil {
 		addAs("tokensecret", c.Manager, func(d controller.Deps) (controller.Runnable, error) {

@@ -60,6 +60,7 @@ func run(t *testing.T, c *testcluster.Cluster) {
 		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 		Certificates: csr.Options{Signer: c.PKI.CA},
 		LocalVolumes: directories{t.TempDir()},
+		Server:       c.Set(identity.Loopback()),
 		SignToken:    c.SecretToken, Manager: c.Set(identity.Component("system:kube-controller-manager")),
 		Clock: clock.RealClock{},
 		Log:   slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),

@@ -7,7 +7,6 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -30,9 +29,6 @@ func serviceCIDR() *apis.Resource {
 		HasStatus:      true,
 		Validate:       validateServiceCIDR,
 		ValidateUpdate: validateServiceCIDRUpdate,
-		ValidateStatusUpdate: func(_ context.Context, c, _ *networkingv1.ServiceCIDR) field.ErrorList {
-			return metav1validation.ValidateConditions(c.Status.Conditions, field.NewPath("status", "conditions"))
-		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("CIDRs", networkingv1.ServiceCIDRSpec{}.SwaggerDoc()["cidrs"]),

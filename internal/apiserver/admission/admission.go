@@ -95,7 +95,8 @@ type Accountant interface {
 	Account(ctx context.Context, a *Attributes) (entries []Entry, done func(), err error)
 }
 
-// Entry is a changed object of an account.
+// Entry is a changed object of an account; one without a resource version is
+// new.
 type Entry struct {
 	Resource schema.GroupResource
 	Object   apis.Object

@@ -1,6 +1,9 @@
 // Package allocate gives Services their cluster addresses and node ports. It
 // is an admission plug-in, which runs when a Service has its name and nobody
-// changes it any more: what it hands out is reserved at once and becomes the Service's when the Service is stored.
+// changes it any more: what it hands out is reserved at once and becomes the
+// Service's when the Service is stored. With the Service, in one transaction,
+// the IPAddress of each of its addresses is stored, so that no two servers give
+// away the same one.
 //
 // Invariant: an address or port is never given to a second Service while the
 // first is stored or on its way to be.
@@ -8,6 +11,7 @@ package allocate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -20,6 +24,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 	crcache "sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/apis/core"
 	"skiff/internal/apiserver/admission"
@@ -35,13 +40,19 @@ const (
 // longer than a write can take.
 const pending = 2 * time.Minute
 
-// Allocator implements admission.Completer for Services.
+// Allocator implements admission.Completer and admission.Accountant for
+// Services.
 type Allocator struct {
-	ranges []netip.Prefix
+	// base are the ranges that the server was started with.
+	base   []netip.Prefix
 	clock  clock.PassiveClock
+	reader client.Reader
 
 	mu struct {
 		sync.Mutex
+		// ranges are base and those of ServiceCIDRs in force, by their names.
+		ranges    []netip.Prefix
+		cidrs     map[string][]netip.Prefix
 		addresses map[netip.Addr]claim
 		ports     map[portKey]claim
 	}
@@ -62,27 +73,41 @@ type claim struct {
 
 // New makes an allocator of addresses in ranges, one for each family.
 func New(ranges []netip.Prefix, c clock.PassiveClock) *Allocator {
-	a := &Allocator{ranges: ranges, clock: c}
+	a := &Allocator{base: ranges, clock: c}
+	a.mu.ranges = ranges
+	a.mu.cidrs = make(map[string][]netip.Prefix)
 	a.mu.addresses = make(map[netip.Addr]claim)
 	a.mu.ports = make(map[portKey]claim)
 	return a
 }
 
-// Follow learns of all Services until ctx ends; it returns when those that
-// exist are known.
+// Follow learns of all Services, addresses and ranges until ctx ends; it
+// returns when those that exist are known.
 func (a *Allocator) Follow(ctx context.Context, c crcache.Cache) error {
-	inf, err := c.GetInformer(ctx, &corev1.Service{})
+	a.reader = c
+	return errors.Join(
+		follow(ctx, c, a.replaceRange),
+		follow(ctx, c, a.replaceAddress),
+		follow(ctx, c, a.replace),
+	)
+}
+
+// follow calls replace with every change: old or obj is nil where there is
+// none.
+func follow[P interface {
+	*T
+	client.Object
+}, T any](ctx context.Context, c crcache.Cache, replace func(old, obj P)) error {
+	inf, err := c.GetInformer(ctx, P(new(T)))
 	if err != nil {
 		return err
 	}
 	reg, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(obj any) { a.replace(nil, obj.(*corev1.Service)) },
-		UpdateFunc: func(old, obj any) {
-			a.replace(old.(*corev1.Service), obj.(*corev1.Service))
-		},
+		AddFunc:    func(obj any) { replace(nil, obj.(P)) },
+		UpdateFunc: func(old, obj any) { replace(old.(P), obj.(P)) },
 		DeleteFunc: func(obj any) {
-			if s, ok := obj.(*corev1.Service); ok {
-				a.replace(s, nil)
+			if o, ok := obj.(P); ok {
+				replace(o, nil)
 			}
 		},
 	})
@@ -159,15 +184,11 @@ func (a *Allocator) Complete(_ context.Context, at *admission.Attributes) error 
 	}
 	s := at.Object.(*corev1.Service)
 	old, _ := at.Old.(*corev1.Service)
-	families := make([]corev1.IPFamily, len(a.ranges))
-	for i, r := range a.ranges {
-		families[i] = familyOf(r.Addr())
-	}
-	if errs := core.DefaultServiceFamilies(s, old, families); len(errs) > 0 {
-		return invalid(s, errs)
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if errs := core.DefaultServiceFamilies(s, old, families(a.mu.ranges)); len(errs) > 0 {
+		return invalid(s, errs)
+	}
 	t := &transaction{Allocator: a, service: s, dry: at.DryRun}
 	t.assignAddresses()
 	t.assignPorts()
@@ -269,7 +290,7 @@ func (t *transaction) checkAddress(path *field.Path, text string) {
 		// Validation says what is wrong with it.
 		return
 	}
-	for _, r := range t.ranges {
+	for _, r := range t.mu.ranges {
 		if !r.Contains(ip) {
 			continue
 		}
@@ -278,7 +299,7 @@ func (t *transaction) checkAddress(path *field.Path, text string) {
 		}
 		return
 	}
-	t.errs = append(t.errs, field.Invalid(path, text, fmt.Sprintf("failed to allocate IP %s: the provided IP is not in the valid range. The range of valid IPs is %s", text, t.ranges[0])))
+	t.errs = append(t.errs, field.Invalid(path, text, fmt.Sprintf("failed to allocate IP %s: the provided IP is not in the valid range. The range of valid IPs is %s", text, t.mu.ranges[0])))
 }
 
 // reserved is how many addresses at the start of a range are kept for Services
@@ -298,7 +319,7 @@ func hosts(r netip.Prefix) uint64 {
 // pickAddress takes a random free address of the family, from the upper part
 // of the range while there are any.
 func (t *transaction) pickAddress(family corev1.IPFamily) (netip.Addr, bool) {
-	for _, r := range t.ranges {
+	for _, r := range t.mu.ranges {
 		if familyOf(r.Addr()) != family {
 			continue
 		}
@@ -306,7 +327,9 @@ func (t *transaction) pickAddress(family corev1.IPFamily) (netip.Addr, bool) {
 		if ip, ok := t.pickBetween(r, low+1, size); ok {
 			return ip, true
 		}
-		return t.pickBetween(r, 1, low)
+		if ip, ok := t.pickBetween(r, 1, low); ok {
+			return ip, true
+		}
 	}
 	return netip.Addr{}, false
 }

@@ -226,6 +226,9 @@ func (s *Server) commit(ctx context.Context, r *Resource, key string, obj apis.O
 	ops := append(make([]store.Op, 0, 1+len(entries)), op)
 	for _, entry := range entries {
 		other := s.Lookup(entry.Resource)
+		if entry.Object.GetResourceVersion() == "" {
+			s.prepareCreate(ctx, other.Versions[0], entry.Object)
+		}
 		expect, err := parseRevision(entry.Object.GetResourceVersion())
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)

@@ -97,6 +97,7 @@ func start(ctx context.Context, p *cluster.ControlPlane, part func(string, func(
 		CABundle: p.PKI.CA.PEM, ClusterCIDRs: []netip.Prefix{c.ClusterCIDR}, ServiceCIDRs: []netip.Prefix{c.ServiceCIDR},
 		Certificates: csr.Options{Signer: p.PKI.CA, ApproveServing: true}, LocalVolumes: p.NodeVolumes(), Clock: clock.RealClock{}, Log: c.Log,
 		Autoscaler: podautoscaler.Options{REST: autoscaler},
+		Server:     admin,
 		SignToken:  p.SecretToken, Manager: as(identity.Component("system:kube-controller-manager")),
 	})
 	if err != nil {
