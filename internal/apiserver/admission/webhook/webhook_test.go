@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -24,6 +25,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -493,6 +495,61 @@ func TestVersions(t *testing.T) {
 	v2 := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "y"}, Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
 		MaxReplicas: 3, ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{Kind: "Deployment", Name: "d", APIVersion: "apps/v1"}}}
 	e.want(e.create(v2), "denied the request: exact")
+}
+
+// TestSubresources demands that subresources are told apart, each with the kind
+// that it speaks.
+func TestSubresources(t *testing.T) {
+	e := start(t)
+	e.validating("all", e.hook("attach", deny("no attaching"), rule("pods/attach", "CONNECT")), e.hook("scale", allow, rule("replicationcontrollers/scale", "UPDATE")),
+		e.hook("status", allow, rule("pods/status", "UPDATE")), e.hook("binding", allow, rule("pods/binding", "CREATE")))
+	e.mutating("scale", false, e.hook("more", patches(`[{"op": "replace", "path": "/spec/replicas", "value": 7}]`), rule("replicationcontrollers/scale", "UPDATE")))
+	meta := metav1.ObjectMeta{Namespace: "default", Name: "x", Labels: map[string]string{"a": "b"}}
+	spec := corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}
+	pod := &corev1.Pod{ObjectMeta: meta, Spec: spec}
+	rc := &corev1.ReplicationController{ObjectMeta: *meta.DeepCopy(), Spec: corev1.ReplicationControllerSpec{Template: &corev1.PodTemplateSpec{ObjectMeta: meta, Spec: spec}}}
+	for _, obj := range []client.Object{&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}}, pod, rc} {
+		if err := e.create(obj); err != nil {
+			t.Fatal(err)
+		}
+	}
+	web, err := rest.HTTPClientFor(e.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := web.Post(e.Config.Host+"/api/v1/namespaces/default/pods/x/attach?stdout=true", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusForbidden || !strings.Contains(string(body), "denied the request: no attaching") {
+		t.Errorf("attach: %d %s", resp.StatusCode, body)
+	}
+	scale := &autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: 2}}
+	if err := e.Client.SubResource("scale").Update(t.Context(), rc, client.WithSubResourceBody(scale)); err != nil || scale.Spec.Replicas != 7 {
+		t.Errorf("scale: %+v, %v", scale.Spec, err)
+	}
+	pod.Status.Message = "m"
+	if err := e.Client.Status().Update(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Client.SubResource("binding").Create(t.Context(), pod, &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}); err != nil {
+		t.Fatal(err)
+	}
+	requests, paths := e.took()
+	var got []string
+	for i, r := range requests {
+		got = append(got, fmt.Sprintf("%s %s/%s %s %s %s", paths[i], r.Resource.Resource, r.SubResource, r.Operation, r.Name, r.Kind.Kind))
+	}
+	want := []string{"/attach pods/attach CONNECT x PodAttachOptions", "/more replicationcontrollers/scale UPDATE x Scale", "/scale replicationcontrollers/scale UPDATE x Scale",
+		"/status pods/status UPDATE x Pod", "/binding pods/binding CREATE x Binding"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if !strings.Contains(string(requests[2].Object.Raw), `"apiVersion":"autoscaling/v1"`) || !strings.Contains(string(requests[2].OldObject.Raw), `"replicas":1`) {
+		t.Errorf("scale: %s, before: %s", requests[2].Object.Raw, requests[2].OldObject.Raw)
+	}
 }
 
 func TestOwnConfigurationIsExempt(t *testing.T) {
