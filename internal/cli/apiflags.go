@@ -30,6 +30,10 @@ func addAPIFlags(cmd *cobra.Command, c *cluster.APIConfig) {
 	f.Var(&invertedFlag{&c.DisableAnonymous}, "anonymous-auth", "let requests without credentials in, as system:anonymous")
 	f.Lookup("anonymous-auth").NoOptDefVal = "true"
 
+	f.StringSliceVar(&c.Admission.Enable, "enable-admission-plugins", nil, "admission plug-ins that run besides the default ones")
+	f.StringSliceVar(&c.Admission.Disable, "disable-admission-plugins", nil, "default admission plug-ins that do not run")
+	f.StringVar(&c.Admission.File, "admission-control-config-file", "", "file that configures admission plug-ins")
+
 	f.StringVar(&c.AuditPolicyFile, "audit-policy-file", "", "file that says which requests are recorded (default: none are)")
 	f.StringVar(&c.AuditLog.Path, "audit-log-path", "", "file that requests are recorded in; - is the standard output")
 	f.StringVar(&c.AuditLog.Format, "audit-log-format", "json", "json or legacy")

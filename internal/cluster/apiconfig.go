@@ -10,6 +10,7 @@ import (
 
 	"skiff/internal/apis/builtin"
 	"skiff/internal/apiserver"
+	"skiff/internal/apiserver/admission/plugins"
 	"skiff/internal/apiserver/audit"
 	"skiff/internal/apiserver/encryption"
 	"skiff/internal/apiserver/flowcontrol"
@@ -28,9 +29,8 @@ type APIConfig struct {
 
 	DisableAnonymous bool
 
-	// EnableAdmissionPlugins and DisableAdmissionPlugins change which admission
-	// plug-ins run, by upstream's names.
-	EnableAdmissionPlugins, DisableAdmissionPlugins []string
+	// Admission says which admission plug-ins run, and how.
+	Admission plugins.Config
 
 	// AuditPolicyFile says what is recorded; without one nothing is. The
 	// records go to AuditLog, AuditWebhook or both.

@@ -177,7 +177,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	chain, err := plugins.New(ctx, plugins.Deps{
 		Cache: informers, Informers: informers, Live: loopback.Client, Authorizer: authorizer, Rules: roles, Clock: clk,
 		Server: p.Verbs, Webhooks: webhooks,
-	}, plugins.Config{Enable: c.API.EnableAdmissionPlugins, Disable: c.API.DisableAdmissionPlugins})
+	}, c.API.Admission)
 	if err != nil {
 		return err
 	}

@@ -66,11 +66,10 @@ func bind(ctx context.Context, s apis.Storage, namespace, name string, b *corev1
 		for key, value := range b.Annotations {
 			metav1.SetMetaDataAnnotation(&pod.ObjectMeta, key, value)
 		}
-		// Labels come from the node (its topology); the pod's own win.
+		// Labels come from the node (its topology): they are true of the pod
+		// now, whatever it said before.
 		for key, value := range b.Labels {
-			if _, own := pod.Labels[key]; !own {
-				metav1.SetMetaDataLabel(&pod.ObjectMeta, key, value)
-			}
+			metav1.SetMetaDataLabel(&pod.ObjectMeta, key, value)
 		}
 		setPodCondition(&pod.Status, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()})
 		pod.Status.NominatedNodeName = ""

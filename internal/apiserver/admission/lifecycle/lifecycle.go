@@ -4,6 +4,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -42,8 +43,8 @@ func (p *Plugin) Mutate(ctx context.Context, a *admission.Attributes) error {
 	if a.Operation != admission.Create || namespace.Status.Phase != corev1.NamespaceTerminating {
 		return nil
 	}
-	refusal := apierrors.NewForbidden(a.Resource.GroupResource(), a.Name,
-		fmt.Errorf("unable to create new content in namespace %s because it is being terminated", a.Namespace))
+	var refusal *apierrors.StatusError
+	errors.As(a.Forbidden("unable to create new content in namespace %s because it is being terminated", a.Namespace), &refusal)
 	refusal.ErrStatus.Details.Causes = append(refusal.ErrStatus.Details.Causes, metav1.StatusCause{
 		Type:    corev1.NamespaceTerminatingCause,
 		Message: fmt.Sprintf("namespace %s is being terminated", a.Namespace),

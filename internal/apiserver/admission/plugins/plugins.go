@@ -15,13 +15,17 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/apiserver/admission"
+	"skiff/internal/apiserver/admission/alwayspull"
 	"skiff/internal/apiserver/admission/certificates"
 	"skiff/internal/apiserver/admission/claimresize"
 	"skiff/internal/apiserver/admission/escalation"
+	"skiff/internal/apiserver/admission/eventratelimit"
+	"skiff/internal/apiserver/admission/externalips"
 	"skiff/internal/apiserver/admission/ingressclass"
 	"skiff/internal/apiserver/admission/lifecycle"
 	"skiff/internal/apiserver/admission/limitranger"
 	"skiff/internal/apiserver/admission/noderestriction"
+	"skiff/internal/apiserver/admission/ownerreferences"
 	"skiff/internal/apiserver/admission/podsecurity"
 	"skiff/internal/apiserver/admission/policy"
 	"skiff/internal/apiserver/admission/priority"
@@ -32,6 +36,7 @@ import (
 	"skiff/internal/apiserver/admission/storageprotection"
 	"skiff/internal/apiserver/admission/taints"
 	"skiff/internal/apiserver/admission/tolerations"
+	"skiff/internal/apiserver/admission/topologylabels"
 	"skiff/internal/apiserver/admission/webhook"
 	"skiff/internal/apiserver/authz"
 	"skiff/internal/apiserver/authz/follow"
@@ -72,7 +77,7 @@ type plugin struct {
 }
 
 // plugins returns the plug-ins in upstream's order.
-func (d *Deps) plugins(ctx context.Context) []plugin {
+func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 	ready := func(p any) func() (any, error) { return func() (any, error) { return p, nil } }
 	expressions := cel.NewAdmission()
 	hooks := func(resource string) webhook.Deps {
@@ -97,17 +102,34 @@ func (d *Deps) plugins(ctx context.Context) []plugin {
 		}},
 		{name: "NodeRestriction", new: ready(&noderestriction.Plugin{Cache: d.Cache, Authorizer: d.Authorizer})},
 		{name: "TaintNodesByCondition", new: ready(taints.Plugin{})},
-		{name: "PodSecurity", new: ready(&podsecurity.Plugin{Cache: d.Cache})},
+		{name: "AlwaysPullImages", off: true, new: ready(alwayspull.Plugin{})},
+		{name: "PodSecurity", new: func() (any, error) {
+			var c podsecurity.Configuration
+			if err := conf.into("PodSecurity", &c); err != nil {
+				return nil, err
+			}
+			return podsecurity.New(d.Cache, c)
+		}},
 		{name: "Priority", new: ready(&priority.Plugin{Cache: d.Cache, Live: d.Live})},
 		{name: "DefaultTolerationSeconds", new: ready(tolerations.Plugin{})},
+		{name: "EventRateLimit", off: true, new: func() (any, error) {
+			var c eventratelimit.Configuration
+			if err := conf.into("EventRateLimit", &c); err != nil {
+				return nil, err
+			}
+			return eventratelimit.New(c, d.Clock)
+		}},
 		{name: "DefaultStorageClass", new: ready(&storageclass.Plugin{Cache: d.Cache})},
 		{name: "StorageObjectInUseProtection", new: ready(storageprotection.Plugin{})},
+		{name: "OwnerReferencesPermissionEnforcement", off: true, new: ready(&ownerreferences.Plugin{Authorizer: d.Authorizer, Mapper: d.Live.RESTMapper()})},
 		{name: "PersistentVolumeClaimResize", new: ready(&claimresize.Plugin{Cache: d.Cache})},
 		{name: "RuntimeClass", new: ready(&runtimeclass.Plugin{Cache: d.Cache, Live: d.Live})},
 		{name: "CertificateApproval", new: ready(&certificates.Approval{Authorizer: d.Authorizer})},
 		{name: "CertificateSigning", new: ready(&certificates.Signing{Authorizer: d.Authorizer})},
 		{name: "CertificateSubjectRestriction", new: ready(certificates.Subject{})},
 		{name: "DefaultIngressClass", new: ready(&ingressclass.Plugin{Cache: d.Cache})},
+		{name: "DenyServiceExternalIPs", off: true, new: ready(externalips.Plugin{})},
+		{name: "PodTopologyLabels", new: ready(&topologylabels.Plugin{Cache: d.Cache})},
 		// What refuses to give away rights that the requester lacks is no
 		// plug-in of upstream's, but part of its API.
 		{new: ready(&escalation.Plugin{Rules: d.Rules, Authorizer: d.Authorizer})},
@@ -121,15 +143,13 @@ func (d *Deps) plugins(ctx context.Context) []plugin {
 	}
 }
 
-// Config changes upstream's choice of plug-ins.
-type Config struct {
-	// Enable and Disable name plug-ins; enabling wins.
-	Enable, Disable []string
-}
-
 // New returns the plug-ins that are on by default, changed as c says.
 func New(ctx context.Context, d Deps, c Config) (admission.Chain, error) {
-	all := d.plugins(ctx)
+	conf, err := c.read()
+	if err != nil {
+		return nil, err
+	}
+	all := d.plugins(ctx, conf)
 	for _, name := range slices.Concat(c.Enable, c.Disable) {
 		if !slices.ContainsFunc(all, func(p plugin) bool { return p.name == name }) {
 			return nil, fmt.Errorf("admission plug-in %q is unknown; there are %s", name, names(all))

@@ -46,9 +46,15 @@ type env struct {
 	t     *testing.T
 	cache client.Reader
 	chain admission.Chain
+	deps  plugins.Deps
 }
 
 func start(t *testing.T, objects ...client.Object) *env {
+	t.Helper()
+	return startWith(t, plugins.Config{}, objects...)
+}
+
+func startWith(t *testing.T, c plugins.Config, objects ...client.Object) *env {
 	t.Helper()
 	tc := testcluster.Start(t)
 	set := tc.Set(identity.Loopback())
@@ -56,14 +62,15 @@ func start(t *testing.T, objects ...client.Object) *env {
 	if err := roles.Follow(t.Context(), set.Cache); err != nil {
 		t.Fatal(err)
 	}
-	chain, err := plugins.New(t.Context(), plugins.Deps{
+	deps := plugins.Deps{
 		Cache: set.Cache, Informers: set.Cache, Live: set.Client, Rules: roles,
 		Authorizer: authz.Union{privileged.Authorizer{}, roles}, Clock: clock.RealClock{}, Server: tc.Verbs,
-	}, plugins.Config{})
+	}
+	chain, err := plugins.New(t.Context(), deps, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &env{tc, t, set.Cache, chain}
+	e := &env{tc, t, set.Cache, chain, deps}
 	e.create(namespace("x", nil))
 	for _, obj := range objects {
 		e.create(obj)

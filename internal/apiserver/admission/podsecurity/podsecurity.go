@@ -1,7 +1,6 @@
 // Package podsecurity holds pods to the Pod Security Standards that their
 // namespace's labels ask for (PodSecurity, KEP-2579): enforce refuses pods,
-// warn tells their makers, also those of workloads. (There is no audit log for
-// the audit mode yet; its labels are checked.)
+// warn tells their makers and audit the audit log, also about workloads.
 package podsecurity
 
 import (
@@ -27,7 +26,16 @@ import (
 const mostPods, mostWarnings = 3000, 10
 
 // Plugin implements admission.Validator.
-type Plugin struct{ Cache client.Reader }
+type Plugin struct {
+	Cache  client.Reader
+	config settings
+}
+
+// New returns the plug-in, configured as c says.
+func New(cache client.Reader, c Configuration) (*Plugin, error) {
+	s, err := c.settings()
+	return &Plugin{cache, s}, err
+}
 
 // Validate implements admission.Validator.
 func (p *Plugin) Validate(ctx context.Context, a *admission.Attributes) error {
@@ -44,14 +52,44 @@ func (p *Plugin) Validate(ctx context.Context, a *admission.Attributes) error {
 		return nil
 	}
 	meta, spec := template(a.Object)
-	if spec == nil {
+	if spec == nil || p.exempt(a, spec) {
 		return nil
 	}
 	policy, err := p.policy(ctx, a.Namespace)
 	if err == nil {
+		audit(a, policy, meta, spec)
 		warn(a, policy, meta, spec)
 	}
 	return client.IgnoreNotFound(err)
+}
+
+// exempt reports whether nothing is to be said about the pods of a write, and
+// tells the audit log why.
+func (p *Plugin) exempt(a *admission.Attributes, spec *corev1.PodSpec) bool {
+	c := &p.config
+	switch {
+	case slices.Contains(c.namespaces, a.Namespace):
+		annotate(a, "exempt", "namespace")
+	case a.User != nil && slices.Contains(c.users, a.User.Name):
+		annotate(a, "exempt", "user")
+	case spec.RuntimeClassName != nil && slices.Contains(c.runtimeClasses, *spec.RuntimeClassName):
+		annotate(a, "exempt", "runtimeClass")
+	default:
+		return false
+	}
+	return true
+}
+
+func annotate(a *admission.Attributes, key, value string) {
+	if a.Annotate != nil {
+		a.Annotate(labelPrefix+key, value)
+	}
+}
+
+func audit(a *admission.Attributes, policy policy, meta *metav1.ObjectMeta, spec *corev1.PodSpec) {
+	if found := evaluate(policy.audit, meta, spec); len(found) > 0 {
+		annotate(a, "audit-violations", fmt.Sprintf("would violate PodSecurity %q: %s", policy.audit, describe(found)))
+	}
 }
 
 func (p *Plugin) policy(ctx context.Context, name string) (policy, error) {
@@ -59,7 +97,7 @@ func (p *Plugin) policy(ctx context.Context, name string) (policy, error) {
 	if err := p.Cache.Get(ctx, client.ObjectKey{Name: name}, namespace, client.UnsafeDisableDeepCopy); err != nil {
 		return policy{}, err
 	}
-	found, _ := parsePolicy(namespace.Labels)
+	found, _ := parsePolicy(namespace.Labels, p.config.defaults)
 	return found, nil
 }
 
@@ -71,6 +109,9 @@ func (p *Plugin) pod(ctx context.Context, a *admission.Attributes) error {
 	if old, ok := a.Old.(*corev1.Pod); ok && !significant(old, pod) {
 		return nil
 	}
+	if p.exempt(a, &pod.Spec) {
+		return nil
+	}
 	policy, err := p.policy(ctx, a.Namespace)
 	if apierrors.IsNotFound(err) {
 		return nil // a namespace made a moment ago, in the way of its labels' default
@@ -78,6 +119,8 @@ func (p *Plugin) pod(ctx context.Context, a *admission.Attributes) error {
 	if err != nil {
 		return err
 	}
+	annotate(a, "enforce-policy", policy.enforce.String())
+	audit(a, policy, &pod.ObjectMeta, &pod.Spec)
 	if found := evaluate(policy.enforce, &pod.ObjectMeta, &pod.Spec); len(found) > 0 {
 		return a.Forbidden("violates PodSecurity %q: %s", policy.enforce, describe(found))
 	}
@@ -140,7 +183,7 @@ func template(obj runtime.Object) (*metav1.ObjectMeta, *corev1.PodSpec) {
 // pods that are there would be refused now.
 func (p *Plugin) namespace(ctx context.Context, a *admission.Attributes) error {
 	namespace := a.Object.(*corev1.Namespace)
-	policy, errs := parsePolicy(namespace.Labels)
+	policy, errs := parsePolicy(namespace.Labels, p.config.defaults)
 	old, isUpdate := a.Old.(*corev1.Namespace)
 	if !isUpdate {
 		if len(errs) > 0 {
@@ -148,11 +191,15 @@ func (p *Plugin) namespace(ctx context.Context, a *admission.Attributes) error {
 		}
 		return nil
 	}
-	before, oldErrs := parsePolicy(old.Labels)
+	before, oldErrs := parsePolicy(old.Labels, p.config.defaults)
 	if len(errs) > 0 && (len(oldErrs) == 0 || !equality.Semantic.DeepEqual(errs, oldErrs)) {
 		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Namespace").GroupKind(), namespace.Name, errs)
 	}
 	if policy.enforce == before.enforce || policy.enforce.level <= before.enforce.level && policy.enforce.version == before.enforce.version || a.Warn == nil {
+		return nil
+	}
+	if slices.Contains(p.config.namespaces, namespace.Name) {
+		a.Warn(fmt.Sprintf("namespace %q is exempt from Pod Security, and the policy (enforce=%q) will be ignored", namespace.Name, policy.enforce))
 		return nil
 	}
 	var pods corev1.PodList

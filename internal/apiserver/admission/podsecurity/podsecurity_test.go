@@ -131,7 +131,7 @@ func TestPolicy(t *testing.T) {
 			for key, value := range tt.labels {
 				labels[labelPrefix+key] = value
 			}
-			p, errs := parsePolicy(labels)
+			p, errs := parsePolicy(labels, open)
 			if got := [3]string{p.enforce.String(), p.audit.String(), p.warn.String()}; got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}

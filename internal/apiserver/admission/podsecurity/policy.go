@@ -43,10 +43,12 @@ type policy struct{ enforce, audit, warn standard }
 
 const labelPrefix = "pod-security.kubernetes.io/"
 
-// parsePolicy reads the labels. One that cannot be read means the strictest; a
-// namespace that only enforces also warns.
-func parsePolicy(labels map[string]string) (p policy, errs field.ErrorList) {
-	p = policy{standard{privileged, latest}, standard{privileged, latest}, standard{privileged, latest}}
+// open is the policy that forbids nothing.
+var open = policy{standard{privileged, latest}, standard{privileged, latest}, standard{privileged, latest}}
+
+// parsePolicy reads the labels on top of a policy. One that cannot be read
+// means the strictest; a namespace that only enforces also warns.
+func parsePolicy(labels map[string]string, p policy) (_ policy, errs field.ErrorList) {
 	path := field.NewPath("metadata", "labels")
 	read := func(mode string, into *standard) (hasLevel, hasVersion bool) {
 		var text string
