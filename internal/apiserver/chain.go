@@ -90,6 +90,10 @@ func (s *Server) serve(w *responseRecorder, r *http.Request, info *requestInfo) 
 		writeError(w, r, err)
 		return
 	}
+	if h := s.Extensions.Handler(info.Path); h != nil {
+		h.ServeHTTP(w, r)
+		return
+	}
 	if !info.IsResource {
 		s.servePath(w, r, info)
 		return

@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
@@ -12,73 +11,65 @@ import (
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/version"
 
 	"skiff/internal/apis"
+	"skiff/internal/apiserver/aggregate"
 	"skiff/internal/apiserver/verbs"
 )
 
-// groupOrder is the order in which discovery lists the built-in groups
-// (upstream's group priorities); clients resolve short names by it. Others
-// follow by name.
-var groupOrder = []string{
-	"", "apiregistration.k8s.io", "apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io", "autoscaling", "batch",
-	"certificates.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io", "storage.k8s.io",
-	"admissionregistration.k8s.io", "apiextensions.k8s.io", "scheduling.k8s.io", "coordination.k8s.io", "node.k8s.io",
-	"discovery.k8s.io", "resource.k8s.io", "flowcontrol.apiserver.k8s.io",
-}
-
-// discoveryCache keeps the documents of one generation of resources.
+// discoveryCache keeps the documents of one generation of resources and
+// extensions.
 type discoveryCache struct {
 	mu         sync.Mutex
 	generation int64
-	docs       *discoveryDocs
+	// revision is that of the extensions.
+	revision int64
+	docs     *discoveryDocs
 }
 
 type discoveryDocs struct {
 	groups     []metav1.APIGroup
 	resources  map[schema.GroupVersion]*metav1.APIResourceList
 	aggregated map[bool]*apidiscoveryv2.APIGroupDiscoveryList // by "is the core group"
+	// tags are the aggregated documents' entity tags.
+	tags map[bool]string
+	// local are the group versions that this server answers itself.
+	local map[schema.GroupVersion]bool
 }
 
 func (s *Server) discover() *discoveryDocs {
 	generation, _ := s.Verbs.Generation()
+	revision, extensions := s.Extensions.Extensions()
 	s.discovery.mu.Lock()
 	defer s.discovery.mu.Unlock()
-	if s.discovery.docs == nil || s.discovery.generation != generation {
-		s.discovery.docs, s.discovery.generation = buildDiscovery(s.Verbs.Resources()), generation
+	if s.discovery.docs == nil || s.discovery.generation != generation || s.discovery.revision != revision {
+		s.discovery.docs = buildDiscovery(s.Verbs.Resources(), extensions)
+		s.discovery.generation, s.discovery.revision = generation, revision
 	}
 	return s.discovery.docs
 }
 
-func buildDiscovery(resources []*verbs.Resource) *discoveryDocs {
+func buildDiscovery(resources []*verbs.Resource, extensions []*aggregate.Extension) *discoveryDocs {
 	byVersion := map[schema.GroupVersion][]*verbs.Version{}
 	for _, r := range resources {
 		for _, v := range r.Versions {
 			byVersion[v.GroupVersion()] = append(byVersion[v.GroupVersion()], v)
 		}
 	}
-	versions := map[string][]string{}
-	for gv := range byVersion {
-		versions[gv.Group] = append(versions[gv.Group], gv.Version)
+	order := newGroupOrder()
+	for gv, served := range byVersion {
+		p, _ := aggregate.PriorityOf(gv, served[0].Resource().Custom != nil)
+		order.add(gv, p)
 	}
-	groups := make([]string, 0, len(versions))
-	for g, vs := range versions {
-		groups = append(groups, g)
-		slices.SortFunc(vs, func(a, b string) int { return version.CompareKubeAwareVersionStrings(b, a) })
+	remote := map[schema.GroupVersion]*aggregate.Extension{}
+	for _, e := range extensions {
+		remote[e.GroupVersion] = e
+		order.add(e.GroupVersion, e.Priority)
 	}
-	rank := func(g string) int {
-		if i := slices.Index(groupOrder, g); i >= 0 {
-			return i
-		}
-		return len(groupOrder)
-	}
-	slices.SortFunc(groups, func(a, b string) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a, b))
-	})
+	groups, versions := order.sorted()
 	d := &discoveryDocs{resources: map[schema.GroupVersion]*metav1.APIResourceList{}, aggregated: map[bool]*apidiscoveryv2.APIGroupDiscoveryList{
 		true: {}, false: {},
-	}}
+	}, tags: map[bool]string{}, local: map[schema.GroupVersion]bool{}}
 	for _, g := range groups {
 		group := metav1.APIGroup{Name: g}
 		agg := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g}}
@@ -86,6 +77,9 @@ func buildDiscovery(resources []*verbs.Resource) *discoveryDocs {
 			gv := schema.GroupVersion{Group: g, Version: v}
 			group.Versions = append(group.Versions, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: v})
 			list, aggVersion := versionDocs(gv, byVersion[gv])
+			if e := remote[gv]; e != nil {
+				list, aggVersion = extensionDocs(e)
+			}
 			d.resources[gv] = list
 			agg.Versions = append(agg.Versions, aggVersion)
 		}
@@ -95,6 +89,12 @@ func buildDiscovery(resources []*verbs.Resource) *discoveryDocs {
 		}
 		list := d.aggregated[g == ""]
 		list.Items = append(list.Items, agg)
+	}
+	for core, list := range d.aggregated {
+		d.tags[core] = entityTag(list)
+	}
+	for gv := range byVersion {
+		d.local[gv] = remote[gv] == nil
 	}
 	return d
 }
@@ -230,7 +230,13 @@ func (s *Server) serveDiscoveryPath(w http.ResponseWriter, r *http.Request, info
 	docs := s.discover()
 	switch {
 	case len(parts) == 1 && m.As != "":
+		tag := docs.tags[path == "api"]
 		w.Header().Set("Vary", "Accept")
+		w.Header().Set("ETag", tag)
+		if r.Header.Get("If-None-Match") == tag {
+			w.WriteHeader(http.StatusNotModified)
+			return true
+		}
 		writeObject(w, r, m, http.StatusOK, docs.aggregated[path == "api"], aggGVK)
 	case path == "api":
 		writeObject(w, r, m, http.StatusOK, &metav1.APIVersions{
@@ -293,7 +299,7 @@ func (s *Server) rootPaths() []string {
 	return slices.Compact(paths)
 }
 
-// PreferredResources returns what is served, each resource in its group's
+// PreferredResources returns what this server serves itself, each resource in its group's
 // preferred version or, where that lacks it, in the newest that has it.
 func (s *Server) PreferredResources() []*metav1.APIResourceList {
 	docs := s.discover()
@@ -303,6 +309,9 @@ func (s *Server) PreferredResources() []*metav1.APIResourceList {
 		for _, v := range group.Versions {
 			gv := schema.GroupVersion{Group: group.Name, Version: v.Version}
 			list := &metav1.APIResourceList{GroupVersion: gv.String()}
+			if !docs.local[gv] {
+				continue
+			}
 			for _, r := range docs.resources[gv].APIResources {
 				if !seen[r.Name] {
 					seen[r.Name] = true

@@ -19,6 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/utils/clock"
 
+	"skiff/internal/apiserver/aggregate"
 	"skiff/internal/apiserver/audit"
 	"skiff/internal/apiserver/authn"
 	"skiff/internal/apiserver/endpoint"
@@ -41,6 +42,9 @@ type Config struct {
 	Handlers map[string]http.Handler
 	// OpenAPI answers below /openapi/.
 	OpenAPI http.Handler
+	// Extensions answer for the group versions that are not this server's; nil
+	// where there are none.
+	Extensions *aggregate.Aggregator
 	// Checks are what /readyz asks besides the server itself, by name.
 	Checks map[string]func(context.Context) error
 	// Flags are the settings that /flagz shows, by upstream's names.

@@ -24,6 +24,7 @@ import (
 	"skiff/internal/apiserver"
 	"skiff/internal/apiserver/admission"
 	"skiff/internal/apiserver/admission/plugins"
+	"skiff/internal/apiserver/aggregate"
 	"skiff/internal/apiserver/allocate"
 	"skiff/internal/apiserver/authn"
 	"skiff/internal/apiserver/authn/anonymous"
@@ -183,6 +184,12 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	}
 	p.Verbs.SetPolicy(authorizer, admission.Chain{chain, addresses})
 
+	extensions, err := aggregate.Start(ctx, aggregate.Config{
+		Verbs: p.Verbs, Resolver: endpoint.New(p.Verbs), Certificate: p.PKI.FrontProxyClient.GetClientCertificate, Clock: clk, Log: c.Log,
+	})
+	if err != nil {
+		return err
+	}
 	if err := crd.Start(ctx, crd.Config{Verbs: p.Verbs, Webhooks: webhooks, Clock: clk, Log: c.Log}); err != nil {
 		return err
 	}
@@ -219,9 +226,9 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 			&authnx509.Authenticator{Roots: p.PKI.CA.Pool(), Clock: clk},
 			tokens,
 		}),
-		OpenAPI: openapi.New(p.Verbs),
-		Nodes:   p.kubelets,
-		Clock:   clk, Log: c.Log,
+		OpenAPI: openapi.New(p.Verbs, extensions), Extensions: extensions,
+		Nodes: p.kubelets,
+		Clock: clk, Log: c.Log,
 		Flags: map[string]string{
 			"advertise-address": c.AdvertiseAddress.String(), "bind-address": c.BindAddress.String(), "secure-port": fmt.Sprint(p.Address.Port()),
 			"service-cluster-ip-range": c.ServiceCIDR.String(), "service-account-issuer": issuerURL(c.Node.ClusterDomain),

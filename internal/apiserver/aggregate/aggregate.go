@@ -169,6 +169,9 @@ func (a *Aggregator) forget(gv schema.GroupVersion) {
 // Handler returns who answers a path instead of this server, nil if nobody
 // does.
 func (a *Aggregator) Handler(path string) http.Handler {
+	if a == nil {
+		return nil
+	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if len(a.mu.extensions) == 0 {
@@ -198,6 +201,9 @@ func versionOfPath(path string) (schema.GroupVersion, bool) {
 // Extensions returns the group versions that others answer, in order of their
 // names, and a number that changes when what is known of them does.
 func (a *Aggregator) Extensions() (int64, []*Extension) {
+	if a == nil {
+		return 0, nil
+	}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	all := make([]*Extension, 0, len(a.mu.extensions))

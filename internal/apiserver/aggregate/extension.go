@@ -32,7 +32,7 @@ const maxDocument = 64 << 20
 // Extension is a group version that another API server answers.
 type Extension struct {
 	schema.GroupVersion
-	Priority
+	Priority Priority
 
 	aggregator *Aggregator
 	service    *apiregistrationv1.APIService

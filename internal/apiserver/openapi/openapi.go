@@ -5,6 +5,7 @@
 package openapi
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
+	"skiff/internal/apiserver/aggregate"
 	"skiff/internal/apiserver/verbs"
 )
 
@@ -32,20 +34,24 @@ type Source interface {
 // Handler answers below /openapi/.
 type Handler struct {
 	source Source
-	v3     *handler3.OpenAPIService
-	mux3   http.Handler
+	// extensions are the other servers whose descriptions are part of ours.
+	extensions *aggregate.Aggregator
+	v3         *handler3.OpenAPIService
+	mux3       http.Handler
 
 	mu         sync.Mutex
 	generation int64
+	revision   int64 // of the extensions
 	v2         http.Handler
 	// documents are the versions that each document of v3 describes.
 	documents map[schema.GroupVersion][]*verbs.Version
 }
 
-// New returns a handler that describes what source serves.
-func New(source Source) *Handler {
+// New returns a handler that describes what source and the extensions, which
+// may be nil, serve.
+func New(source Source, extensions *aggregate.Aggregator) *Handler {
 	m := newMux()
-	h := &Handler{source: source, v3: handler3.NewOpenAPIService(), mux3: m, documents: map[schema.GroupVersion][]*verbs.Version{}}
+	h := &Handler{source: source, extensions: extensions, v3: handler3.NewOpenAPIService(), mux3: m, documents: map[schema.GroupVersion][]*verbs.Version{}}
 	// The error is for a registration that mux cannot do; ours does it all.
 	_ = h.v3.RegisterOpenAPIV3VersionedService("/openapi/v3", m)
 	return h
@@ -65,21 +71,29 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // returns the handler of v2. Documents in which nothing changed stay.
 func (h *Handler) current() (v2 http.Handler) {
 	generation, _ := h.source.Generation()
+	revision, extensions := h.extensions.Extensions()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.v2 != nil && h.generation == generation {
+	if h.v2 != nil && h.generation == generation && h.revision == revision {
 		return h.v2
+	}
+	remote := map[schema.GroupVersion]*aggregate.Extension{}
+	for _, e := range extensions {
+		remote[e.GroupVersion] = e
 	}
 	byVersion := map[schema.GroupVersion][]*verbs.Version{}
 	var all []*verbs.Version
 	for _, r := range h.source.Resources() {
 		for _, v := range r.Versions {
+			if remote[v.GroupVersion()] != nil {
+				continue
+			}
 			byVersion[v.GroupVersion()] = append(byVersion[v.GroupVersion()], v)
 			all = append(all, v)
 		}
 	}
 	for gv := range h.documents {
-		if byVersion[gv] == nil {
+		if byVersion[gv] == nil && (remote[gv] == nil || h.revision != revision) {
 			h.v3.DeleteGroupVersion(pathOf(gv))
 			delete(h.documents, gv)
 		}
@@ -96,11 +110,21 @@ func (h *Handler) current() (v2 http.Handler) {
 			return withAlternatives(openapiconv.ConvertV2ToV3(describe(versions, false))), tag, nil
 		})))
 	}
+	for gv, e := range remote {
+		if _, have := h.documents[gv]; have {
+			continue
+		}
+		h.documents[gv] = nil
+		tag := fmt.Sprintf("%d of another server", revision)
+		h.v3.UpdateGroupVersionLazy(pathOf(gv), cached.Once(cached.Func(func() (*spec3.OpenAPI, string, error) {
+			return foreignV3(e), tag, nil
+		})))
+	}
 	m := newMux()
 	handler.NewOpenAPIServiceLazy(cached.Once(cached.Func(func() (*spec.Swagger, string, error) {
-		return describe(all, true), "", nil
+		return withForeign(describe(all, true), extensions)
 	}))).RegisterOpenAPIVersionedService("/openapi/v2", m)
-	h.v2, h.generation = m, generation
+	h.v2, h.generation, h.revision = m, generation, revision
 	return m
 }
 
