@@ -112,8 +112,10 @@ func (l *load) measure(ctx context.Context, b *bench) error {
 	if err := s.create(ctx, c, "/apis/scheduling.k8s.io/v1/priorityclasses", class); err != nil {
 		return err
 	}
-	if _, err := s.bind(ctx, 0, l.before, l.before, l.beforePod); err != nil {
-		return err
+	if l.before > 0 {
+		if _, err := s.bind(ctx, 0, l.before, l.before, l.beforePod); err != nil {
+			return err
+		}
 	}
 	took, err := s.bind(ctx, l.before, l.pods, l.fit, l.pod)
 	if err != nil {
