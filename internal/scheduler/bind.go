@@ -100,6 +100,9 @@ func (s *Scheduler) report(ctx context.Context, d decision) {
 		s.nominateLocked(d.pod.PodInfo, "")
 		s.mu.queue.Retry(d.pod.UID)
 	} else {
+		for _, v := range d.nomination.Victims {
+			s.mu.cache.Going(v.UID, metav1.NewTime(s.clock.Now()))
+		}
 		s.mu.queue.Release(d.pod.UID)
 	}
 	s.wake()

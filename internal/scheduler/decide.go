@@ -61,6 +61,7 @@ func (s *Scheduler) assumeLocked(pod *framework.QueuedPod, node string) decision
 	}
 	s.nominateLocked(pod.PodInfo, "")
 	s.mu.cache.Assume(pod.PodInfo, node)
+	s.mu.queue.Helped(pod.UID)
 	return decision{pod: pod, node: node}
 }
 
@@ -120,7 +121,11 @@ func (s *Scheduler) rejectLocked(k *class.Class, pod *framework.QueuedPod) decis
 		}
 	}
 	// While room is being made it would be made again if the pod were tried.
-	s.mu.queue.Reject(pod.UID, k.RejectedBy(), d.nomination != nil && d.nomination.MakeRoom != nil)
+	makingRoom := d.nomination != nil && d.nomination.MakeRoom != nil
+	if makingRoom {
+		s.mu.queue.Helped(pod.UID)
+	}
+	s.mu.queue.Reject(pod.UID, k.RejectedBy(), makingRoom)
 	return d
 }
 

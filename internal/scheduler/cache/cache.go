@@ -7,6 +7,7 @@ package cache
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"skiff/internal/scheduler/framework"
@@ -165,6 +166,20 @@ func (c *Cache) put(p *framework.PodInfo, node string, assumed bool) {
 	n := c.row(node)
 	n.Add(p)
 	c.changed(n)
+}
+
+// Going notes that a pod is being deleted, before the event comes that tells.
+func (c *Cache) Going(uid types.UID, since metav1.Time) {
+	at := c.pods[uid]
+	if at == nil || at.pod.DeletionTimestamp != nil {
+		return
+	}
+	pod, info := *at.pod.Pod, *at.pod
+	pod.DeletionTimestamp = &since
+	info.Pod = &pod
+	assumed := at.assumed
+	c.remove(uid)
+	c.put(&info, at.node, assumed)
 }
 
 // Forget takes back an assumed pod; it returns nil if that was seen on its node

@@ -116,8 +116,9 @@ type PostFilterPlugin interface {
 type Nomination struct {
 	// Node is where; an empty name takes an earlier nomination back.
 	Node string
-	// Displaced are pods of lower priority nominated there before.
-	Displaced []*PodInfo
+	// Displaced are pods of lower priority nominated there before, Victims those
+	// that have to go.
+	Displaced, Victims []*PodInfo
 	// MakeRoom removes what is in the way, through the API.
 	MakeRoom func(ctx context.Context) error
 }

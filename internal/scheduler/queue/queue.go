@@ -8,7 +8,7 @@ package queue
 
 import (
 	"container/heap"
-	"strings"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,18 +41,23 @@ type Queue struct {
 	// else to do; failed are those that the scheduler or the API failed: they may
 	// not, or they would be tried again and again.
 	backoff, failed backoff
-	// stuck are the pods that wait for an event, those together that the same
-	// event helps.
+	// stuck are the pods that wait for an event, equal ones together: what helps
+	// one helps the others, as far as there is room for them.
 	stuck map[ailment]*ward
+	// held are pods that wait for an event and may not be tried yet.
+	held map[types.UID]*entry
 }
 
-// ailment is what pods have in common that wait for the same events.
-type ailment struct{ class, plugins string }
+// ailment is what pods have in common that wait for the same events: their
+// class, and the plugin that does not let them be tried, if one does not.
+type ailment struct{ class, gate string }
 
-// ward is the pods with one ailment. It is never empty.
+// ward is the pods with one ailment, in the order in which they are to be
+// tried. It is never empty.
 type ward struct {
+	// plugins rejected the last one of them that was tried.
 	plugins []string
-	pods    map[types.UID]*entry
+	pods    active
 }
 
 type state int
@@ -62,6 +67,7 @@ const (
 	isBackoff
 	isFailed
 	isStuck
+	isHeld
 	// isTaken is the state of pods that are being scheduled or bound.
 	isTaken
 )
@@ -73,17 +79,19 @@ type entry struct {
 	index int
 	// ready is when the backoff ends.
 	ready time.Time
-	// ailment is where a stuck pod is.
+	// ailment is where a stuck pod is, or was until it was woken. While woken is
+	// set, it is tried on behalf of the others there.
 	ailment ailment
-	// held keeps a stuck pod that an event helped, until it is released.
-	held, cured bool
+	woken   bool
+	// cured is set for a held pod that an event helped.
+	cured bool
 }
 
 // New returns an empty queue.
 func New(o Options) *Queue {
 	return &Queue{
 		Options: o, pods: make(map[types.UID]*entry), stuck: make(map[ailment]*ward),
-		active: active{less: o.Less},
+		held: make(map[types.UID]*entry), active: active{less: o.Less},
 	}
 }
 
@@ -99,9 +107,11 @@ func (q *Queue) Set(p *framework.PodInfo) {
 	}
 	matters := e.Class != p.Class || len(e.Spec.SchedulingGates) != len(p.Spec.SchedulingGates) ||
 		len(e.Status.ResourceClaimStatuses) != len(p.Status.ResourceClaimStatuses)
+	if matters {
+		q.handOn(e)
+	}
 	switch {
 	case matters && e.state == isStuck:
-		// It is taken out as what it was when it was put in.
 		q.leave(e)
 		e.PodInfo = p
 		q.enqueue(e)
@@ -114,10 +124,9 @@ func (q *Queue) Set(p *framework.PodInfo) {
 }
 
 func (q *Queue) enqueue(e *entry) {
-	e.held, e.cured = false, false
 	if why := q.Gate(e.Pod); why != nil {
 		e.RejectedBy = []string{why.Plugin}
-		q.wait(e)
+		q.wait(e, why.Plugin)
 		return
 	}
 	if e.ready.After(q.Now()) {
@@ -135,15 +144,17 @@ func (q *Queue) activate(e *entry) {
 }
 
 // wait puts the pod where it waits for an event.
-func (q *Queue) wait(e *entry) {
-	e.state = isStuck
-	e.ailment = ailment{e.Class, strings.Join(e.RejectedBy, ",")}
+func (q *Queue) wait(e *entry, gate string) {
+	e.state, e.woken = isStuck, false
+	e.ailment = ailment{e.Class, gate}
 	w := q.stuck[e.ailment]
 	if w == nil {
-		w = &ward{plugins: e.RejectedBy, pods: make(map[types.UID]*entry)}
+		w = &ward{pods: active{less: q.Less}}
 		q.stuck[e.ailment] = w
 	}
-	w.pods[e.UID] = e
+	// The last verdict is true for all of them.
+	w.plugins = e.RejectedBy
+	heap.Push(&w.pods, e)
 }
 
 func (q *Queue) leave(e *entry) {
@@ -156,10 +167,12 @@ func (q *Queue) leave(e *entry) {
 		heap.Remove(&q.failed, e.index)
 	case isStuck:
 		w := q.stuck[e.ailment]
-		delete(w.pods, e.UID)
-		if len(w.pods) == 0 {
+		heap.Remove(&w.pods, e.index)
+		if w.pods.Len() == 0 {
 			delete(q.stuck, e.ailment)
 		}
+	case isHeld:
+		delete(q.held, e.UID)
 	}
 }
 
@@ -169,6 +182,7 @@ func (q *Queue) Delete(uid types.UID) (*framework.PodInfo, bool) {
 	if e == nil {
 		return nil, false
 	}
+	q.handOn(e)
 	q.leave(e)
 	delete(q.pods, uid)
 	return e.PodInfo, true
@@ -219,32 +233,63 @@ func (q *Queue) Reject(uid types.UID, plugins []string, hold bool) {
 	}
 	e.RejectedBy = plugins
 	e.ready = q.Now().Add(q.delay(e.Attempts))
-	e.held = hold
-	q.wait(e)
+	if hold {
+		e.state, e.cured = isHeld, false
+		q.held[uid] = e
+		return
+	}
+	q.wait(e, "")
 }
 
 // Release ends holding the pod.
 func (q *Queue) Release(uid types.UID) {
 	e := q.pods[uid]
-	if e == nil || e.state != isStuck {
+	if e == nil || e.state != isHeld {
 		return
 	}
-	e.held = false
+	q.leave(e)
 	if e.cured {
-		q.leave(e)
 		q.enqueue(e)
+	} else {
+		q.wait(e, "")
 	}
+}
+
+// Helped tells that a taken pod got what it waited for, or will: there may be
+// enough for another one like it.
+func (q *Queue) Helped(uid types.UID) {
+	if e := q.pods[uid]; e != nil {
+		q.handOn(e)
+	}
+}
+
+// handOn wakes the next pod of the ward that e came from, if e was woken on
+// behalf of all.
+func (q *Queue) handOn(e *entry) {
+	if !e.woken {
+		return
+	}
+	e.woken = false
+	if w := q.stuck[e.ailment]; w != nil {
+		q.wake(w.pods.entries[0])
+	}
+}
+
+func (q *Queue) wake(e *entry) {
+	q.leave(e)
+	e.woken = true
+	q.enqueue(e)
 }
 
 // Retry returns a pod that failed for another reason than that it fits nowhere:
 // it is tried again after its backoff.
 func (q *Queue) Retry(uid types.UID) {
 	e := q.pods[uid]
-	if e == nil || e.state != isTaken && e.state != isStuck {
+	if e == nil || e.state != isTaken && e.state != isHeld {
 		return
 	}
 	q.leave(e)
-	e.held, e.cured, e.RejectedBy = false, false, nil
+	e.RejectedBy = nil
 	e.ready = q.Now().Add(q.delay(e.Attempts))
 	e.state = isFailed
 	heap.Push(&q.failed, e)
@@ -258,38 +303,40 @@ func (q *Queue) delay(attempts int) time.Duration {
 	return min(d, q.MaxBackoff)
 }
 
-// Wake moves the pods that ev may help.
+// Wake lets pods be tried that ev may help: of equal ones the first, which
+// stands for all of them, and those for which room was being made where it
+// happened.
 func (q *Queue) Wake(ev framework.Event) {
-	var helped []*entry
-	for _, w := range q.stuck {
-		if !q.helps(w, ev) {
-			continue
-		}
-		for _, e := range w.pods {
-			if e.held {
-				e.cured = true
-			} else {
-				helped = append(helped, e)
+	if ev.Host != nil {
+		for _, p := range ev.Host.Nominated {
+			if e := q.pods[p.UID]; e != nil && e.state == isStuck {
+				q.leave(e)
+				q.enqueue(e)
 			}
+		}
+	}
+	var helped []*entry
+	for at, w := range q.stuck {
+		first := w.pods.entries[0]
+		switch {
+		case !q.helps(w.plugins, first, ev):
+		case at.gate != "":
+			// What gates a pod is its own.
+			helped = append(helped, w.pods.entries...)
+		default:
+			helped = append(helped, first)
 		}
 	}
 	for _, e := range helped {
-		q.leave(e)
-		q.enqueue(e)
+		q.wake(e)
+	}
+	for _, e := range q.held {
+		e.cured = e.cured || q.helps(e.RejectedBy, e, ev)
 	}
 }
 
-func (q *Queue) helps(w *ward, ev framework.Event) bool {
-	for _, e := range w.pods {
-		for _, plugin := range w.plugins {
-			if q.Cures(plugin, e.PodInfo, ev) {
-				return true
-			}
-		}
-		// The others are like this one.
-		return false
-	}
-	return false
+func (q *Queue) helps(plugins []string, e *entry, ev framework.Event) bool {
+	return slices.ContainsFunc(plugins, func(plugin string) bool { return q.Cures(plugin, e.PodInfo, ev) })
 }
 
 // Len returns how many pods wait, in whatever way.

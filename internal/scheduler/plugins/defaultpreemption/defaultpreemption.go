@@ -56,13 +56,13 @@ func (p *Plugin) PostFilter(pod *framework.PodInfo, t framework.Trial) (*framewo
 		return &framework.Nomination{}, reject(framework.Summary(t.Nodes(), failures))
 	}
 	best := p.cheapest(candidates)
-	nomination := &framework.Nomination{Node: best.node.Node.Name}
+	nomination := &framework.Nomination{Node: best.node.Node.Name, Victims: best.victims}
 	for _, o := range best.node.Nominated {
 		if o.Priority < pod.Priority {
 			nomination.Displaced = append(nomination.Displaced, o)
 		}
 	}
-	nomination.MakeRoom = func(ctx context.Context) error { return p.makeRoom(ctx, pod.Pod, best.victims, nomination) }
+	nomination.MakeRoom = func(ctx context.Context) error { return p.makeRoom(ctx, pod.Pod, nomination) }
 	return nomination, nil
 }
 
