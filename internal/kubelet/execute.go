@@ -274,7 +274,18 @@ func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, state *runtim
 		}
 		options.TargetID = target.ID
 	}
-	return podspec.Container(pod, c, options)
+	config, err := podspec.Container(pod, c, options)
+	if err != nil {
+		return nil, err
+	}
+	devices, err := k.dra.Devices(ctx, pod, c)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range devices {
+		config.CDIDevices = append(config.CDIDevices, &cri.CDIDevice{Name: name})
+	}
+	return config, nil
 }
 
 // hostsFile writes the pod's /etc/hosts and returns where it is.

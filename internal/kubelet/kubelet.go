@@ -31,6 +31,7 @@ import (
 	"skiff/internal/identity"
 	"skiff/internal/kubelet/cgroups"
 	"skiff/internal/kubelet/csi"
+	"skiff/internal/kubelet/dra"
 	"skiff/internal/kubelet/handlers"
 	"skiff/internal/kubelet/images"
 	"skiff/internal/kubelet/node"
@@ -163,6 +164,7 @@ type Kubelet struct {
 	probes     *probes.Manager
 	volumes    *volumes.Manager
 	csi        *csi.Drivers
+	dra        *dra.Drivers
 	references *references.Store
 	writer     *status.Writer
 	node       *node.Manager
@@ -291,7 +293,7 @@ func (k *Kubelet) followPlugins(ctx context.Context) {
 	}
 	w := &plugins.Watcher{
 		Dir: filepath.Join(k.RootDir, "plugins_registry"), Clock: k.Clock, Log: k.log,
-		Handlers: map[string]plugins.Handler{csi.PluginType: k.csi},
+		Handlers: map[string]plugins.Handler{csi.PluginType: k.csi, dra.PluginType: k.dra},
 	}
 	if err := w.Run(ctx); err != nil {
 		k.log.Error("plug-ins are not followed", "err", err)
@@ -309,6 +311,9 @@ func (k *Kubelet) build(ctx context.Context) {
 	k.csi = &csi.Drivers{
 		NodeName: k.NodeName, Root: k.RootDir, Client: k.Client.Client, Log: k.log, Secret: live{k.Client.Client}.Secret, Tokens: k.requestToken,
 		Changed: k.kickAll, InUseChanged: func() { k.node.Kick() },
+	}
+	k.dra = &dra.Drivers{
+		NodeName: k.NodeName, File: filepath.Join(k.RootDir, "dra_claims.json"), Client: k.Client.Client, Clock: k.Clock, Log: k.log, Changed: k.kickAll,
 	}
 	k.volumes = (&volumes.Manager{
 		Root: k.RootDir, Objects: objects{k}, CSI: k.csi, Tokens: k.requestToken, Place: k.place, Clock: k.Clock, Log: k.log,

@@ -159,7 +159,7 @@ func (k *Kubelet) adoptOrphans(ctx context.Context) {
 		if known {
 			continue
 		}
-		if err := errors.Join(k.volumes.Unmount(ctx, uid), k.cgroups.RemovePod(uid)); err != nil {
+		if err := errors.Join(k.volumes.Unmount(ctx, uid), k.dra.Unprepare(ctx, types.UID(uid)), k.cgroups.RemovePod(uid)); err != nil {
 			k.log.Warn("removing what is left of a pod", "uid", uid, "err", err)
 		}
 	}

@@ -136,20 +136,26 @@ func (w *worker) settle(ctx context.Context, pod *v1.Pod, state *runtime.Pod) er
 	return nil
 }
 
-// mount makes the pod's volumes ready and current.
+// mount makes the pod's volumes ready and current, and its devices.
 func (w *worker) mount(ctx context.Context, pod *v1.Pod) error {
 	w.mu.Lock()
 	w.mu.contentDirty = false
 	w.mu.Unlock()
 	w.k.references.SetPod(w.uid, references.OfVolumes(pod))
 	refresh, err := w.k.volumes.Mount(ctx, pod)
+	reason, text := "FailedMount", ""
+	if err != nil {
+		text = err.Error()
+	} else if err = w.k.dra.Prepare(ctx, pod); err != nil {
+		reason, text = "FailedPrepareDynamicResources", "Failed to prepare dynamic resources: "+err.Error()
+	}
 	if err != nil {
 		w.mu.Lock()
 		w.mu.contentDirty = true
 		w.mu.Unlock()
-		if text := err.Error(); ctx.Err() == nil && (text != w.mountErr || w.failures%6 == 0) {
+		if ctx.Err() == nil && (text != w.mountErr || w.failures%6 == 0) {
 			w.mountErr = text
-			w.k.recorder.Event(pod, v1.EventTypeWarning, "FailedMount", text)
+			w.k.recorder.Event(pod, v1.EventTypeWarning, reason, text)
 		}
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
+	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -65,7 +66,7 @@ func (w *worker) clean(ctx context.Context, pod *v1.Pod, state *runtime.Pod, rem
 	k := w.k
 	k.probes.SetPod(w.uid, nil)
 	k.references.SetPod(w.uid, nil)
-	if err := errors.Join(k.volumes.Unmount(ctx, w.uid), k.cgroups.RemovePod(w.uid)); err != nil {
+	if err := errors.Join(k.volumes.Unmount(ctx, w.uid), k.dra.Unprepare(ctx, types.UID(w.uid)), k.cgroups.RemovePod(w.uid)); err != nil {
 		return err
 	}
 	w.mu.Lock()

@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -345,11 +346,11 @@ func (s *Server) Decide(ctx context.Context, a *authz.Attributes) (authz.Decisio
 }
 
 // AuthorizeRequest authorizes verb on req.
-func (s *Server) AuthorizeRequest(ctx context.Context, verb string, req *Request) error {
+func (s *Server) AuthorizeRequest(ctx context.Context, verb string, req *Request, where ...fields.Requirement) error {
 	return s.Authorize(ctx, &authz.Attributes{
 		Verb: verb, Group: req.Version.Group, Version: req.Version.Version.Version,
 		Resource: req.Resource().Names.Resource, Subresource: req.Subresource,
-		Namespace: req.Namespace, Name: req.Name,
+		Namespace: req.Namespace, Name: req.Name, FieldSelector: where,
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -70,7 +71,7 @@ func (c *inProcess) context(ctx context.Context) context.Context {
 }
 
 // request finds what obj is about and asks whether this may be done.
-func (c *inProcess) request(ctx context.Context, verb, subresource string, obj runtime.Object, namespace, name string) (*verbs.Request, error) {
+func (c *inProcess) request(ctx context.Context, verb, subresource string, obj runtime.Object, namespace, name string, where ...fields.Requirement) (*verbs.Request, error) {
 	v, err := c.version(obj)
 	if err != nil {
 		return nil, err
@@ -79,7 +80,7 @@ func (c *inProcess) request(ctx context.Context, verb, subresource string, obj r
 	if !v.Resource().Namespaced {
 		req.Namespace = ""
 	}
-	return req, c.server.AuthorizeRequest(ctx, verb, req)
+	return req, c.server.AuthorizeRequest(ctx, verb, req, where...)
 }
 
 // version finds the served version of obj's type (an object or a list).
@@ -246,7 +247,11 @@ func (c *inProcess) Delete(ctx context.Context, obj client.Object, opts ...clien
 func (c *inProcess) DeleteAllOf(ctx context.Context, obj client.Object, opts ...client.DeleteAllOfOption) error {
 	ctx = c.context(ctx)
 	o := (&client.DeleteAllOfOptions{}).ApplyOptions(opts)
-	req, err := c.request(ctx, "deletecollection", "", obj, o.Namespace, "")
+	var where fields.Requirements
+	if o.FieldSelector != nil {
+		where = o.FieldSelector.Requirements()
+	}
+	req, err := c.request(ctx, "deletecollection", "", obj, o.Namespace, "", where...)
 	if err != nil {
 		return err
 	}
