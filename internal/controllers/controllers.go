@@ -44,6 +44,7 @@ import (
 	"skiff/internal/controllers/serviceaccount"
 	"skiff/internal/controllers/servicecidr"
 	"skiff/internal/controllers/storageprotection"
+	"skiff/internal/controllers/statefulset"
 	"skiff/internal/controllers/tainteviction"
 	"skiff/internal/controllers/tokensecret"
 	"skiff/internal/controllers/ttl"
@@ -119,6 +120,7 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("replicaset", "replicaset-controller", replicaset.New)
 	add("replicationcontroller", "replication-controller", replicationcontroller.New)
 	add("deployment", "deployment-controller", deployment.New)
+	add("statefulset", "statefulset-controller", statefulset.New)
 	add("daemonset", "daemon-set-controller", daemonset.New)
 	add("endpointslice", "endpointslice-controller", endpointslice.New)
 	add("endpoints", "endpoint-controller", endpoints.New)

@@ -138,7 +138,7 @@ func (r *reconciler) carryOut(ctx context.Context, ds *appsv1.DaemonSet, p *plan
 		}
 	}
 	ref := metav1.NewControllerRef(ds, kind)
-	_, err := pods.CreateMany(min(len(p.create), burst), func(i int) error {
+	_, err := pods.SlowStart(min(len(p.create), burst), func(i int) error {
 		pod := pods.FromTemplate(&ds.Spec.Template, ds, ref)
 		pod.Labels[appsv1.DefaultDaemonSetUniqueLabelKey] = hash
 		pod.Spec.Tolerations = tolerations(pod)

@@ -251,8 +251,12 @@ func (r *reconciler) act(ctx context.Context, t *tally, b backoff) (time.Duratio
 		}
 	}
 	next, d := r.newPods(t, min(missing, burst))
-	made, err := pods.CreateMany(len(next), func(i int) error { return r.control.Create(ctx, job, next[i]) })
-	t.active = append(t.active, next[:made]...)
+	_, err := pods.SlowStart(len(next), func(i int) error { return r.control.Create(ctx, job, next[i]) })
+	for _, p := range next {
+		if p.UID != "" {
+			t.active = append(t.active, p)
+		}
+	}
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		err = nil
 	}

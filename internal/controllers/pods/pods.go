@@ -5,6 +5,7 @@ package pods
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -88,17 +89,29 @@ func (c *Control) Delete(ctx context.Context, owner client.Object, pod *corev1.P
 	return nil
 }
 
-// CreateMany calls create n times, in batches that double from 1, and stops
-// after a batch with an error: a creation that cannot work (a quota, a broken
-// webhook) is tried once and not n times. It returns the number of successes.
-func CreateMany(n int, create func(i int) error) (int, error) {
+// SlowStart calls f with 0 to n-1, in batches that double from 1, those of a
+// batch at once. It stops after a batch with an error: what cannot work (a
+// quota, a broken webhook) is tried once and not n times. It returns the
+// number of successes and the first error.
+func SlowStart(n int, f func(i int) error) (int, error) {
 	done := 0
-	for batch := 1; done < n; batch *= 2 {
-		for range min(batch, n-done) {
-			if err := create(done); err != nil {
-				return done, err
+	for begin, batch := 0, 1; begin < n; begin, batch = begin+batch, batch*2 {
+		errs := make([]error, min(batch, n-begin))
+		var wg sync.WaitGroup
+		for i := range errs {
+			wg.Go(func() { errs[i] = f(begin + i) })
+		}
+		wg.Wait()
+		var first error
+		for _, err := range errs {
+			if err == nil {
+				done++
+			} else if first == nil {
+				first = err
 			}
-			done++
+		}
+		if first != nil {
+			return done, first
 		}
 	}
 	return done, nil

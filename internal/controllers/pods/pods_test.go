@@ -1,7 +1,8 @@
 package pods
 
 import (
-	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,21 +58,22 @@ func TestAvailable(t *testing.T) {
 	}
 }
 
-func TestCreateMany(t *testing.T) {
-	calls := 0
-	if n, err := CreateMany(100, func(int) error { calls++; return nil }); n != 100 || err != nil || calls != 100 {
-		t.Errorf("%d made by %d calls: %v", n, calls, err)
+func TestSlowStart(t *testing.T) {
+	var calls atomic.Int32
+	if n, err := SlowStart(100, func(int) error { calls.Add(1); return nil }); n != 100 || err != nil || calls.Load() != 100 {
+		t.Errorf("%d made by %d calls: %v", n, calls.Load(), err)
 	}
-	calls = 0
-	n, err := CreateMany(100, func(i int) error {
-		calls++
-		if i == 3 {
-			return errors.New("full")
+	// The batches are 0, 1-2 and 3-6.
+	calls.Store(0)
+	n, err := SlowStart(100, func(i int) error {
+		calls.Add(1)
+		if i >= 4 {
+			return fmt.Errorf("%d is too many", i)
 		}
 		return nil
 	})
-	if n != 3 || err == nil || calls != 4 {
-		t.Errorf("%d made by %d calls: %v", n, calls, err)
+	if n != 4 || err == nil || err.Error() != "4 is too many" || calls.Load() != 7 {
+		t.Errorf("%d made by %d calls: %v", n, calls.Load(), err)
 	}
 }
 

@@ -29,7 +29,7 @@ func Manage(ctx context.Context, s Set, control *pods.Control, related func() []
 	active := filter(s.Pods, pods.Active)
 	diff := int(s.Replicas) - len(active)
 	if diff >= 0 {
-		_, err := pods.CreateMany(min(diff, burst), func(int) error {
+		_, err := pods.SlowStart(min(diff, burst), func(int) error {
 			return control.Create(ctx, s.Object, pods.FromTemplate(s.Template, s.Object, s.Ref))
 		})
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {

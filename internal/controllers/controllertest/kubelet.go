@@ -1,0 +1,121 @@
+package controllertest
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Kubelet plays the scheduler and the kubelets until the test ends. It gives
+// every pod a node, reports it as running and ready, and lets deleted ones go.
+// What becomes of a pod is up to the image of its first container:
+//
+//	exit:<code>  it ends at once
+//	broken       it runs and is never ready
+//	hold         it stays as it is; deleted, it goes on terminating
+func (c *Cluster) Kubelet() {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	w, err := c.Client.Watch(ctx, &corev1.PodList{})
+	if err != nil {
+		cancel()
+		c.t.Fatal(err)
+	}
+	stopped := make(chan struct{})
+	c.t.Cleanup(func() { cancel(); <-stopped })
+	k := &kubelet{client: c.Client}
+	go func() {
+		defer close(stopped)
+		defer w.Stop()
+		for e := range w.ResultChan() {
+			p, ok := e.Object.(*corev1.Pod)
+			if !ok || e.Type == watch.Deleted {
+				continue
+			}
+			if err := k.see(ctx, p.DeepCopy()); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+				c.t.Errorf("kubelet: %v", err)
+			}
+		}
+	}()
+}
+
+type kubelet struct {
+	client client.Client
+	pods   int
+}
+
+func (k *kubelet) see(ctx context.Context, p *corev1.Pod) error {
+	image := p.Spec.Containers[0].Image
+	switch {
+	case image == "hold":
+	case p.DeletionTimestamp != nil:
+		return k.client.Delete(ctx, p, client.GracePeriodSeconds(0), client.Preconditions{UID: &p.UID})
+	case p.Spec.NodeName == "":
+		k.pods++
+		return k.client.SubResource("binding").Create(ctx, p, &corev1.Binding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
+			Target:     corev1.ObjectReference{Kind: "Node", Name: nodeOf(p, k.pods)},
+		})
+	case p.Status.Phase == corev1.PodPending:
+		k.run(p, image)
+		return k.client.Status().Update(ctx, p)
+	}
+	return nil
+}
+
+func (k *kubelet) run(p *corev1.Pod, image string) {
+	now := metav1.Now()
+	status := corev1.ContainerStatus{Name: p.Spec.Containers[0].Name}
+	ready := corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: now}
+	p.Status.StartTime = &now
+	if _, text, ends := strings.Cut(image, "exit:"); ends {
+		code, _ := strconv.Atoi(text)
+		p.Status.Phase = corev1.PodSucceeded
+		if code != 0 {
+			p.Status.Phase = corev1.PodFailed
+		}
+		status.State.Terminated = &corev1.ContainerStateTerminated{ExitCode: int32(code), FinishedAt: now}
+	} else {
+		p.Status.Phase = corev1.PodRunning
+		p.Status.PodIP = netip.AddrFrom4([4]byte{10, byte(k.pods >> 16), byte(k.pods >> 8), byte(k.pods)}).String()
+		p.Status.PodIPs = []corev1.PodIP{{IP: p.Status.PodIP}}
+		status.State.Running = &corev1.ContainerStateRunning{StartedAt: now}
+		if image != "broken" {
+			status.Ready, ready.Status = true, corev1.ConditionTrue
+		}
+	}
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{status}
+	p.Status.Conditions = append(p.Status.Conditions, ready)
+}
+
+// nodeOf is the node that the pod asks for, or one of ten.
+func nodeOf(p *corev1.Pod, n int) string {
+	if a := p.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
+		for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+			for _, f := range term.MatchFields {
+				if f.Key == "metadata.name" && len(f.Values) == 1 {
+					return f.Values[0]
+				}
+			}
+		}
+	}
+	return fmt.Sprintf("node-%d", n%10)
+}
+
+// Fail reports a pod as failed, as the kubelet does after an eviction.
+func (c *Cluster) Fail(p *corev1.Pod, conditions ...corev1.PodCondition) {
+	c.t.Helper()
+	p.Status.Phase = corev1.PodFailed
+	p.Status.Conditions = conditions
+	if err := c.Client.Status().Update(context.Background(), p); err != nil {
+		c.t.Fatal(err)
+	}
+}
