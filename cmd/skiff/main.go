@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // CronJobs name time zones, which a machine need not know
 
 	"skiff/internal/cli"
 )

@@ -18,6 +18,7 @@ import (
 	"skiff/internal/controllers/bootstraptoken"
 	"skiff/internal/controllers/clusterrole"
 	"skiff/internal/controllers/controller"
+	"skiff/internal/controllers/cronjob"
 	"skiff/internal/controllers/csr"
 	"skiff/internal/controllers/daemonset"
 	"skiff/internal/controllers/deployment"
@@ -121,6 +122,7 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("replicationcontroller", "replication-controller", replicationcontroller.New)
 	add("deployment", "deployment-controller", deployment.New)
 	add("statefulset", "statefulset-controller", statefulset.New)
+	add("cronjob", "cronjob-controller", cronjob.New)
 	add("daemonset", "daemon-set-controller", daemonset.New)
 	add("endpointslice", "endpointslice-controller", endpointslice.New)
 	add("endpoints", "endpoint-controller", endpoints.New)

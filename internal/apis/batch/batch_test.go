@@ -217,9 +217,10 @@ func TestSchedules(t *testing.T) {
 		"@fortnightly":      "unrecognized descriptor: @fortnightly",
 		"@every blue":       `failed to parse duration @every blue: time: invalid duration "blue"`,
 		"TZ=Moon 1 2 3 4 5": "provided bad location Moon: unknown time zone Moon",
+		"TZ=UTC":            "no times after the time zone: TZ=UTC",
 	} {
 		got := ""
-		if err := checkSchedule(schedule); err != nil {
+		if _, err := ParseSchedule(schedule); err != nil {
 			got = err.Error()
 		}
 		if got != want {
@@ -232,7 +233,7 @@ func FuzzSchedule(f *testing.F) {
 	f.Add("*/5 1-2,3 * jan mon")
 	f.Add("TZ=UTC @every 1h")
 	f.Fuzz(func(t *testing.T, schedule string) {
-		if checkSchedule(schedule) == nil && strings.TrimSpace(schedule) == "" {
+		if _, err := ParseSchedule(schedule); err == nil && strings.TrimSpace(schedule) == "" {
 			t.Errorf("%q is taken for a schedule", schedule)
 		}
 	})

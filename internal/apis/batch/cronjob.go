@@ -144,7 +144,7 @@ func validateSchedule(s, old *batchv1.CronJobSpec, path *field.Path) field.Error
 		return field.ErrorList{field.Required(path, "")}
 	}
 	var errs field.ErrorList
-	if err := checkSchedule(s.Schedule); err != nil {
+	if _, err := ParseSchedule(s.Schedule); err != nil {
 		errs = append(errs, field.Invalid(path, s.Schedule, err.Error()))
 	}
 	if !strings.Contains(s.Schedule, "TZ") {
