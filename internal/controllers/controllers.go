@@ -22,6 +22,7 @@ import (
 	"skiff/internal/controllers/csr"
 	"skiff/internal/controllers/daemonset"
 	"skiff/internal/controllers/deployment"
+	"skiff/internal/controllers/disruption"
 	"skiff/internal/controllers/endpoints"
 	"skiff/internal/controllers/endpointslice"
 	"skiff/internal/controllers/endpointslicemirroring"
@@ -123,6 +124,8 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("deployment", "deployment-controller", deployment.New)
 	add("statefulset", "statefulset-controller", statefulset.New)
 	add("cronjob", "cronjob-controller", cronjob.New)
+	add("disruption", "disruption-controller", disruption.New)
+	add("disruptionstale", "disruption-controller", disruption.NewStale)
 	add("daemonset", "daemon-set-controller", daemonset.New)
 	add("endpointslice", "endpointslice-controller", endpointslice.New)
 	add("endpoints", "endpoint-controller", endpoints.New)
