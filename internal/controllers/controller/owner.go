@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"maps"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -20,6 +21,20 @@ func OwnerName(o metav1.Object, kind schema.GroupVersionKind) string {
 		return ""
 	}
 	return ref.Name
+}
+
+// Adoptable reports whether a change brings an object that somebody might want
+// to adopt: one without a controller, which is new, has just lost one or has
+// other labels than before.
+func Adoptable[T interface {
+	comparable
+	metav1.Object
+}](old, o T) bool {
+	var none T
+	if o == none || metav1.GetControllerOfNoCopy(o) != nil {
+		return false
+	}
+	return old == none || metav1.GetControllerOfNoCopy(old) != nil || !maps.Equal(old.GetLabels(), o.GetLabels())
 }
 
 // Claim decides which of candidates owner controls. An object without a

@@ -15,126 +15,219 @@ import (
 
 // plan is what a DaemonSet lacks and has too much.
 type plan struct {
-	ds     *appsv1.DaemonSet
-	hash   string
-	now    time.Time
+	ds   *appsv1.DaemonSet
+	hash string
+	now  time.Time
+	// replace says whether a pod that ended may be replaced now.
+	replace func(*corev1.Pod) bool
+
 	create []string // nodes
 	remove []*corev1.Pod
 
 	desired, scheduled, misscheduled, ready, updated, available int32
 }
 
-// newPlan compares the pods with the nodes that the set is for, and goes on
-// with a rolling update as far as its limits let it.
-func newPlan(ds *appsv1.DaemonSet, nodes []corev1.Node, all []*corev1.Pod, hash string, now time.Time) *plan {
-	p := &plan{ds: ds, hash: hash, now: now}
+// place is a node that the set is for, with the set's pods there.
+type place struct {
+	node string
+	pods []*corev1.Pod
+}
+
+// newPlan compares the pods with the nodes that the set is for. When all is as
+// it should be, it goes on with a rolling update as far as its limits let it.
+func newPlan(ds *appsv1.DaemonSet, nodes []corev1.Node, all []*corev1.Pod, hash string, now time.Time, replace func(*corev1.Pod) bool) *plan {
+	p := &plan{ds: ds, hash: hash, now: now, replace: replace}
 	byNode := map[string][]*corev1.Pod{}
 	for _, pod := range all {
-		name := target(pod)
-		byNode[name] = append(byNode[name], pod)
+		// What has ended and is about to go is in nobody's way.
+		if pod.DeletionTimestamp == nil || !pods.Finished(pod) {
+			name := target(pod)
+			byNode[name] = append(byNode[name], pod)
+		}
 	}
 	sample := &corev1.Pod{ObjectMeta: ds.Spec.Template.ObjectMeta, Spec: *ds.Spec.Template.Spec.DeepCopy()}
 	sample.Spec.Tolerations = tolerations(sample)
 	affinity := nodeaffinity.GetRequiredNodeAffinity(sample)
 
-	var current []*corev1.Pod // the pod of each node
+	var places []place
 	for i := range nodes {
 		n := &nodes[i]
 		run, stay := wants(sample, affinity, n)
 		here := byNode[n.Name]
 		delete(byNode, n.Name)
-		slices.SortFunc(here, func(a, b *corev1.Pod) int {
-			return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
-		})
-		kept := p.keep(here, stay)
-		if run {
-			p.desired++
-			if len(here) > 0 {
-				p.scheduled++
-			}
-			if len(here) == 0 {
-				p.create = append(p.create, n.Name)
-			}
-		} else if len(here) > 0 {
-			p.misscheduled++
+		slices.SortFunc(here, oldestFirst)
+		switch {
+		case run && len(here) == 0:
+			p.create = append(p.create, n.Name)
+		case stay:
+			p.tidy(here)
+		default:
+			p.remove = append(p.remove, alive(here)...)
 		}
-		if run {
-			current = append(current, kept)
+		switch {
+		case run:
+			places = append(places, place{n.Name, here})
+			p.count(here)
+		case len(here) > 0:
+			p.misscheduled++
 		}
 	}
 	for _, gone := range byNode {
-		for _, pod := range gone {
-			if pod.DeletionTimestamp == nil {
+		for _, pod := range alive(gone) {
+			if pod.Spec.NodeName == "" {
 				p.remove = append(p.remove, pod)
 			}
 		}
 	}
-	p.count(current)
-	if ds.Spec.UpdateStrategy.Type != appsv1.OnDeleteDaemonSetStrategyType {
-		p.roll(current)
+	if len(p.create)+len(p.remove) == 0 && ds.Spec.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
+		if surge := p.limit(true, len(places)); surge > 0 {
+			p.surge(places, surge)
+		} else {
+			p.roll(places, max(p.limit(false, len(places)), 1))
+		}
 	}
 	return p
 }
 
-// keep chooses the oldest pod that works, and removes the others.
-func (p *plan) keep(here []*corev1.Pod, stay bool) *corev1.Pod {
-	var kept *corev1.Pod
-	for _, pod := range here {
-		switch {
-		case pod.DeletionTimestamp != nil:
-		case !stay, pods.Finished(pod), kept != nil:
-			p.remove = append(p.remove, pod)
-		default:
-			kept = pod
-		}
-	}
-	return kept
+func oldestFirst(a, b *corev1.Pod) int {
+	bound := func(p *corev1.Pod) int { return min(len(p.Spec.NodeName), 1) }
+	return cmp.Or(cmp.Compare(bound(b), bound(a)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 }
 
-func (p *plan) count(current []*corev1.Pod) {
-	for _, pod := range current {
-		if pod == nil {
-			continue
-		}
-		if pods.Ready(pod) {
-			p.ready++
-		}
-		if pods.Available(pod, p.ds.Spec.MinReadySeconds, p.now) {
-			p.available++
-		}
-		if pod.Labels[appsv1.DefaultDaemonSetUniqueLabelKey] == p.hash {
-			p.updated++
+// alive leaves out pods that are being deleted.
+func alive(all []*corev1.Pod) []*corev1.Pod {
+	return slices.DeleteFunc(slices.Clone(all), func(pod *corev1.Pod) bool { return pod.DeletionTimestamp != nil })
+}
+
+func (p *plan) isUpdated(pod *corev1.Pod) bool {
+	generation := p.ds.Annotations[appsv1.DeprecatedTemplateGeneration]
+	return pod.Labels[appsv1.DefaultDaemonSetUniqueLabelKey] == p.hash || generation != "" && pod.Labels[generationLabel] == generation
+}
+
+func (p *plan) isAvailable(pod *corev1.Pod) bool {
+	return pods.Available(pod, p.ds.Spec.MinReadySeconds, p.now)
+}
+
+// tidy removes the pods of a node that ended, and all others but the oldest.
+// While a new pod takes over from an old one (maxSurge), both stay.
+func (p *plan) tidy(here []*corev1.Pod) {
+	var running []*corev1.Pod
+	for _, pod := range alive(here) {
+		switch {
+		case !pods.Finished(pod):
+			running = append(running, pod)
+		case p.replace(pod):
+			p.remove = append(p.remove, pod)
 		}
 	}
+	if p.limit(true, 1) == 0 {
+		if len(running) > 1 {
+			p.remove = append(p.remove, running[1:]...)
+		}
+		return
+	}
+	var fresh, old *corev1.Pod
+	for _, pod := range running {
+		switch {
+		case p.isUpdated(pod) && fresh == nil:
+			fresh = pod
+		case !p.isUpdated(pod) && old == nil:
+			old = pod
+		default:
+			p.remove = append(p.remove, pod)
+		}
+	}
+	if fresh != nil && old != nil && (!pods.Ready(old) || p.isAvailable(fresh)) {
+		p.remove = append(p.remove, old)
+	}
+}
+
+// count is about the oldest pod of a node.
+func (p *plan) count(here []*corev1.Pod) {
+	p.desired++
+	if len(here) == 0 {
+		return
+	}
+	p.scheduled++
+	if pods.Ready(here[0]) {
+		p.ready++
+		if p.isAvailable(here[0]) {
+			p.available++
+		}
+	}
+	if p.isUpdated(here[0]) {
+		p.updated++
+	}
+}
+
+// pair finds the new and the old pod among those of a node.
+func (p *plan) pair(here []*corev1.Pod) (fresh, old *corev1.Pod) {
+	for _, pod := range alive(here) {
+		if p.isUpdated(pod) {
+			fresh = pod
+		} else {
+			old = pod
+		}
+	}
+	return fresh, old
 }
 
 // roll removes old pods: those that do not work at once, others as long as no
-// more than maxUnavailable nodes are without an available pod.
-func (p *plan) roll(current []*corev1.Pod) {
-	room := p.maxUnavailable() - (len(current) - int(p.available))
-	for _, pod := range current {
-		if pod == nil || pod.Labels[appsv1.DefaultDaemonSetUniqueLabelKey] == p.hash {
-			continue
-		}
-		if !pods.Available(pod, p.ds.Spec.MinReadySeconds, p.now) {
-			p.remove = append(p.remove, pod)
-		} else if room > 0 {
-			room--
-			p.remove = append(p.remove, pod)
+// more than limit nodes are without an available pod.
+func (p *plan) roll(places []place, limit int) {
+	var candidates []*corev1.Pod
+	for _, at := range places {
+		fresh, old := p.pair(at.pods)
+		switch {
+		case old == nil && (fresh == nil || !p.isAvailable(fresh)):
+			limit--
+		case old == nil:
+		case !p.isAvailable(old):
+			p.remove = append(p.remove, old)
+			limit--
+		default:
+			candidates = append(candidates, old)
 		}
 	}
+	p.remove = append(p.remove, candidates[:max(0, min(limit, len(candidates)))]...)
 }
 
-func (p *plan) maxUnavailable() int {
+// surge adds a new pod beside old ones: beside those that do not work at once,
+// beside others as long as no more than limit nodes have two.
+func (p *plan) surge(places []place, limit int) {
+	var candidates []string
+	for _, at := range places {
+		fresh, old := p.pair(at.pods)
+		switch {
+		case old == nil:
+		case fresh != nil && p.isAvailable(fresh):
+			p.remove = append(p.remove, old)
+		case fresh != nil:
+			limit--
+		case !p.isAvailable(old):
+			p.create = append(p.create, at.node)
+		default:
+			candidates = append(candidates, at.node)
+		}
+	}
+	p.create = append(p.create, candidates[:max(0, min(limit, len(candidates)))]...)
+}
+
+// limit is maxSurge, or maxUnavailable, for a number of nodes.
+func (p *plan) limit(surge bool, nodes int) int {
 	u := p.ds.Spec.UpdateStrategy.RollingUpdate
-	if u == nil {
-		return 1
+	if u == nil || p.ds.Spec.UpdateStrategy.Type != appsv1.RollingUpdateDaemonSetStrategyType {
+		return 0
 	}
-	n, err := intstr.GetScaledValueFromIntOrPercent(intstr.ValueOrDefault(u.MaxUnavailable, intstr.FromInt32(1)), int(p.desired), true)
+	value := u.MaxUnavailable
+	if surge {
+		value = u.MaxSurge
+	}
+	n, err := intstr.GetScaledValueFromIntOrPercent(intstr.ValueOrDefault(value, intstr.FromInt32(0)), nodes, true)
 	if err != nil {
-		return 1
+		return 0
 	}
-	return max(n, 1)
+	return n
 }
 
 func (p *plan) status() appsv1.DaemonSetStatus {

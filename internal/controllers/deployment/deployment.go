@@ -55,10 +55,7 @@ func (r *reconciler) setChanged(q controller.Queue, old, set *appsv1.ReplicaSet)
 			controller.Add(q, s.Namespace, name)
 		}
 	}
-	if set == nil || metav1.GetControllerOfNoCopy(set) != nil {
-		return
-	}
-	if old != nil && metav1.GetControllerOfNoCopy(old) == nil && apiequality.Semantic.DeepEqual(old.Labels, set.Labels) {
+	if !controller.Adoptable(old, set) {
 		return
 	}
 	var all appsv1.DeploymentList

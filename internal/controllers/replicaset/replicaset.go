@@ -58,10 +58,7 @@ func (r *reconciler) podChanged(q controller.Queue, old, pod *corev1.Pod) {
 			controller.Add(q, p.Namespace, name)
 		}
 	}
-	if pod == nil || metav1.GetControllerOfNoCopy(pod) != nil {
-		return
-	}
-	if old != nil && metav1.GetControllerOfNoCopy(old) == nil && apiequality.Semantic.DeepEqual(old.Labels, pod.Labels) {
+	if !controller.Adoptable(old, pod) {
 		return
 	}
 	var sets appsv1.ReplicaSetList
