@@ -3,10 +3,14 @@ package controllertest
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +23,8 @@ import (
 // What becomes of a pod is up to the image of its first container:
 //
 //	exit:<code>  it ends at once
+//	exit:1=3;*=  so does it, with a code for each completion index; without a
+//	             code it runs
 //	broken       it runs and is never ready
 //	hold         it stays as it is; deleted, it goes on terminating
 func (c *Cluster) Kubelet() {
@@ -32,24 +38,41 @@ func (c *Cluster) Kubelet() {
 	stopped := make(chan struct{})
 	c.t.Cleanup(func() { cancel(); <-stopped })
 	k := &kubelet{client: c.Client}
+	work := make([]chan *corev1.Pod, kubelets)
+	var running sync.WaitGroup
+	for i := range work {
+		work[i] = make(chan *corev1.Pod, 1000)
+		running.Go(func() {
+			for p := range work[i] {
+				if err := k.see(ctx, p); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+					c.t.Errorf("kubelet: %v", err)
+				}
+			}
+		})
+	}
 	go func() {
 		defer close(stopped)
 		defer w.Stop()
 		for e := range w.ResultChan() {
-			p, ok := e.Object.(*corev1.Pod)
-			if !ok || e.Type == watch.Deleted {
-				continue
-			}
-			if err := k.see(ctx, p.DeepCopy()); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-				c.t.Errorf("kubelet: %v", err)
+			if p, ok := e.Object.(*corev1.Pod); ok && e.Type != watch.Deleted {
+				h := fnv.New32a()
+				h.Write([]byte(p.UID))
+				work[h.Sum32()%kubelets] <- p.DeepCopy()
 			}
 		}
+		for i := range work {
+			close(work[i])
+		}
+		running.Wait()
 	}()
 }
 
+// kubelets work at the same time, each on pods of its own.
+const kubelets = 32
+
 type kubelet struct {
 	client client.Client
-	pods   int
+	pods   atomic.Int32
 }
 
 func (k *kubelet) see(ctx context.Context, p *corev1.Pod) error {
@@ -59,10 +82,9 @@ func (k *kubelet) see(ctx context.Context, p *corev1.Pod) error {
 	case p.DeletionTimestamp != nil:
 		return k.client.Delete(ctx, p, client.GracePeriodSeconds(0), client.Preconditions{UID: &p.UID})
 	case p.Spec.NodeName == "":
-		k.pods++
 		return k.client.SubResource("binding").Create(ctx, p, &corev1.Binding{
 			ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
-			Target:     corev1.ObjectReference{Kind: "Node", Name: nodeOf(p, k.pods)},
+			Target:     corev1.ObjectReference{Kind: "Node", Name: nodeOf(p, int(k.pods.Add(1)))},
 		})
 	case p.Status.Phase == corev1.PodPending:
 		k.run(p, image)
@@ -76,16 +98,16 @@ func (k *kubelet) run(p *corev1.Pod, image string) {
 	status := corev1.ContainerStatus{Name: p.Spec.Containers[0].Name}
 	ready := corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: now}
 	p.Status.StartTime = &now
-	if _, text, ends := strings.Cut(image, "exit:"); ends {
-		code, _ := strconv.Atoi(text)
+	if code, ends := exitCode(p, image); ends {
 		p.Status.Phase = corev1.PodSucceeded
 		if code != 0 {
 			p.Status.Phase = corev1.PodFailed
 		}
-		status.State.Terminated = &corev1.ContainerStateTerminated{ExitCode: int32(code), FinishedAt: now}
+		status.State.Terminated = &corev1.ContainerStateTerminated{ExitCode: code, FinishedAt: now}
 	} else {
 		p.Status.Phase = corev1.PodRunning
-		p.Status.PodIP = netip.AddrFrom4([4]byte{10, byte(k.pods >> 16), byte(k.pods >> 8), byte(k.pods)}).String()
+		n := k.pods.Add(1)
+		p.Status.PodIP = netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}).String()
 		p.Status.PodIPs = []corev1.PodIP{{IP: p.Status.PodIP}}
 		status.State.Running = &corev1.ContainerStateRunning{StartedAt: now}
 		if image != "broken" {
@@ -94,6 +116,26 @@ func (k *kubelet) run(p *corev1.Pod, image string) {
 	}
 	p.Status.ContainerStatuses = []corev1.ContainerStatus{status}
 	p.Status.Conditions = append(p.Status.Conditions, ready)
+}
+
+// exitCode is the code with which the pod ends, if it does.
+func exitCode(p *corev1.Pod, image string) (code int32, ends bool) {
+	script, ok := strings.CutPrefix(image, "exit:")
+	if !ok {
+		return 0, false
+	}
+	for part := range strings.SplitSeq(script, ";") {
+		index, text, perIndex := strings.Cut(part, "=")
+		switch {
+		case !perIndex:
+			text = index
+		case index != "*" && index != p.Labels[batchv1.JobCompletionIndexAnnotation]:
+			continue
+		}
+		n, err := strconv.Atoi(text)
+		return int32(n), err == nil
+	}
+	return 0, false
 }
 
 // nodeOf is the node that the pod asks for, or one of ten.

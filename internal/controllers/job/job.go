@@ -13,6 +13,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
@@ -34,6 +35,10 @@ const (
 	// After a failure new pods wait firstBackoff, doubling up to lastBackoff.
 	firstBackoff = 10 * time.Second
 	lastBackoff  = 10 * time.Minute
+	// uncountedLimit bounds the list of pods in a status.
+	uncountedLimit = 500
+	// maxGeneratedName is how much of generateName the API server keeps.
+	maxGeneratedName = 58
 	// controllerName is the value of spec.managedBy that means this controller.
 	controllerName = "kubernetes.io/job-controller"
 )
@@ -61,17 +66,32 @@ func New(d controller.Deps) (controller.Runnable, error) {
 	r.control = pods.Control{Client: d.Client, Recorder: r.events, Tracker: r.tracker}
 	return controller.New(d, "job", workers, r.reconcile,
 		controller.WatchSelf(d, &batchv1.Job{}),
-		controller.Watch(d, &corev1.Pod{}, func(q controller.Queue, old, pod *corev1.Pod) {
-			for _, p := range []*corev1.Pod{old, pod} {
-				if p == nil {
-					continue
-				}
-				r.tracker.Saw(p)
-				if name := controller.OwnerName(p, kind); name != "" {
-					controller.Add(q, p.Namespace, name)
-				}
-			}
-		}))
+		controller.Watch(d, &corev1.Pod{}, r.podChanged))
+}
+
+func (r *reconciler) podChanged(q controller.Queue, old, pod *corev1.Pod) {
+	for _, p := range []*corev1.Pod{old, pod} {
+		if p == nil {
+			continue
+		}
+		r.tracker.Saw(p)
+		if name := controller.OwnerName(p, kind); name != "" {
+			controller.Add(q, p.Namespace, name)
+		}
+	}
+	if !controller.Adoptable(old, pod) {
+		return
+	}
+	var all batchv1.JobList
+	if err := r.Cache.List(context.Background(), &all, crclient.InNamespace(pod.Namespace), crclient.UnsafeDisableDeepCopy); err != nil {
+		r.Log.Error("listing jobs for an orphaned pod", "pod", controller.Key(pod), "error", err)
+		return
+	}
+	for i := range all.Items {
+		if s, err := metav1.LabelSelectorAsSelector(all.Items[i].Spec.Selector); err == nil && s.Matches(labels.Set(pod.Labels)) {
+			controller.Add(q, pod.Namespace, all.Items[i].Name)
+		}
+	}
 }
 
 func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
@@ -113,11 +133,12 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	now := r.Clock.Now()
 	r.noteSuspension(job, now)
 	t := newTally(job, owned, now)
-	b := r.note(key, t)
+	b := r.backoff(key, t)
 	wait, manageErr := r.act(ctx, t, b)
 	if err := r.track(ctx, &stored, t); err != nil {
 		return reconcile.Result{}, err
 	}
+	r.remember(key, b)
 	return reconcile.Result{RequeueAfter: wait}, manageErr
 }
 
@@ -152,11 +173,12 @@ func (r *reconciler) setSuspended(job *batchv1.Job, status corev1.ConditionStatu
 	}
 }
 
-// note counts failures for the backoff.
-func (r *reconciler) note(key types.NamespacedName, t *tally) backoff {
+// backoff adds the failures and successes that are not in the status yet to
+// what is remembered.
+func (r *reconciler) backoff(key types.NamespacedName, t *tally) backoff {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	b := r.backoffs[key]
+	r.mu.Unlock()
 	if b.uid != t.job.UID {
 		b = backoff{uid: t.job.UID}
 	}
@@ -169,8 +191,18 @@ func (r *reconciler) note(key types.NamespacedName, t *tally) backoff {
 			b.last = at
 		}
 	}
-	r.backoffs[key] = b
 	return b
+}
+
+// remember keeps b once what it counts is in the status.
+func (r *reconciler) remember(key types.NamespacedName, b backoff) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b.failures > 0 {
+		r.backoffs[key] = b
+	} else {
+		delete(r.backoffs, key)
+	}
 }
 
 func (r *reconciler) forget(key types.NamespacedName) {
@@ -216,27 +248,14 @@ func (r *reconciler) act(ctx context.Context, t *tally, b backoff) (time.Duratio
 		if condition(&job.Status, outcome.Type) == nil {
 			job.Status.Conditions = append(job.Status.Conditions, *outcome)
 		}
-		for _, p := range t.active {
-			if err := r.control.Delete(ctx, job, p); err != nil {
-				return 0, err
-			}
-			t.terminating++
-		}
-		t.active, t.ready = nil, 0
-		return 0, nil
+		return 0, r.drop(ctx, t, t.active, false)
 	}
 	wait := time.Duration(0)
 	if d := t.deadlineIn(); d != noDeadline {
 		wait = d
 	}
-	for _, p := range t.surplus() {
-		// Without the finalizer it does not count as failed.
-		if err := r.release(ctx, job, p); err != nil {
-			return 0, err
-		}
-		if err := r.control.Delete(ctx, job, p); err != nil {
-			return 0, err
-		}
+	if extra := t.surplus(); len(extra) > 0 {
+		return wait, r.drop(ctx, t, extra[:min(len(extra), burst)], true)
 	}
 	missing := t.wanted() - len(t.active)
 	if onlyFailed(job) {
@@ -261,6 +280,28 @@ func (r *reconciler) act(ctx context.Context, t *tally, b backoff) (time.Duratio
 		err = nil
 	}
 	return earlier(wait, d), err
+}
+
+// drop deletes active pods. Those that are released first do not count as
+// failed.
+func (r *reconciler) drop(ctx context.Context, t *tally, all []*corev1.Pod, release bool) error {
+	gone := make([]bool, len(all))
+	_, err := pods.SlowStart(len(all), func(i int) error {
+		if release {
+			if err := r.release(ctx, t.job, all[i]); err != nil {
+				return err
+			}
+		}
+		err := r.control.Delete(ctx, t.job, all[i])
+		gone[i] = err == nil
+		return err
+	})
+	dropped := map[*corev1.Pod]bool{}
+	for i, p := range all {
+		dropped[p] = gone[i]
+	}
+	t.dropped(dropped)
+	return err
 }
 
 func earlier(a, b time.Duration) time.Duration {
@@ -320,7 +361,8 @@ func setIndex(p *corev1.Pod, job string, i int) {
 	p.Annotations[batchv1.JobCompletionIndexAnnotation] = index
 	p.Labels[batchv1.JobCompletionIndexAnnotation] = index
 	p.Spec.Hostname = job + "-" + index
-	p.GenerateName = job + "-" + index + "-"
+	suffix := "-" + index + "-"
+	p.GenerateName = job[:min(len(job), maxGeneratedName-len(suffix))] + suffix
 	const name = "JOB_COMPLETION_INDEX"
 	add := func(containers []corev1.Container) {
 	next:
@@ -382,10 +424,8 @@ func (r *reconciler) track(ctx context.Context, stored *batchv1.Job, t *tally) e
 		stored, status = job.DeepCopy(), &job.Status
 		uncounted = status.UncountedTerminatedPods
 	}
-	for _, p := range ended {
-		if err := r.release(ctx, job, p); err != nil {
-			return err
-		}
+	if _, err := pods.SlowStart(len(ended), func(i int) error { return r.release(ctx, job, ended[i]) }); err != nil {
+		return err
 	}
 	if uncounted != nil {
 		status.Succeeded += int32(len(uncounted.Succeeded))
@@ -395,7 +435,10 @@ func (r *reconciler) track(ctx context.Context, stored *batchv1.Job, t *tally) e
 	if indexed(job) {
 		status.Succeeded = int32(len(t.done))
 	}
-	r.finish(t)
+	// Pods beyond the limit are counted next: their events come, or are there.
+	if !t.rest {
+		r.finish(t)
+	}
 	if apiequality.Semantic.DeepEqual(stored.Status, *status) {
 		return nil
 	}
@@ -418,6 +461,9 @@ func (r *reconciler) finish(t *tally) {
 	} else if c := condition(status, batchv1.JobSuccessCriteriaMet); c != nil {
 		status.Conditions = append(status.Conditions, *newCondition(batchv1.JobComplete, c.Reason, c.Message, t.now))
 		status.CompletionTime = &at
+		if n := job.Spec.Completions; n != nil && status.Succeeded > *n {
+			r.events.Event(job, corev1.EventTypeWarning, "TooManySucceededPods", "Too many succeeded pods running after completion count reached")
+		}
 		r.events.Event(job, corev1.EventTypeNormal, "Completed", "Job completed")
 	}
 }

@@ -23,8 +23,12 @@ type tally struct {
 	active      []*corev1.Pod
 	ready       int32
 	terminating int32
+	// leaving are the terminating pods.
+	leaving []*corev1.Pod
 	// succeeded and failed are pods that ended and are not in the status yet.
 	succeeded, failed []*corev1.Pod
+	// rest: there are more of them, for the next time.
+	rest bool
 	// settled pods are in the status, and still have the finalizer.
 	settled []*corev1.Pod
 	// nSucceeded and nFailed count all, from the beginning.
@@ -79,6 +83,7 @@ func newTally(j *batchv1.Job, all []*corev1.Pod, now time.Time) *tally {
 			}
 		case p.DeletionTimestamp != nil && !pods.Finished(p):
 			t.terminating++
+			t.leaving = append(t.leaving, p)
 		}
 		if !tracked(p) {
 			continue
@@ -108,6 +113,7 @@ func newTally(j *batchv1.Job, all []*corev1.Pod, now time.Time) *tally {
 		t.nSucceeded = int32(len(t.done))
 	}
 	t.failPerIndex(perIndex, activeAt)
+	t.limit(uncountedLimit)
 	return t
 }
 
@@ -169,6 +175,30 @@ func (t *tally) failPerIndex(all []*corev1.Pod, activeAt map[int]bool) {
 		}
 		t.lastFailures = nil
 	}
+}
+
+// dropped notes which active pods were deleted.
+func (t *tally) dropped(pod map[*corev1.Pod]bool) {
+	var active []*corev1.Pod
+	for _, p := range t.active {
+		if !pod[p] {
+			active = append(active, p)
+			continue
+		}
+		if pods.Ready(p) {
+			t.ready--
+		}
+		t.terminating++
+		t.leaving = append(t.leaving, p)
+	}
+	t.active = active
+}
+
+// limit puts off counting more than n pods.
+func (t *tally) limit(n int) {
+	t.rest = len(t.succeeded)+len(t.failed) > n
+	t.succeeded = t.succeeded[:min(len(t.succeeded), n)]
+	t.failed = t.failed[:min(len(t.failed), n-len(t.succeeded))]
 }
 
 // judge returns the condition FailureTarget or SuccessCriteriaMet if the job's
@@ -291,6 +321,11 @@ func (t *tally) nextIndexes(n int) []int {
 	busy := map[int]bool{}
 	for _, p := range t.active {
 		busy[indexOf(p)] = true
+	}
+	if onlyFailed(t.job) {
+		for _, p := range t.leaving {
+			busy[indexOf(p)] = true
+		}
 	}
 	var next []int
 	for i := 0; i < int(*t.job.Spec.Completions) && len(next) < n; i++ {
