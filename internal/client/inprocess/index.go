@@ -14,8 +14,8 @@ import (
 )
 
 // index maps values of a field to the keys of the objects that have them. It
-// holds no objects; it may lag behind the state by the events in flight, as
-// informer caches do.
+// holds no objects. Who reads it first takes in the events that are waiting, so
+// that it never lags behind the state.
 type index struct {
 	version *verbs.Version
 	shape   shape
@@ -23,8 +23,9 @@ type index struct {
 	loaded  chan struct{}
 
 	mu struct {
-		sync.RWMutex
-		keys map[string]map[string]struct{}
+		sync.Mutex
+		watcher *cache.Watcher
+		keys    map[string]map[string]struct{}
 	}
 }
 
@@ -45,46 +46,62 @@ func (ix *index) values(e *cache.Entry) []string {
 	return ix.extract(obj)
 }
 
+// follow keeps the queue of events short while nobody reads.
 func (ix *index) follow(ctx context.Context) {
-	col := ix.version.Resource().Collection
-	for first := true; ctx.Err() == nil; first = false {
-		snap, w := col.SnapshotAndWatch(cache.Scope{})
+	ix.mu.Lock()
+	ix.loadLocked()
+	w := ix.mu.watcher
+	ix.mu.Unlock()
+	close(ix.loaded)
+	for w.Wait(ctx) == nil {
 		ix.mu.Lock()
-		clear(ix.mu.keys)
-		snap.Ascend(col.Prefix()+"/", "", func(e *cache.Entry) bool {
-			ix.addLocked(e)
-			return true
-		})
+		err := ix.takeLocked()
+		w = ix.mu.watcher
 		ix.mu.Unlock()
-		if first {
-			close(ix.loaded)
-		}
-		for {
-			events, err := w.Next(ctx)
-			if err != nil {
-				w.Stop()
-				if err == cache.ErrClosed {
-					return
-				}
-				break
-			}
-			ix.mu.Lock()
-			for _, ev := range events {
-				for _, v := range ix.values(ev.Old) {
-					if set := ix.mu.keys[v]; set != nil {
-						delete(set, ev.Old.Key)
-						if len(set) == 0 {
-							delete(ix.mu.keys, v)
-						}
-					}
-				}
-				if ev.New != nil {
-					ix.addLocked(ev.New)
-				}
-			}
-			ix.mu.Unlock()
+		if err != nil {
+			return
 		}
 	}
+}
+
+func (ix *index) loadLocked() {
+	if ix.mu.watcher != nil {
+		ix.mu.watcher.Stop()
+	}
+	col := ix.version.Resource().Collection
+	var snap cache.Snapshot
+	snap, ix.mu.watcher = col.SnapshotAndWatch(cache.Scope{})
+	clear(ix.mu.keys)
+	snap.Ascend(col.Prefix()+"/", "", func(e *cache.Entry) bool {
+		ix.addLocked(e)
+		return true
+	})
+}
+
+// takeLocked brings the index up to date; the error is cache.ErrClosed.
+func (ix *index) takeLocked() error {
+	events, err := ix.mu.watcher.Take()
+	switch {
+	case err == cache.ErrFellBehind:
+		ix.loadLocked()
+		return nil
+	case err != nil:
+		return err
+	}
+	for _, ev := range events {
+		for _, v := range ix.values(ev.Old) {
+			if set := ix.mu.keys[v]; set != nil {
+				delete(set, ev.Old.Key)
+				if len(set) == 0 {
+					delete(ix.mu.keys, v)
+				}
+			}
+		}
+		if ev.New != nil {
+			ix.addLocked(ev.New)
+		}
+	}
+	return nil
 }
 
 func (ix *index) addLocked(e *cache.Entry) {
@@ -106,16 +123,20 @@ func (ix *index) list(value string, o *client.ListOptions) (*verbs.ListResult, e
 	if o.Namespace != "" && ix.version.Resource().Namespaced {
 		prefix += o.Namespace + "/"
 	}
-	ix.mu.RLock()
+	snap := col.Snapshot()
+	ix.mu.Lock()
+	if err := ix.takeLocked(); err != nil {
+		ix.mu.Unlock()
+		return nil, err
+	}
 	keys := make([]string, 0, len(ix.mu.keys[value]))
 	for k := range ix.mu.keys[value] {
 		if strings.HasPrefix(k, prefix) {
 			keys = append(keys, k)
 		}
 	}
-	ix.mu.RUnlock()
+	ix.mu.Unlock()
 	slices.Sort(keys)
-	snap := col.Snapshot()
 	out := &verbs.ListResult{Revision: snap.Revision, Entries: make([]*cache.Entry, 0, len(keys))}
 	for _, k := range keys {
 		e := snap.Get(k)

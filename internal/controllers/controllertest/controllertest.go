@@ -69,10 +69,7 @@ func (c *Cluster) Run(account string, new func(controller.Deps) (controller.Runn
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r, err := new(controller.Deps{
-		Set: c.Set(&identity.User{
-			Name:   identity.ServiceAccountPrefix + "kube-system:" + account,
-			Groups: []string{identity.GroupServiceAccounts, identity.GroupServiceAccounts + ":kube-system", identity.GroupAuthenticated},
-		}),
+		Set:   c.Account(account),
 		Clock: c.Clock,
 		Log:   slog.New(slog.NewTextHandler(writer{c.t}, nil)).With("account", account),
 	})

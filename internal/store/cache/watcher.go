@@ -138,21 +138,36 @@ func (w *Watcher) Stop() {
 // are some. The error is ErrFellBehind, ErrClosed or the context's.
 func (w *Watcher) Next(ctx context.Context) ([]*Event, error) {
 	for {
-		w.mu.Lock()
-		queue, err := w.mu.queue, w.mu.err
-		w.mu.queue = nil
-		w.mu.Unlock()
-		if len(queue) > 0 {
-			return queue, nil
+		if queue, err := w.Take(); len(queue) > 0 || err != nil {
+			return queue, err
 		}
-		if err != nil {
+		if err := w.Wait(ctx); err != nil {
 			return nil, err
 		}
-		select {
-		case <-w.wake:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	}
+}
+
+// Take returns the events that came since the last call, without waiting. All
+// events up to any snapshot that was taken before are among those taken so far.
+func (w *Watcher) Take() ([]*Event, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	queue := w.mu.queue
+	w.mu.queue = nil
+	if len(queue) > 0 {
+		return queue, nil
+	}
+	return nil, w.mu.err
+}
+
+// Wait waits until there may be something to take. One goroutine may wait, or
+// call Next, at a time.
+func (w *Watcher) Wait(ctx context.Context) error {
+	select {
+	case <-w.wake:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
