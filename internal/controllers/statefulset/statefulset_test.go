@@ -252,7 +252,10 @@ func TestClaims(t *testing.T) {
 	// must not be given to its successor.
 	change(c, "gone", func(s *appsv1.StatefulSetSpec) { s.Replicas = ptr.To[int32](2) })
 	waitFor(t, c, "gone", "waiting for the claim", func(s appsv1.StatefulSetStatus) bool { return s.Replicas == 1 })
-	c.Delete(&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "data-gone-1"}})
+	stale := controllertest.Get(c, "default", "data-gone-1", &corev1.PersistentVolumeClaim{})
+	c.Delete(stale)
+	// Nor does the controller that protects claims in use.
+	controllertest.Change(c, stale, func(p *corev1.PersistentVolumeClaim) { p.Finalizers = nil })
 	waitFor(t, c, "gone", "scaling up again", ready(2))
 
 	change(c, "gone", func(s *appsv1.StatefulSetSpec) { s.PersistentVolumeClaimRetentionPolicy.WhenDeleted = retain })
