@@ -29,8 +29,9 @@ type ServerConfig struct {
 	// addresses from (default 10.96.0.0/16).
 	ClusterCIDR netip.Prefix
 	ServiceCIDR netip.Prefix
-	// DatastoreEndpoints select an outside etcd instead of the embedded engine.
-	DatastoreEndpoints []string
+	// Datastore selects an outside etcd instead of the embedded engine. Several
+	// servers may share it; one of them leads.
+	Datastore DatastoreConfig
 	// SchedulerConfig is the file with upstream's KubeSchedulerConfiguration;
 	// empty means the default.
 	SchedulerConfig string
@@ -46,6 +47,16 @@ type ServerConfig struct {
 	Log            *slog.Logger
 	// Ready, when set, is called once the API server answers /readyz with ok.
 	Ready func()
+}
+
+// DatastoreConfig says where an outside etcd is. Without endpoints the server
+// keeps its data itself.
+type DatastoreConfig struct {
+	// Endpoints are the members' client URLs.
+	Endpoints []string
+	// CAFile proves the members; CertFile and KeyFile prove this server to
+	// them. They are for https endpoints, PEM.
+	CAFile, CertFile, KeyFile string
 }
 
 // NodeConfig is what server and agent have in common: how this machine takes

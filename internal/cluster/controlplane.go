@@ -50,7 +50,6 @@ import (
 	"skiff/internal/serviceaccount"
 	"skiff/internal/store"
 	"skiff/internal/store/cache"
-	"skiff/internal/store/pebble"
 )
 
 // ControlPlane is an API server over its store: what every other part talks
@@ -111,7 +110,7 @@ func OpenControlPlane(ctx context.Context, c ServerConfig) (_ *ControlPlane, err
 		})
 		certificates <- err
 	}()
-	p.engine, err = pebble.Open(pebble.Options{Dir: filepath.Join(c.DataDir, "db"), Log: c.Log})
+	p.engine, err = openEngine(opening, c)
 	if certErr := <-certificates; certErr != nil {
 		return nil, certErr
 	}

@@ -13,9 +13,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// server is a pod on one node that answers with its name.
+// webPod is a pod on one node that answers with its name.
 // The placeholders are its name and its node.
-const server = `
+const webPod = `
 apiVersion: v1
 kind: Pod
 metadata:
@@ -86,7 +86,7 @@ spec:
 func TestNodes(t *testing.T) {
 	c := start(t, "e2enodes", 2)
 	for i := 1; i <= 2; i++ {
-		c.apply(fmt.Sprintf(server, fmt.Sprintf("server-%d", i), c.node(i)))
+		c.apply(fmt.Sprintf(webPod, fmt.Sprintf("server-%d", i), c.node(i)))
 	}
 	c.apply(services)
 	c.kubectl("wait", "pods", "--all", "--for=condition=Ready", "--timeout=60s")
@@ -268,7 +268,7 @@ func (c *testCluster) testNodeFails() {
 		}
 		return nil
 	})
-	c.apply(fmt.Sprintf(server, "server-2", c.node(2)))
+	c.apply(fmt.Sprintf(webPod, "server-2", c.node(2)))
 	c.kubectl("wait", "pod/server-2", "--for=condition=Ready", "--timeout=60s")
 	c.answers("timeout 3 wget -qO- http://server-2.servers:8080", "server-2")
 	if phase := c.pod("server-2").Status.Phase; phase != corev1.PodRunning {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	configv1 "k8s.io/kube-scheduler/config/v1"
@@ -80,7 +81,6 @@ func start(ctx context.Context, p *cluster.ControlPlane, part func(string, func(
 		return err
 	}
 	as := func(u *identity.User) client.Set { return p.Clients.Set(ctx, u) }
-	account := func(name string) client.Set { return as(serviceAccount(metav1.NamespaceSystem, name)) }
 	admin := as(identity.Loopback())
 	if err := dns.EnsureService(ctx, admin.Client, []netip.Addr{c.Node.ClusterDNS}); err != nil {
 		return err
@@ -88,44 +88,7 @@ func start(ctx context.Context, p *cluster.ControlPlane, part func(string, func(
 	if err := localpath.EnsureClass(ctx, admin.Client); err != nil {
 		return err
 	}
-	autoscaler, err := p.RESTConfig(serviceAccount(metav1.NamespaceSystem, "horizontal-pod-autoscaler"))
-	if err != nil {
-		return err
-	}
-	all, err := controllers.New(ctx, controllers.Config{
-		Set: account, Discover: func(context.Context) ([]*metav1.APIResourceList, error) { return p.PreferredResources(), nil },
-		CABundle: p.PKI.CA.PEM, ClusterCIDRs: []netip.Prefix{c.ClusterCIDR}, ServiceCIDRs: []netip.Prefix{c.ServiceCIDR},
-		Certificates: csr.Options{Signer: p.PKI.CA, ApproveServing: true}, LocalVolumes: p.NodeVolumes(), Clock: clock.RealClock{}, Log: c.Log,
-		Autoscaler: podautoscaler.Options{REST: autoscaler},
-		Server:     admin,
-		SignToken:  p.SecretToken, Manager: as(identity.Component("system:kube-controller-manager")),
-	})
-	if err != nil {
-		return err
-	}
-	part("controllers", all.Run)
-	var profiles *configv1.KubeSchedulerConfiguration
-	if c.SchedulerConfig != "" {
-		if profiles, err = config.ReadFile(c.SchedulerConfig); err != nil {
-			return err
-		}
-	}
-	sched, err := scheduler.New(scheduler.Config{
-		Configuration: profiles,
-		Client:        as(identity.Component("system:kube-scheduler")), Clock: clock.RealClock{}, Log: c.Log.With("part", "scheduler"), Seed: rand.Uint64(),
-	})
-	if err != nil {
-		return err
-	}
-	part("scheduler", sched.Run)
-	cloud := account("service-controller")
-	part("service controller", cloudservice.New(cloudservice.Config{
-		Client: cloud, Log: c.Log.With("controller", "service"),
-		Balancer: &local.Balancer{Reader: cloud.Cache, Reserved: map[local.Port]string{
-			{Protocol: corev1.ProtocolTCP, Number: int32(p.Address.Port())}: "the API server",
-			{Protocol: corev1.ProtocolTCP, Number: 10250}:                   "the kubelet",
-		}},
-	}).Start)
+	part("control", func(ctx context.Context) error { return lead(ctx, p, control) })
 	if c.DisableNode {
 		return nil
 	}
@@ -145,6 +108,55 @@ func start(ctx context.Context, p *cluster.ControlPlane, part func(string, func(
 		})
 	})
 	return nil
+}
+
+// control runs what decides for the whole cluster: controllers, scheduler and
+// cloud controller.
+func control(ctx context.Context, p *cluster.ControlPlane) error {
+	c := p.Config
+	as := func(u *identity.User) client.Set { return p.Clients.Set(ctx, u) }
+	account := func(name string) client.Set { return as(serviceAccount(metav1.NamespaceSystem, name)) }
+	autoscaler, err := p.RESTConfig(serviceAccount(metav1.NamespaceSystem, "horizontal-pod-autoscaler"))
+	if err != nil {
+		return err
+	}
+	all, err := controllers.New(ctx, controllers.Config{
+		Set: account, Discover: func(context.Context) ([]*metav1.APIResourceList, error) { return p.PreferredResources(), nil },
+		CABundle: p.PKI.CA.PEM, ClusterCIDRs: []netip.Prefix{c.ClusterCIDR}, ServiceCIDRs: []netip.Prefix{c.ServiceCIDR},
+		Certificates: csr.Options{Signer: p.PKI.CA, ApproveServing: true}, LocalVolumes: p.NodeVolumes(), Clock: clock.RealClock{}, Log: c.Log,
+		Autoscaler: podautoscaler.Options{REST: autoscaler},
+		Server:     as(identity.Loopback()),
+		SignToken:  p.SecretToken, Manager: as(identity.Component("system:kube-controller-manager")),
+	})
+	if err != nil {
+		return err
+	}
+	var profiles *configv1.KubeSchedulerConfiguration
+	if c.SchedulerConfig != "" {
+		if profiles, err = config.ReadFile(c.SchedulerConfig); err != nil {
+			return err
+		}
+	}
+	sched, err := scheduler.New(scheduler.Config{
+		Configuration: profiles,
+		Client:        as(identity.Component("system:kube-scheduler")), Clock: clock.RealClock{}, Log: c.Log.With("part", "scheduler"), Seed: rand.Uint64(),
+	})
+	if err != nil {
+		return err
+	}
+	cloud := account("service-controller")
+	services := cloudservice.New(cloudservice.Config{
+		Client: cloud, Log: c.Log.With("controller", "service"),
+		Balancer: &local.Balancer{Reader: cloud.Cache, Reserved: map[local.Port]string{
+			{Protocol: corev1.ProtocolTCP, Number: int32(p.Address.Port())}: "the API server",
+			{Protocol: corev1.ProtocolTCP, Number: 10250}:                   "the kubelet",
+		}},
+	})
+	work, ctx := errgroup.WithContext(ctx)
+	work.Go(func() error { return all.Run(ctx) })
+	work.Go(func() error { return sched.Run(ctx) })
+	work.Go(func() error { return services.Start(ctx) })
+	return work.Wait()
 }
 
 func serviceAccount(namespace, name string) *identity.User {
