@@ -7,13 +7,11 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/wait"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/flowcontrol"
+
+	"skiff/internal/apiserver/webhook/kubeconfig"
 )
 
 // WebhookOptions say where events are sent, and how many at once.
@@ -37,7 +35,7 @@ type WebhookOptions struct {
 // none.
 type Webhook struct {
 	o      WebhookOptions
-	client *rest.RESTClient
+	hook   *kubeconfig.Webhook
 	limit  flowcontrol.RateLimiter
 	failed func(error)
 	ctx    context.Context
@@ -60,22 +58,12 @@ func NewWebhook(o WebhookOptions, failed func(error)) (*Webhook, error) {
 	setDefault(&o.QPS, 10)
 	setDefault(&o.Burst, 15)
 	setDefault(&o.InitialBackoff, 10*time.Second)
-	config, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+	backoff := wait.Backoff{Duration: o.InitialBackoff, Factor: 1.5, Jitter: 0.2, Steps: 5}
+	hook, err := kubeconfig.New(o.Kubeconfig, auditv1.SchemeGroupVersion, auditv1.AddToScheme, 30*time.Second, backoff)
 	if err != nil {
-		return nil, fmt.Errorf("audit webhook: %w", err)
+		return nil, fmt.Errorf("audit: %w", err)
 	}
-	scheme := runtime.NewScheme()
-	if err := auditv1.AddToScheme(scheme); err != nil {
-		return nil, err
-	}
-	gv := auditv1.SchemeGroupVersion
-	config.GroupVersion, config.Timeout, config.QPS = &gv, 30*time.Second, -1
-	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	client, err := rest.UnversionedRESTClientFor(config)
-	if err != nil {
-		return nil, fmt.Errorf("audit webhook %s: %w", o.Kubeconfig, err)
-	}
-	w := &Webhook{o: o, client: client, failed: failed, limit: flowcontrol.NewTokenBucketRateLimiter(o.QPS, o.Burst), full: make(chan struct{}, 1)}
+	w := &Webhook{o: o, hook: hook, failed: failed, limit: flowcontrol.NewTokenBucketRateLimiter(o.QPS, o.Burst), full: make(chan struct{}, 1)}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w, nil
 }
@@ -158,16 +146,7 @@ func (w *Webhook) send(ctx context.Context, events []*auditv1.Event) error {
 	for _, e := range events {
 		list.Items = append(list.Items, *e)
 	}
-	backoff := wait.Backoff{Duration: w.o.InitialBackoff, Factor: 1.5, Jitter: 0.2, Steps: 5}
-	var last error
-	err := wait.ExponentialBackoffWithContext(ctx, backoff, func(ctx context.Context) (bool, error) {
-		last = w.client.Post().Body(list).Do(ctx).Error()
-		return last == nil, nil
-	})
-	if err != nil && last != nil {
-		return last
-	}
-	return err
+	return w.hook.Post(ctx, list, nil)
 }
 
 // Close sends what waits and ends.

@@ -1,0 +1,242 @@
+// Package webhook asks a webhook whether a requester may do what it asks
+// (authorization.k8s.io SubjectAccessReview).
+package webhook
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/cel-go/common/types"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+	utilcache "k8s.io/apimachinery/pkg/util/cache"
+	"k8s.io/apimachinery/pkg/util/wait"
+	celconfig "k8s.io/apiserver/pkg/apis/cel"
+
+	"skiff/internal/apiserver/authz"
+	"skiff/internal/apiserver/cel"
+	"skiff/internal/apiserver/webhook/kubeconfig"
+)
+
+const (
+	// remembered is how many answers are kept; questions longer than
+	// longestQuestion bytes are asked each time.
+	remembered      = 8192
+	longestQuestion = 10000
+)
+
+// Options say which webhook is asked, and what its answers are worth.
+type Options struct {
+	Name, Kubeconfig string
+	Timeout          time.Duration
+	// Answers hold for these times; 0 asks each time.
+	Authorized, Unauthorized time.Duration
+	// Deny refuses requests about which the webhook cannot be asked; otherwise
+	// the next authorizer decides.
+	Deny bool
+	// Conditions must all hold for the webhook to be asked.
+	Conditions []*cel.Program
+}
+
+// Authorizer implements authz.Authorizer.
+type Authorizer struct {
+	o       Options
+	hook    *kubeconfig.Webhook
+	answers *utilcache.LRUExpireCache
+}
+
+// New returns an authorizer.
+func New(o Options) (*Authorizer, error) {
+	hook, err := kubeconfig.New(o.Kubeconfig, authorizationv1.SchemeGroupVersion, authorizationv1.AddToScheme, o.Timeout,
+		wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.5, Jitter: 0.2, Steps: 5})
+	if err != nil {
+		return nil, fmt.Errorf("authorizer %s: %w", o.Name, err)
+	}
+	return &Authorizer{o: o, hook: hook, answers: utilcache.NewLRUExpireCache(remembered)}, nil
+}
+
+// Authorize implements authz.Authorizer.
+func (z *Authorizer) Authorize(ctx context.Context, a *authz.Attributes) (authz.Decision, string, error) {
+	spec := question(a)
+	if len(z.o.Conditions) > 0 {
+		matches, err := z.matches(ctx, &spec)
+		if err != nil {
+			return z.failed(err)
+		}
+		if !matches {
+			return authz.NoOpinion, "", nil
+		}
+	}
+	key, err := json.Marshal(&spec)
+	if err != nil {
+		return z.failed(err)
+	}
+	keep := len(key) <= longestQuestion
+	if keep {
+		if known, ok := z.answers.Get(string(key)); ok {
+			return decision(known.(*authorizationv1.SubjectAccessReviewStatus))
+		}
+	}
+	answer := &authorizationv1.SubjectAccessReview{}
+	if err := z.hook.Post(ctx, &authorizationv1.SubjectAccessReview{Spec: spec}, answer); err != nil {
+		return z.failed(err)
+	}
+	ttl := z.o.Unauthorized
+	if answer.Status.Allowed {
+		ttl = z.o.Authorized
+	}
+	if keep && ttl > 0 {
+		z.answers.Add(string(key), &answer.Status, ttl)
+	}
+	return decision(&answer.Status)
+}
+
+func (z *Authorizer) failed(err error) (authz.Decision, string, error) {
+	err = fmt.Errorf("authorizer %s: %w", z.o.Name, err)
+	if z.o.Deny {
+		return authz.Deny, "", err
+	}
+	return authz.NoOpinion, "", err
+}
+
+func decision(s *authorizationv1.SubjectAccessReviewStatus) (authz.Decision, string, error) {
+	switch {
+	case s.Denied && s.Allowed:
+		return authz.Deny, s.Reason, errors.New("webhook subject access review returned both allow and deny response")
+	case s.Denied:
+		return authz.Deny, s.Reason, nil
+	case s.Allowed:
+		return authz.Allow, s.Reason, nil
+	}
+	var err error
+	if s.EvaluationError != "" {
+		err = errors.New(s.EvaluationError)
+	}
+	return authz.NoOpinion, s.Reason, err
+}
+
+// matches evaluates the conditions. One that is false decides, even if others
+// cannot be evaluated.
+func (z *Authorizer) matches(ctx context.Context, spec *authorizationv1.SubjectAccessReviewSpec) (bool, error) {
+	request, err := conditionVariable(spec)
+	if err != nil {
+		return false, err
+	}
+	vars, budget := map[string]any{"request": request}, cel.NewBudget(celconfig.RuntimeCELCostBudgetMatchConditions)
+	var errs []error
+	for _, c := range z.o.Conditions {
+		value, err := c.Eval(ctx, vars, budget)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case value != types.True:
+			return false, nil
+		}
+	}
+	return len(errs) == 0, errors.Join(errs...)
+}
+
+// conditionVariable is what conditions see as request: the question with all of
+// its fields, also those that are empty.
+func conditionVariable(spec *authorizationv1.SubjectAccessReviewSpec) (map[string]any, error) {
+	extra := map[string][]string{}
+	for k, v := range spec.Extra {
+		extra[k] = v
+	}
+	request := map[string]any{"user": spec.User, "groups": append([]string{}, spec.Groups...), "uid": spec.UID, "extra": extra}
+	if n := spec.NonResourceAttributes; n != nil {
+		request["nonResourceAttributes"] = map[string]any{"path": n.Path, "verb": n.Verb}
+	}
+	r := spec.ResourceAttributes
+	if r == nil {
+		return request, nil
+	}
+	attributes := map[string]any{
+		"namespace": r.Namespace, "verb": r.Verb, "group": r.Group, "version": r.Version,
+		"resource": r.Resource, "subresource": r.Subresource, "name": r.Name,
+	}
+	for name, selector := range map[string]any{"fieldSelector": r.FieldSelector, "labelSelector": r.LabelSelector} {
+		data, err := json.Marshal(selector)
+		if err != nil {
+			return nil, err
+		}
+		var value map[string]any
+		if err := json.Unmarshal(data, &value); err != nil {
+			return nil, err
+		}
+		if value != nil {
+			attributes[name] = value
+		}
+	}
+	request["resourceAttributes"] = attributes
+	return request, nil
+}
+
+// question is what the webhook is asked.
+func question(a *authz.Attributes) authorizationv1.SubjectAccessReviewSpec {
+	spec := authorizationv1.SubjectAccessReviewSpec{}
+	if u := a.User; u != nil {
+		spec.User, spec.UID, spec.Groups = u.Name, u.UID, u.Groups
+		for k, v := range u.Extra {
+			if spec.Extra == nil {
+				spec.Extra = map[string]authorizationv1.ExtraValue{}
+			}
+			spec.Extra[k] = v
+		}
+	}
+	if !a.IsResource() {
+		spec.NonResourceAttributes = &authorizationv1.NonResourceAttributes{Path: a.Path, Verb: a.Verb}
+		return spec
+	}
+	spec.ResourceAttributes = &authorizationv1.ResourceAttributes{
+		Namespace: a.Namespace, Verb: a.Verb, Group: a.Group, Version: a.Version, Resource: a.Resource, Subresource: a.Subresource, Name: a.Name,
+		FieldSelector: fieldSelector(a.FieldSelector), LabelSelector: labelSelector(a.LabelSelector),
+	}
+	return spec
+}
+
+// fieldSelector and labelSelector leave out what reviews cannot say: the
+// webhook is then asked for more than is wanted, which is on the safe side.
+func fieldSelector(requirements fields.Requirements) *authorizationv1.FieldSelectorAttributes {
+	var out []metav1.FieldSelectorRequirement
+	for _, r := range requirements {
+		op := metav1.FieldSelectorOpIn
+		switch r.Operator {
+		case selection.Equals, selection.DoubleEquals, selection.In:
+		case selection.NotEquals, selection.NotIn:
+			op = metav1.FieldSelectorOpNotIn
+		default:
+			continue
+		}
+		out = append(out, metav1.FieldSelectorRequirement{Key: r.Field, Operator: op, Values: []string{r.Value}})
+	}
+	if out == nil {
+		return nil
+	}
+	return &authorizationv1.FieldSelectorAttributes{Requirements: out}
+}
+
+func labelSelector(requirements labels.Requirements) *authorizationv1.LabelSelectorAttributes {
+	operators := map[selection.Operator]metav1.LabelSelectorOperator{
+		selection.Equals: metav1.LabelSelectorOpIn, selection.DoubleEquals: metav1.LabelSelectorOpIn, selection.In: metav1.LabelSelectorOpIn,
+		selection.NotEquals: metav1.LabelSelectorOpNotIn, selection.NotIn: metav1.LabelSelectorOpNotIn,
+		selection.Exists: metav1.LabelSelectorOpExists, selection.DoesNotExist: metav1.LabelSelectorOpDoesNotExist,
+	}
+	var out []metav1.LabelSelectorRequirement
+	for i := range requirements {
+		r := &requirements[i]
+		if op, ok := operators[r.Operator()]; ok {
+			out = append(out, metav1.LabelSelectorRequirement{Key: r.Key(), Operator: op, Values: r.ValuesUnsorted()})
+		}
+	}
+	if out == nil {
+		return nil
+	}
+	return &authorizationv1.LabelSelectorAttributes{Requirements: out}
+}
