@@ -34,6 +34,19 @@ func addAPIFlags(cmd *cobra.Command, c *cluster.APIConfig) {
 	f.StringSliceVar(&c.Admission.Disable, "disable-admission-plugins", nil, "default admission plug-ins that do not run")
 	f.StringVar(&c.Admission.File, "admission-control-config-file", "", "file that configures admission plug-ins")
 
+	f.StringVar(&c.AuthenticationConfigFile, "authentication-config", "", "file that says which OpenID issuers are trusted, and where requests may be anonymous")
+	f.StringVar(&c.TokenWebhookConfigFile, "authentication-token-webhook-config-file", "", "kubeconfig of a webhook that knows whose tokens are")
+	f.DurationVar(&c.TokenWebhookCacheTTL, "authentication-token-webhook-cache-ttl", 2*time.Minute, "time for which that webhook's answers hold")
+	f.StringSliceVar(&c.ServiceAccountIssuers, "service-account-issuer", nil, "issuer of service accounts' tokens; the first is used for new ones (can be repeated)")
+	f.StringSliceVar(&c.APIAudiences, "api-audiences", nil, "audiences of tokens for this server (default: the issuers)")
+	f.StringVar(&c.ServiceAccountSigningKeyFile, "service-account-signing-key-file", "", "private key that signs service accounts' tokens (default: the cluster's own)")
+	f.StringArrayVar(&c.ServiceAccountKeyFiles, "service-account-key-file", nil, "further keys by which those tokens are accepted (can be repeated)")
+	f.StringVar(&c.ServiceAccountJWKSURI, "service-account-jwks-uri", "", "where others find the keys of those tokens (default: this server)")
+	f.DurationVar(&c.MaxTokenExpiration, "service-account-max-token-expiration", 0, "longest life of a token that somebody asks for (default: no limit)")
+
+	f.StringSliceVar(&c.AuthorizationModes, "authorization-mode", nil, "authorizers in the order in which they are asked: Node, RBAC, AlwaysAllow, AlwaysDeny (default Node,RBAC)")
+	f.StringVar(&c.AuthorizationConfigFile, "authorization-config", "", "file that says so instead, webhooks included")
+
 	f.StringVar(&c.AuditPolicyFile, "audit-policy-file", "", "file that says which requests are recorded (default: none are)")
 	f.StringVar(&c.AuditLog.Path, "audit-log-path", "", "file that requests are recorded in; - is the standard output")
 	f.StringVar(&c.AuditLog.Format, "audit-log-format", "json", "json or legacy")

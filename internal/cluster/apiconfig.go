@@ -27,7 +27,8 @@ type APIConfig struct {
 	// divides the sum. -1 is no limit.
 	MaxRequestsInFlight, MaxMutatingRequestsInFlight int
 
-	DisableAnonymous bool
+	AuthenticationConfig
+	AuthorizationConfig
 
 	// Admission says which admission plug-ins run, and how.
 	Admission plugins.Config

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"path/filepath"
 	"sync"
@@ -26,16 +25,7 @@ import (
 	"skiff/internal/apiserver/admission/plugins"
 	"skiff/internal/apiserver/aggregate"
 	"skiff/internal/apiserver/allocate"
-	"skiff/internal/apiserver/authn"
-	"skiff/internal/apiserver/authn/anonymous"
-	"skiff/internal/apiserver/authn/bearer"
-	"skiff/internal/apiserver/authn/bootstraptoken"
-	"skiff/internal/apiserver/authn/requestheader"
-	authnserviceaccount "skiff/internal/apiserver/authn/serviceaccount"
-	authnx509 "skiff/internal/apiserver/authn/x509"
-	"skiff/internal/apiserver/authz"
 	"skiff/internal/apiserver/authz/node"
-	"skiff/internal/apiserver/authz/privileged"
 	"skiff/internal/apiserver/authz/rbac"
 	"skiff/internal/apiserver/crd"
 	"skiff/internal/apiserver/endpoint"
@@ -132,23 +122,25 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	state := cache.New(p.engine, clk, c.Log)
 	p.Verbs = verbs.New(verbs.Config{Engine: p.engine, Cache: state, Scheme: p.Scheme, Clock: clk, Log: c.Log, StaleValue: p.staleValue})
 
-	issuer, err := serviceaccount.NewIssuer(issuerURL(c.Node.ClusterDomain), p.PKI.ServiceAccountKey)
+	tokens, err := p.accountTokens()
 	if err != nil {
 		return err
 	}
-	p.issuer = issuer
+	p.issuer = tokens.issuer
 	p.kubelets = &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()}
-	audiences := []string{issuerURL(c.Node.ClusterDomain)}
 	roles := rbac.New()
 	nodeRules, err := bootstrap.NodeRules()
 	if err != nil {
 		return err
 	}
 	nodes := node.New(nodeRules)
-	authorizer := authz.Union{privileged.Authorizer{}, nodes, roles}
-	review := &tokenReviewer{audiences: audiences}
+	authorizer, err := p.authorizer(nodes, roles)
+	if err != nil {
+		return err
+	}
+	review := &tokenReviewer{audiences: tokens.audiences}
 	for _, d := range builtin.Resources(builtin.Hooks{Authorizer: authorizer, Rules: rules{roles}, Tokens: review}) {
-		serveTokens(d, serviceaccount.TokenCreate(issuer, audiences, clk))
+		serveTokens(d, serviceaccount.TokenCreate(tokens.issuer, tokens.audiences, clk))
 		if _, err := p.Verbs.Add(ctx, d); err != nil {
 			return err
 		}
@@ -193,17 +185,11 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		return err
 	}
 
-	verifier, err := serviceaccount.NewVerifier(audiences, &p.PKI.ServiceAccountKey.PublicKey)
+	authenticator, err := p.authenticator(tokens, review, clk, informers, loopback.Client)
 	if err != nil {
 		return err
 	}
-	accounts, err := authnserviceaccount.New(verifier, audiences, clk, informers, loopback.Client)
-	if err != nil {
-		return err
-	}
-	tokens := bearer.Authenticator{accounts, bootstraptoken.New(informers, clk)}
-	review.accounts, review.tokens = accounts, tokens
-	openid, keys, err := issuer.Discovery("https://" + p.Address.String() + "/openid/v1/jwks")
+	documents, err := p.discovery(tokens)
 	if err != nil {
 		return err
 	}
@@ -220,31 +206,18 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	p.closers = append(p.closers, closers...)
 	p.server = apiserver.New(apiserver.Config{
 		Verbs: p.Verbs, FlowControl: fair, InFlight: plain, Audit: auditor, Limits: c.API.Limits,
-		Authenticator: p.anonymous(authn.Union{
-			&requestheader.Authenticator{Roots: p.PKI.FrontProxyCA.Pool(), AllowedNames: []string{"front-proxy-client"}, Clock: clk},
-			&authnx509.Authenticator{Roots: p.PKI.CA.Pool(), Clock: clk},
-			tokens,
-		}),
+		Authenticator: authenticator, Handlers: documents,
 		OpenAPI: openapi.New(p.Verbs, extensions), Extensions: extensions,
 		Nodes: p.kubelets,
 		Clock: clk, Log: c.Log,
 		Flags: map[string]string{
 			"advertise-address": c.AdvertiseAddress.String(), "bind-address": c.BindAddress.String(), "secure-port": fmt.Sprint(p.Address.Port()),
-			"service-cluster-ip-range": c.ServiceCIDR.String(), "service-account-issuer": issuerURL(c.Node.ClusterDomain),
+			"service-cluster-ip-range": c.ServiceCIDR.String(), "service-account-issuer": tokens.issuers[0],
 		},
-		Handlers: map[string]http.Handler{"/.well-known/openid-configuration": openid, "/openid/v1/jwks": keys},
 	})
 	return bootstrap.Ensure(ctx, loopback.Client, bootstrap.Options{
 		ServiceCIDRs: []netip.Prefix{c.ServiceCIDR}, CA: p.PKI.CA.PEM, FrontProxyCA: p.PKI.FrontProxyCA.PEM, Server: p.URL(),
 	})
-}
-
-// anonymous lets requests without credentials in, unless that is forbidden.
-func (p *ControlPlane) anonymous(others authn.Authenticator) authn.Authenticator {
-	if p.Config.API.DisableAnonymous {
-		return others
-	}
-	return &anonymous.Authenticator{Next: others}
 }
 
 // Drain makes /readyz say that the server is about to stop.
@@ -321,25 +294,6 @@ func (r rules) RulesFor(_ context.Context, u *identity.User, namespace string) (
 		err = errors.New(status.EvaluationError)
 	}
 	return status.ResourceRules, status.NonResourceRules, status.Incomplete, err
-}
-
-// tokenReviewer answers TokenReviews by the authenticators of requests, which
-// are made after the declarations.
-type tokenReviewer struct {
-	audiences []string
-	accounts  *authnserviceaccount.Authenticator
-	tokens    bearer.Authenticator
-}
-
-func (t *tokenReviewer) ReviewToken(ctx context.Context, token string, audiences []string) (*identity.User, []string, error) {
-	if len(audiences) == 0 {
-		audiences = t.audiences
-	}
-	if user, good, err := t.accounts.Review(ctx, token, audiences); user != nil || err != nil {
-		return user, good, err
-	}
-	user, err := t.tokens.AuthenticateToken(ctx, token)
-	return user, audiences, err
 }
 
 // names and addresses split TLSNames by kind.

@@ -3,6 +3,7 @@ package serviceaccount
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 )
 
@@ -25,9 +26,14 @@ type configuration struct {
 // Discovery returns the handlers by which others learn to verify the tokens.
 // keySetURL is where KeySetPath is reached from outside.
 func (i *Issuer) Discovery(keySetURL string) (configurationHandler, keySet http.Handler, err error) {
+	var algorithms []string
+	for _, key := range i.keys {
+		algorithms = append(algorithms, key.Algorithm)
+	}
+	slices.Sort(algorithms)
 	config, err := json.Marshal(configuration{
 		Issuer: i.URL, KeySet: keySetURL, ResponseTypes: []string{"id_token"},
-		SubjectTypes: []string{"public"}, Algorithms: []string{i.key.Algorithm},
+		SubjectTypes: []string{"public"}, Algorithms: slices.Compact(algorithms),
 	})
 	if err != nil {
 		return nil, nil, err

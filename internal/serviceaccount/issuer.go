@@ -4,7 +4,10 @@
 package serviceaccount
 
 import (
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -45,37 +48,69 @@ type Ref struct {
 type Issuer struct {
 	// URL is the tokens' issuer, and their audience if they are asked for
 	// without one.
-	URL    string
-	signer jose.Signer
-	key    jose.JSONWebKey
+	URL string
+	// MaxLifetime bounds what requests may ask for; 0 does not.
+	MaxLifetime time.Duration
+	signer      jose.Signer
+	// keys are the public keys that tokens of this issuer may be signed with,
+	// the one in use first.
+	keys []jose.JSONWebKey
 }
 
-// NewIssuer returns an issuer that signs with key.
-func NewIssuer(url string, key *ecdsa.PrivateKey) (*Issuer, error) {
-	public, err := publicKey(&key.PublicKey)
+// NewIssuer returns an issuer that signs with key. Tokens that were signed with
+// one of the others are still to be accepted.
+func NewIssuer(url string, key crypto.Signer, others ...crypto.PublicKey) (*Issuer, error) {
+	keys, err := publicKeys(append([]crypto.PublicKey{key.Public()}, others...))
 	if err != nil {
 		return nil, err
 	}
+	used := keys[0]
 	signer, err := jose.NewSigner(jose.SigningKey{
-		Algorithm: jose.ES256,
-		Key:       jose.JSONWebKey{Algorithm: string(jose.ES256), Key: key, KeyID: public.KeyID, Use: "sig"},
+		Algorithm: jose.SignatureAlgorithm(used.Algorithm),
+		Key:       jose.JSONWebKey{Algorithm: used.Algorithm, Key: key, KeyID: used.KeyID, Use: "sig"},
 	}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("service account key: %w", err)
 	}
-	return &Issuer{URL: url, signer: signer, key: public}, nil
+	return &Issuer{URL: url, signer: signer, keys: keys}, nil
 }
 
-// publicKey returns the key with its name: a hash of itself, as upstream's.
-func publicKey(key *ecdsa.PublicKey) (jose.JSONWebKey, error) {
-	der, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return jose.JSONWebKey{}, fmt.Errorf("service account key: %w", err)
+// publicKeys returns the keys with their names: hashes of themselves, as
+// upstream's.
+func publicKeys(keys []crypto.PublicKey) ([]jose.JSONWebKey, error) {
+	var out []jose.JSONWebKey
+	for _, key := range keys {
+		algorithm, err := algorithmOf(key)
+		if err != nil {
+			return nil, err
+		}
+		der, err := x509.MarshalPKIXPublicKey(key)
+		if err != nil {
+			return nil, fmt.Errorf("service account key: %w", err)
+		}
+		sum := sha256.Sum256(der)
+		out = append(out, jose.JSONWebKey{
+			Algorithm: string(algorithm), Key: key, Use: "sig", KeyID: base64.RawURLEncoding.EncodeToString(sum[:]),
+		})
 	}
-	sum := sha256.Sum256(der)
-	return jose.JSONWebKey{
-		Algorithm: string(jose.ES256), Key: key, Use: "sig", KeyID: base64.RawURLEncoding.EncodeToString(sum[:]),
-	}, nil
+	return out, nil
+}
+
+func algorithmOf(key crypto.PublicKey) (jose.SignatureAlgorithm, error) {
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		return jose.RS256, nil
+	case *ecdsa.PublicKey:
+		switch k.Curve {
+		case elliptic.P256():
+			return jose.ES256, nil
+		case elliptic.P384():
+			return jose.ES384, nil
+		case elliptic.P521():
+			return jose.ES512, nil
+		}
+	}
+	return "", fmt.Errorf("service account key: a %T cannot be used, it must be RSA or ECDSA on P-256, P-384 or P-521", key)
 }
 
 // Issue signs the claims; the issuer is set here.
@@ -92,16 +127,9 @@ type Verifier struct {
 }
 
 // NewVerifier returns a verifier of tokens signed by any of the keys.
-func NewVerifier(issuers []string, keys ...*ecdsa.PublicKey) (*Verifier, error) {
-	v := &Verifier{Issuers: issuers}
-	for _, key := range keys {
-		public, err := publicKey(key)
-		if err != nil {
-			return nil, err
-		}
-		v.keys = append(v.keys, public)
-	}
-	return v, nil
+func NewVerifier(issuers []string, keys ...crypto.PublicKey) (*Verifier, error) {
+	public, err := publicKeys(keys)
+	return &Verifier{Issuers: issuers, keys: public}, err
 }
 
 // ErrNotOurs tells that a token is not a service account token of this
@@ -111,7 +139,7 @@ var ErrNotOurs = errors.New("not a service account token of this cluster")
 // Verify checks who issued the token and that the signature is good, and
 // nothing else.
 func (v *Verifier) Verify(token string) (*Claims, error) {
-	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
+	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256, jose.ES384, jose.ES512, jose.RS256})
 	if err != nil {
 		return nil, ErrNotOurs
 	}
@@ -121,7 +149,7 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 	}
 	id := parsed.Headers[0].KeyID
 	for i := range v.keys {
-		if id != "" && id != v.keys[i].KeyID {
+		if (id != "" && id != v.keys[i].KeyID) || parsed.Headers[0].Algorithm != v.keys[i].Algorithm {
 			continue
 		}
 		var claims Claims
@@ -147,7 +175,7 @@ func (c *Claims) CheckTime(now time.Time) error {
 	return nil
 }
 
-// KeySet returns the public key as a JWKS document.
+// KeySet returns the public keys as a JWKS document.
 func (i *Issuer) KeySet() ([]byte, error) {
-	return json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{i.key}})
+	return json.Marshal(jose.JSONWebKeySet{Keys: i.keys})
 }

@@ -42,7 +42,7 @@ func Username(namespace, name string) string {
 func TokenCreate(issuer *Issuer, audiences []string, c clock.PassiveClock) func(ctx context.Context, s apis.Storage, namespace, name string, body runtime.Object, dryRun bool) (runtime.Object, error) {
 	return func(ctx context.Context, s apis.Storage, namespace, name string, body runtime.Object, dryRun bool) (runtime.Object, error) {
 		request := body.(*authenticationv1.TokenRequest).DeepCopy()
-		t := tokens{storage: s, audiences: audiences, now: c.Now()}
+		t := tokens{storage: s, audiences: audiences, now: c.Now(), max: issuer.MaxLifetime}
 		claims, err := t.claims(ctx, namespace, name, request)
 		if err != nil || dryRun {
 			return request, err
@@ -61,6 +61,8 @@ type tokens struct {
 	storage   apis.Storage
 	audiences []string
 	now       time.Time
+	// max is the longest life that is given, 0 if there is none.
+	max time.Duration
 }
 
 // claims checks and completes the request.
@@ -80,6 +82,9 @@ func (t *tokens) claims(ctx context.Context, namespace, name string, request *au
 	}
 	if errs := validate(spec); len(errs) > 0 {
 		return Claims{}, apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), "", errs)
+	}
+	if most := int64(t.max / time.Second); most > 0 && *spec.ExpirationSeconds > most {
+		spec.ExpirationSeconds = &most
 	}
 	if len(spec.Audiences) == 0 {
 		spec.Audiences = t.audiences

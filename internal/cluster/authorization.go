@@ -1,0 +1,54 @@
+package cluster
+
+import (
+	"errors"
+
+	"skiff/internal/apiserver/authz"
+	"skiff/internal/apiserver/authz/node"
+	"skiff/internal/apiserver/authz/privileged"
+	"skiff/internal/apiserver/authz/rbac"
+	"skiff/internal/apiserver/authz/structured"
+)
+
+// AuthorizationConfig says who may do what. The fields are named like
+// kube-apiserver's flags.
+type AuthorizationConfig struct {
+	// AuthorizationModes are asked in this order: Node, RBAC, AlwaysAllow,
+	// AlwaysDeny (default Node, RBAC).
+	AuthorizationModes []string
+	// AuthorizationConfigFile says so instead, and which webhooks are asked. It
+	// is followed.
+	AuthorizationConfigFile string
+}
+
+// authorizer returns what decides about requests. Members of system:masters
+// are always allowed everything.
+func (p *ControlPlane) authorizer(nodes *node.Authorizer, roles *rbac.Authorizer) (authz.Authorizer, error) {
+	c := p.Config.API.AuthorizationConfig
+	known := map[string]authz.Authorizer{"Node": nodes, "RBAC": roles}
+	chosen := &structured.Authorizer{}
+	if file := c.AuthorizationConfigFile; file != "" {
+		if len(c.AuthorizationModes) > 0 {
+			return nil, errors.New("--authorization-config and --authorization-mode say the same thing: set one of them")
+		}
+		take := func() error {
+			list, err := structured.Load(file, known)
+			if err == nil {
+				chosen.Set(list)
+			}
+			return err
+		}
+		if err := errors.Join(take(), p.reload.follow(file, take)); err != nil {
+			return nil, err
+		}
+		return authz.Union{privileged.Authorizer{}, chosen}, nil
+	}
+	if len(c.AuthorizationModes) == 0 {
+		return authz.Union{privileged.Authorizer{}, nodes, roles}, nil
+	}
+	list, err := structured.FromModes(c.AuthorizationModes, known)
+	if err != nil {
+		return nil, err
+	}
+	return append(authz.Union{privileged.Authorizer{}}, list...), nil
+}
