@@ -97,7 +97,7 @@ func measureSchedule(ctx context.Context, b *bench) error {
 			return fmt.Errorf("%s, %d nodes: %w", l.name, l.nodes, err)
 		}
 	}
-	return measureDeployment(ctx, b, 1000, 5000)
+	return nil
 }
 
 func (l *load) measure(ctx context.Context, b *bench) error {
@@ -170,7 +170,8 @@ func (a *api) bind(ctx context.Context, before, n, fit int, pod func(i int) *cor
 
 // measureDeployment makes a Deployment and stops the time when its pods are
 // bound and it has counted them.
-func measureDeployment(ctx context.Context, b *bench, nodes, replicas int) error {
+func measureDeployment(ctx context.Context, b *bench) error {
+	const nodes, replicas = 1000, 5000
 	s, done, err := b.withNodes(ctx, nodes)
 	if err != nil {
 		return err

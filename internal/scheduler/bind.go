@@ -4,7 +4,6 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -85,14 +84,16 @@ func (s *Scheduler) report(ctx context.Context, d decision) {
 	if d.nomination != nil {
 		nominated = d.nomination.Node
 	}
-	s.setStatus(ctx, d.pod.Pod, corev1.PodCondition{
+	err := s.patchStatus(ctx, d.pod.Pod, &corev1.PodCondition{
 		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: d.message,
-		ObservedGeneration: d.pod.Generation,
 	}, nominated)
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("the status of a pod could not be written", "pod", crclient.ObjectKeyFromObject(d.pod.Pod), "error", err)
+	}
 	if d.nomination == nil || d.nomination.MakeRoom == nil {
 		return
 	}
-	err := d.nomination.MakeRoom(ctx)
+	err = d.nomination.MakeRoom(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -106,35 +107,4 @@ func (s *Scheduler) report(ctx context.Context, d decision) {
 		s.mu.queue.Release(d.pod.UID)
 	}
 	s.wake()
-}
-
-// setStatus writes the condition and the nominated node if they are new.
-func (s *Scheduler) setStatus(ctx context.Context, pod *corev1.Pod, c corev1.PodCondition, nominated string) {
-	changed := pod.DeepCopy()
-	changed.Status.NominatedNodeName = nominated
-	setCondition(&changed.Status, c, metav1.NewTime(s.clock.Now()))
-	patch := crclient.StrategicMergeFrom(pod)
-	if data, err := patch.Data(changed); err == nil && string(data) == "{}" {
-		return
-	}
-	if err := s.client.Client.Status().Patch(ctx, changed, patch); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-		s.log.Warn("the status of a pod could not be written", "pod", crclient.ObjectKeyFromObject(pod), "error", err)
-	}
-}
-
-func setCondition(status *corev1.PodStatus, c corev1.PodCondition, now metav1.Time) {
-	c.LastTransitionTime = now
-	for i := range status.Conditions {
-		old := &status.Conditions[i]
-		if old.Type != c.Type {
-			continue
-		}
-		if old.Status == c.Status {
-			c.LastTransitionTime = old.LastTransitionTime
-		}
-		c.LastProbeTime = old.LastProbeTime
-		*old = c
-		return
-	}
-	status.Conditions = append(status.Conditions, c)
 }

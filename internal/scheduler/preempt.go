@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -24,16 +23,14 @@ func (s *Scheduler) budgets() []policyv1.PodDisruptionBudget {
 // evict deletes a pod that is in the way of another one, and says so.
 func (s *Scheduler) evict(ctx context.Context, preemptor, victim *corev1.Pod, node string) error {
 	if victim.DeletionTimestamp == nil {
-		changed := victim.DeepCopy()
-		setCondition(&changed.Status, corev1.PodCondition{
+		err := s.patchStatus(ctx, victim, &corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
-			Message:            preemptor.Spec.SchedulerName + ": preempting to accommodate a higher priority pod",
-			ObservedGeneration: victim.Generation,
-		}, metav1.NewTime(s.clock.Now()))
-		if err := s.client.Client.Status().Patch(ctx, changed, crclient.StrategicMergeFrom(victim)); err != nil {
-			return crclient.IgnoreNotFound(err)
+			Message: preemptor.Spec.SchedulerName + ": preempting to accommodate a higher priority pod",
+		}, victim.Status.NominatedNodeName)
+		if err != nil {
+			return err
 		}
-		err := s.client.Client.Delete(ctx, victim, crclient.Preconditions{UID: &victim.UID})
+		err = s.client.Client.Delete(ctx, victim, crclient.Preconditions{UID: &victim.UID})
 		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			// It is gone; what may have its name now is another one.
 			return nil
@@ -48,9 +45,7 @@ func (s *Scheduler) evict(ctx context.Context, preemptor, victim *corev1.Pod, no
 
 // displace takes a nomination out of the status of a pod.
 func (s *Scheduler) displace(ctx context.Context, pod *corev1.Pod) error {
-	changed := pod.DeepCopy()
-	changed.Status.NominatedNodeName = ""
-	return crclient.IgnoreNotFound(s.client.Client.Status().Patch(ctx, changed, crclient.StrategicMergeFrom(pod)))
+	return s.patchStatus(ctx, pod, nil, "")
 }
 
 func anywhere(n int) int { return rand.IntN(n) }

@@ -400,7 +400,7 @@ func (r *Resource) finished(obj apis.Object) bool {
 // checkPreconditions compares the versions and identities that the writer had
 // in mind with what is stored.
 func checkPreconditions(req *Request, obj, old apis.Object) error {
-	if rv := obj.GetResourceVersion(); rv == "" {
+	if rv := obj.GetResourceVersion(); rv == "" || rv == "0" {
 		if req.Resource().RequireResourceVersion {
 			return apierrors.NewInvalid(req.Resource().GroupKind(), req.Name, requiredResourceVersion())
 		}

@@ -45,7 +45,7 @@ func TestApply(t *testing.T) {
 	if condition(s, "Foreign").Status != v1.ConditionTrue {
 		t.Error("another's condition is gone")
 	}
-	gpus, cpus, pods := s.Capacity["example.com/gpu"], s.Allocatable[v1.ResourceCPU], s.Allocatable[v1.ResourcePods]
+	gpus, cpus, pods := s.Allocatable["example.com/gpu"], s.Allocatable[v1.ResourceCPU], s.Allocatable[v1.ResourcePods]
 	if gpus.Value() != 2 || cpus.IsZero() || pods.Value() != 110 {
 		t.Errorf("capacity %v, allocatable %v", s.Capacity, s.Allocatable)
 	}

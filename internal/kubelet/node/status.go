@@ -46,13 +46,11 @@ func (f *Facts) Apply(old v1.NodeStatus, now time.Time) v1.NodeStatus {
 	if out.Capacity == nil {
 		out.Capacity = v1.ResourceList{}
 	}
-	if out.Allocatable == nil {
-		out.Allocatable = v1.ResourceList{}
-	}
 	for name, q := range capacity {
 		out.Capacity[name] = q
-		out.Allocatable[name] = q.DeepCopy()
 	}
+	// All of it is allocatable, of extended resources too.
+	out.Allocatable = out.Capacity.DeepCopy()
 	out.NodeInfo = f.Machine.Info
 	out.NodeInfo.KubeletVersion = f.Version
 	out.NodeInfo.ContainerRuntimeVersion = f.Runtime
