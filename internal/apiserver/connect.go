@@ -15,8 +15,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/proxy"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apiserver/authz"
+	"skiff/internal/apiserver/streams"
 	"skiff/internal/apiserver/verbs"
 )
 
@@ -147,12 +149,8 @@ func (s *Server) podLog(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 	if err != nil {
 		return err
 	}
-	for _, field := range []string{"tailLines", "limitBytes", "sinceSeconds"} {
-		if v := q.Get(field); v != "" {
-			if n, err := strconv.ParseInt(v, 10, 64); err != nil || n < 0 {
-				return apierrors.NewBadRequest(fmt.Sprintf("%s must be a number that is not negative, it is %q", field, v))
-			}
-		}
+	if err := checkLogOptions(pod.Name, q); err != nil {
+		return err
 	}
 	target, rt, err := s.kubeletOf(r.Context(), pod)
 	if err != nil {
@@ -161,7 +159,39 @@ func (s *Server) podLog(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 	q.Del("container")
 	target.Path = "/containerLogs/" + pod.Namespace + "/" + pod.Name + "/" + name
 	target.RawQuery = q.Encode()
+	if streams.IsLog(r) {
+		return streams.Log(w, r, target, rt)
+	}
 	s.forward(w, r, target, rt, false)
+	return nil
+}
+
+// checkLogOptions looks at the numbers of a request for a log.
+func checkLogOptions(pod string, q url.Values) error {
+	var errs field.ErrorList
+	for name, least := range map[string]int64{"tailLines": 0, "limitBytes": 1, "sinceSeconds": 1} {
+		v := q.Get(name)
+		if v == "" {
+			continue
+		}
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return apierrors.NewBadRequest(fmt.Sprintf("%s: %v", name, err))
+		}
+		if n < least {
+			text := "must be greater than 0"
+			if least == 0 {
+				text = "must be greater than or equal to 0"
+			}
+			errs = append(errs, field.Invalid(field.NewPath(name), n, text))
+		}
+	}
+	if q.Get("sinceSeconds") != "" && q.Get("sinceTime") != "" {
+		errs = append(errs, field.Forbidden(field.NewPath(""), "at most one of `sinceTime` or `sinceSeconds` may be specified"))
+	}
+	if len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Kind: "PodLogOptions"}, pod, errs)
+	}
 	return nil
 }
 
@@ -210,6 +240,15 @@ func (s *Server) podStream(w http.ResponseWriter, r *http.Request, info *request
 		return err
 	}
 	target.Path, target.RawQuery = path, out.Encode()
+	switch {
+	case info.Subresource == "portforward" && streams.IsTunnel(r):
+		return streams.Tunnel(w, r, target, rt)
+	case info.Subresource != "portforward" && streams.IsV5(r):
+		streams.Translate(w, r, target, rt, streams.Wanted{
+			Stdin: truthy(q.Get("stdin")), Stdout: truthy(q.Get("stdout")), Stderr: truthy(q.Get("stderr")), TTY: truthy(q.Get("tty")),
+		})
+		return nil
+	}
 	s.forward(w, r, target, rt, true)
 	return nil
 }
@@ -217,6 +256,7 @@ func (s *Server) podStream(w http.ResponseWriter, r *http.Request, info *request
 // forward hands the request on, upgrades (SPDY, WebSocket) included.
 func (s *Server) forward(w http.ResponseWriter, r *http.Request, target *url.URL, rt http.RoundTripper, upgrade bool) {
 	r = r.Clone(r.Context())
+	r.URL.RawQuery = target.RawQuery
 	// The requester's credentials are for this server alone.
 	for _, h := range []string{"Authorization", "Impersonate-User", "Impersonate-Group", "Impersonate-Uid"} {
 		r.Header.Del(h)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes"
@@ -215,6 +216,22 @@ func (s *server) stream(c call) *events {
 		s.Fatalf("%s %s: %d: %s", c.Method, c.Path, res.StatusCode, body)
 	}
 	return &events{s, json.NewDecoder(res.Body)}
+}
+
+// socket opens a WebSocket; it ends with the test.
+func (s *server) socket(path string, protocols ...string) *websocket.Conn {
+	s.Helper()
+	tlsConfig, err := rest.TLSConfigFor(s.Config)
+	if err != nil {
+		s.Fatal(err)
+	}
+	dialer := websocket.Dialer{TLSClientConfig: tlsConfig, Subprotocols: protocols}
+	conn, res, err := dialer.Dial("wss"+strings.TrimPrefix(s.URL(), "https")+path, nil)
+	if err != nil {
+		s.Fatalf("%s: %v %v", path, err, res)
+	}
+	s.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 // next returns the next event.

@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -197,16 +196,7 @@ func (s *server) watchWebSocket(t *testing.T) {
 	s = s.in(t)
 	s.namespace("sockets")
 	s.configMap("sockets", "a", "1")
-	tlsConfig, err := rest.TLSConfigFor(s.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dialer := websocket.Dialer{TLSClientConfig: tlsConfig}
-	conn, res, err := dialer.Dial(strings.Replace(s.URL(), "https", "wss", 1)+"/api/v1/namespaces/sockets/configmaps?watch=1", nil)
-	if err != nil {
-		t.Fatalf("%v %v", err, res)
-	}
-	defer conn.Close()
+	conn := s.socket("/api/v1/namespaces/sockets/configmaps?watch=1")
 	read := func() (ev event) {
 		kind, data, err := conn.ReadMessage()
 		if err != nil || kind != websocket.TextMessage {
