@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net/http"
@@ -30,7 +31,8 @@ func Log(w http.ResponseWriter, r *http.Request, target *url.URL, transport http
 		text, _ := io.ReadAll(io.LimitReader(res.Body, refusalLimit))
 		return apierrors.NewGenericServerResponse(res.StatusCode, "", schema.GroupResource{}, "", fmt.Sprintf("the kubelet refused to show the log: %s", text), 0, true)
 	}
-	// A client that leaves is no error, and there is no one else to tell.
-	_ = wsstream.NewReader(res.Body, true, wsstream.NewDefaultReaderProtocols()).Copy(w, r)
+	// The copier drops what comes together with the end; a buffer keeps the two
+	// apart. A client that leaves is no error, and there is no one else to tell.
+	_ = wsstream.NewReader(bufio.NewReader(res.Body), true, wsstream.NewDefaultReaderProtocols()).Copy(w, r)
 	return nil
 }
