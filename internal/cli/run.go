@@ -68,7 +68,7 @@ func newRoot(s Streams) *cobra.Command {
 	root.SetErr(s.Err)
 	root.AddCommand(
 		newUp(), newDown(), newNode(), newNodeInit(),
-		newServer(), newAgent(), newToken(),
+		newServer(), newAgent(), newToken(), newCloudController(),
 		newKubectl(s), newImage(), newVersion(),
 	)
 	return root

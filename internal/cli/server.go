@@ -46,6 +46,7 @@ func newServer() *cobra.Command {
 	f.StringVar(&c.Datastore.CAFile, "datastore-cafile", "", "certificate of the authority of the outside etcd")
 	f.StringVar(&c.Datastore.CertFile, "datastore-certfile", "", "certificate that proves this server to the outside etcd")
 	f.StringVar(&c.Datastore.KeyFile, "datastore-keyfile", "", "key of that certificate")
+	f.BoolVar(&c.DisableCloud, "disable-cloud-controller", false, "leave load balancers to another cloud controller")
 	f.BoolVar(&c.DisableNode, "disable-node", false, "run the control plane alone")
 	f.StringVar(&c.SchedulerConfig, "scheduler-config", "", "file with a KubeSchedulerConfiguration (default: one profile with upstream's default plugins)")
 	f.StringVar(&c.KubeconfigPath, "write-kubeconfig", "", "where the administrator's kubeconfig is written (default <data-dir>/admin.kubeconfig)")

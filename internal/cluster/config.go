@@ -35,6 +35,8 @@ type ServerConfig struct {
 	// SchedulerConfig is the file with upstream's KubeSchedulerConfiguration;
 	// empty means the default.
 	SchedulerConfig string
+	// DisableCloud leaves what the cloud controllers do to others.
+	DisableCloud bool
 	// DisableNode runs the control plane alone.
 	DisableNode bool
 	// API configures the API server beyond its addresses.

@@ -37,7 +37,8 @@ var lines = []line{
 
 	part("internal/controllers"),
 	part("internal/scheduler"),
-	part("internal/cloud"),
+	// Its controllers are made as all others are.
+	{folder: "internal/cloud", may: []string{"internal/client", "internal/controllers/controller"}},
 	part("internal/kubelet"),
 	part("internal/network"),
 	part("internal/proxy"),

@@ -11,14 +11,11 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	"k8s.io/utils/clock"
 
 	"skiff/internal/client"
-	"skiff/internal/cloud/local"
-	cloudservice "skiff/internal/cloud/service"
 	"skiff/internal/cluster"
 	"skiff/internal/cluster/node"
 	"skiff/internal/controllers"
@@ -144,18 +141,12 @@ func control(ctx context.Context, p *cluster.ControlPlane) error {
 	if err != nil {
 		return err
 	}
-	cloud := account("service-controller")
-	services := cloudservice.New(cloudservice.Config{
-		Client: cloud, Log: c.Log.With("controller", "service"),
-		Balancer: &local.Balancer{Reader: cloud.Cache, Reserved: map[local.Port]string{
-			{Protocol: corev1.ProtocolTCP, Number: int32(p.Address.Port())}: "the API server",
-			{Protocol: corev1.ProtocolTCP, Number: 10250}:                   "the kubelet",
-		}},
-	})
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return all.Run(ctx) })
 	work.Go(func() error { return sched.Run(ctx) })
-	work.Go(func() error { return services.Start(ctx) })
+	if !c.DisableCloud {
+		work.Go(func() error { return runCloud(ctx, p, account) })
+	}
 	return work.Wait()
 }
 
