@@ -166,9 +166,10 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		return err
 	}
 	webhooks := webhook.New(endpoint.New(p.Verbs))
+	measures := admission.NewMetrics()
 	chain, err := plugins.New(ctx, plugins.Deps{
 		Cache: informers, Informers: informers, Live: loopback.Client, Authorizer: authorizer, Rules: roles, Clock: clk,
-		Server: p.Verbs, Webhooks: webhooks,
+		Server: p.Verbs, Webhooks: webhooks, Metrics: measures,
 	}, c.API.Admission)
 	if err != nil {
 		return err
@@ -206,7 +207,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	p.closers = append(p.closers, closers...)
 	p.server = apiserver.New(apiserver.Config{
 		Verbs: p.Verbs, FlowControl: fair, InFlight: plain, Audit: auditor, Limits: c.API.Limits,
-		Authenticator: authenticator, Handlers: documents,
+		Authenticator: authenticator, Handlers: documents, Collectors: measures.Collectors(),
 		OpenAPI: openapi.New(p.Verbs, extensions), Extensions: extensions,
 		Nodes: p.kubelets,
 		Clock: clk, Log: c.Log,

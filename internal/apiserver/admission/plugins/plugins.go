@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -65,6 +66,7 @@ type Deps struct {
 	// them.
 	Server   *verbs.Server
 	Webhooks *webhookclient.Client
+	Metrics  *admission.Metrics
 }
 
 // plugin is one of the list.
@@ -83,7 +85,7 @@ func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 	hooks := func(resource string) webhook.Deps {
 		return webhook.Deps{
 			Configurations: d.collection(admissionregistrationv1.GroupName, resource), Namespaces: d.namespace,
-			Authorizer: d.Authorizer, Expressions: expressions, Client: d.Webhooks,
+			Authorizer: d.Authorizer, Expressions: expressions, Client: d.Webhooks, Metrics: d.Metrics,
 		}
 	}
 	policies := func(kind string) policy.Deps {
@@ -152,7 +154,7 @@ func New(ctx context.Context, d Deps, c Config) (admission.Chain, error) {
 	all := d.plugins(ctx, conf)
 	for _, name := range slices.Concat(c.Enable, c.Disable) {
 		if !slices.ContainsFunc(all, func(p plugin) bool { return p.name == name }) {
-			return nil, fmt.Errorf("admission plug-in %q is unknown; there are %s", name, names(all))
+			return nil, fmt.Errorf("admission plug-in %q is unknown; there are %s", name, strings.Join(names(all), ", "))
 		}
 	}
 	var chain admission.Chain
@@ -166,17 +168,37 @@ func New(ctx context.Context, d Deps, c Config) (admission.Chain, error) {
 		}
 		chain = append(chain, plugin)
 	}
-	return chain, nil
+	return admission.Chain{measured{chain, d.Metrics}}, nil
 }
 
-func names(all []plugin) string {
+// measured is a chain whose time is taken.
+type measured struct {
+	admission.Chain
+	metrics *admission.Metrics
+}
+
+func (m measured) Mutate(ctx context.Context, a *admission.Attributes) error {
+	start := time.Now()
+	err := m.Chain.Mutate(ctx, a)
+	m.metrics.Step("admit", a, start, err)
+	return err
+}
+
+func (m measured) Validate(ctx context.Context, a *admission.Attributes) error {
+	start := time.Now()
+	err := m.Chain.Validate(ctx, a)
+	m.metrics.Step("validate", a, start, err)
+	return err
+}
+
+func names(all []plugin) []string {
 	var out []string
 	for _, p := range all {
 		if p.name != "" {
 			out = append(out, p.name)
 		}
 	}
-	return strings.Join(out, ", ")
+	return out
 }
 
 // collection returns the stored objects of a resource.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -146,17 +147,18 @@ func refusal(name string, result *metav1.Status) error {
 	return &apierrors.StatusError{ErrStatus: *result}
 }
 
-// judge decides what an error of a webhook means for the write. failedOpen is
-// called when it goes on regardless.
-func (h *hook) judge(ctx context.Context, err error, failedOpen func()) error {
+// judge decides what an error of a webhook, which was asked at start, means for
+// the write. failedOpen is called when it goes on regardless.
+func (d *Deps) judge(ctx context.Context, h *hook, kind string, a *admission.Attributes, start time.Time, err error, failedOpen func()) error {
 	var f *failure
-	if err == nil || !errors.As(err, &f) {
+	failed := errors.As(err, &f)
+	d.Metrics.Webhook(h.spec.Name, kind, a, start, err, failed, failed && h.ignoresFailure())
+	switch {
+	case !failed:
 		return err
-	}
-	if !h.ignoresFailure() {
+	case !h.ignoresFailure():
 		return apierrors.NewInternalError(err)
-	}
-	if ctx.Err() != nil {
+	case ctx.Err() != nil:
 		return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
 	}
 	failedOpen()

@@ -31,6 +31,7 @@ type Deps struct {
 	Authorizer     authz.Authorizer
 	Expressions    *cel.Admission
 	Client         *webhook.Client
+	Metrics        *admission.Metrics
 }
 
 // hook is a registered webhook.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -62,6 +63,7 @@ func (p *Mutating) Mutate(ctx context.Context, a *admission.Attributes) error {
 			continue
 		}
 		about := fmt.Sprintf("webhook.admission.k8s.io/round_%d_index_%d", rounds.Number(), h.position)
+		start := time.Now()
 		changed, err := p.ask(ctx, h, a, v, about)
 		if changed {
 			views.Changed()
@@ -70,7 +72,7 @@ func (p *Mutating) Mutate(ctx context.Context, a *admission.Attributes) error {
 		if h.again {
 			rounds.Asked(h.id)
 		}
-		if err := h.judge(ctx, err, func() { a.Annotate("failed-open.mutation."+about, h.spec.Name) }); err != nil {
+		if err := p.deps.judge(ctx, h, "admit", a, start, err, func() { a.Annotate("failed-open.mutation."+about, h.spec.Name) }); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -74,10 +75,11 @@ func (p *Validating) Validate(ctx context.Context, a *admission.Attributes) erro
 	for i := range questions {
 		q := &questions[i]
 		ask := func() {
+			start := time.Now()
 			if q.err == nil {
 				_, q.err = p.deps.call(ctx, q.hook, &quiet, q.sent, false)
 			}
-			q.err = q.hook.judge(ctx, q.err, func() {
+			q.err = p.deps.judge(ctx, q.hook, "validating", a, start, q.err, func() {
 				quiet.Annotate(fmt.Sprintf("failed-open.validating.webhook.admission.k8s.io/round_0_index_%d", i), q.hook.spec.Name)
 			})
 		}

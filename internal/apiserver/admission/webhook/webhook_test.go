@@ -162,6 +162,21 @@ func configMap(name string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Data: map[string]string{"a": "b"}}
 }
 
+func (e *env) metrics() string {
+	e.t.Helper()
+	web, err := rest.HTTPClientFor(e.Config)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	resp, err := web.Get(e.Config.Host + "/metrics")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	data, _ := io.ReadAll(resp.Body)
+	return string(data)
+}
+
 func (e *env) want(err error, text string) {
 	e.t.Helper()
 	if text == "" && err != nil || text != "" && (err == nil || !strings.Contains(err.Error(), text)) {
@@ -269,6 +284,9 @@ func TestRefusals(t *testing.T) {
 		{"absent-open", allow, func(h *admissionregistrationv1.ValidatingWebhook) {
 			h.ClientConfig.URL, h.FailurePolicy = &closed.URL, ptr.To(admissionregistrationv1.Ignore)
 		}, false, "", nil},
+		{"slow-open", func(*admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse { return nil }, func(h *admissionregistrationv1.ValidatingWebhook) {
+			h.TimeoutSeconds, h.FailurePolicy = ptr.To[int32](1), ptr.To(admissionregistrationv1.Ignore)
+		}, false, "", nil},
 		{"service", allow, func(h *admissionregistrationv1.ValidatingWebhook) {
 			h.ClientConfig.URL, h.ClientConfig.Service = nil, &admissionregistrationv1.ServiceReference{Namespace: "default", Name: "none"}
 		}, false, `failed calling webhook "service.example.com": failed to call webhook: Post "https://none.default.svc:443/?timeout=10s": service "none" not found`, apierrors.IsInternalError},
@@ -315,6 +333,17 @@ func TestRefusals(t *testing.T) {
 	}
 	if !slices.Contains(warnings, "careful") {
 		t.Errorf("warnings: %q", warnings)
+	}
+	for _, want := range []string{
+		`apiserver_admission_webhook_rejection_count{error_type="no_error",name="denied.example.com",operation="CREATE",rejection_code="403",type="validating"} 1`,
+		`apiserver_admission_webhook_rejection_count{error_type="calling_webhook_error",name="absent.example.com",operation="CREATE",rejection_code="503",type="validating"} 1`,
+		`apiserver_admission_webhook_fail_open_count{name="absent-open.example.com",type="validating"} 1`,
+		`apiserver_admission_webhook_request_total{code="200",name="warns.example.com",operation="CREATE",rejected="false",type="validating"} 1`,
+		`apiserver_admission_step_admission_duration_seconds_bucket{operation="CREATE",rejected="true",type="validate",le="2.5"}`,
+	} {
+		if !strings.Contains(e.metrics(), want) {
+			t.Errorf("the metrics lack %s", want)
+		}
 	}
 }
 
