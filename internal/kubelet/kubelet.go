@@ -75,6 +75,9 @@ type Config struct {
 	ClusterDNS    []string
 	ClusterDomain string
 	ResolvConf    string
+	// StaticPodDir, when set, holds manifests of pods that the node runs on its
+	// own account.
+	StaticPodDir string
 	// MaxPods defaults to 110.
 	MaxPods int
 	// Address and Port are what the node's API listens on; Port defaults to
@@ -172,6 +175,7 @@ type Kubelet struct {
 	state      runtimeState
 	workers    sync.WaitGroup
 	registered chan struct{}
+	static     staticPods
 
 	// admitting is held from looking at what the pods hold to granting more.
 	admitting sync.Mutex
@@ -213,6 +217,7 @@ func New(c Config) (*Kubelet, error) {
 		cluster:    podspec.Cluster{DNS: c.ClusterDNS, Domain: c.ClusterDomain, Host: hostResolver(c.ResolvConf)},
 		pods:       map[string]*worker{},
 		registered: make(chan struct{}),
+		static:     newStaticPods(),
 	}
 	return k, nil
 }
@@ -263,10 +268,15 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	start(func(ctx context.Context) { k.node.Run(ctx, func() { close(k.registered) }) })
 	start(k.rotateLogs)
 	start(k.followPlugins)
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	start(func(ctx context.Context) { failed <- api.Run(ctx) })
 	start(func(ctx context.Context) {
 		if err := k.followPods(ctx); err != nil {
+			failed <- err
+		}
+	})
+	start(func(ctx context.Context) {
+		if err := k.followManifests(ctx); err != nil {
 			failed <- err
 		}
 	})

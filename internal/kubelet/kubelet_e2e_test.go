@@ -55,12 +55,14 @@ type node struct {
 	runtime *runtimetest.Node
 	root    string
 	logs    string
-	stop    func()
+	// manifests is the directory of static pods.
+	manifests string
+	stop      func()
 }
 
 func start(t *testing.T) *node {
 	t.Helper()
-	n := &node{runtime: runtimetest.Start(t), Cluster: testcluster.Start(t), root: t.TempDir(), logs: t.TempDir()}
+	n := &node{runtime: runtimetest.Start(t), Cluster: testcluster.Start(t), root: t.TempDir(), logs: t.TempDir(), manifests: t.TempDir()}
 	account := &v1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}}
 	if err := n.Client.Create(t.Context(), account); err != nil {
 		t.Fatal(err)
@@ -107,7 +109,7 @@ func (n *node) startKubelet(t *testing.T) {
 		t.Fatal(err)
 	}
 	k, err := kubelet.New(kubelet.Config{
-		NodeName: nodeName, NodeIPs: []netip.Addr{loopback}, RootDir: n.root, PodLogsDir: n.logs,
+		NodeName: nodeName, NodeIPs: []netip.Addr{loopback}, RootDir: n.root, PodLogsDir: n.logs, StaticPodDir: n.manifests,
 		RuntimeEndpoint: n.runtime.Endpoint(), CgroupRoot: cgroupRoot, Address: loopback, Port: port,
 		ServingCert: func() (*tls.Certificate, error) { return serving.Certificate(), nil },
 		ClientCA:    n.PKI.CA.Pool(), Authorize: kubelet.AuthorizeByReview(n.Client, nodeName),
@@ -226,6 +228,7 @@ func TestNode(t *testing.T) {
 	t.Run("missing image and config map", n.missing)
 	t.Run("statistics", n.statistics)
 	t.Run("streams", n.streams)
+	t.Run("static pods", n.static)
 }
 
 func (n *node) content(t *testing.T) {

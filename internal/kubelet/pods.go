@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+
+	"skiff/internal/kubelet/manifests"
 )
 
 // followPods follows the pods bound to this node until ctx ends.
@@ -35,6 +37,11 @@ func (k *Kubelet) followPods(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
 		return nil
 	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-k.static.ready:
+	}
 	k.mu.Lock()
 	k.synced = true
 	k.mu.Unlock()
@@ -48,6 +55,10 @@ func (k *Kubelet) podSeen(o any) {
 	if !ok || pod.Spec.NodeName != k.NodeName {
 		return
 	}
+	if manifests.IsMirror(pod) {
+		k.mirrorChanged(pod, pod)
+		return
+	}
 	k.worker(string(pod.UID)).update(pod)
 }
 
@@ -57,6 +68,10 @@ func (k *Kubelet) podGone(o any) {
 	}
 	pod, ok := o.(*v1.Pod)
 	if !ok || pod.Spec.NodeName != k.NodeName {
+		return
+	}
+	if manifests.IsMirror(pod) {
+		k.mirrorChanged(pod, nil)
 		return
 	}
 	k.mu.Lock()
@@ -120,6 +135,7 @@ func (k *Kubelet) forget(uid string) {
 	k.probes.SetPod(uid, nil)
 	k.references.SetPod(uid, nil)
 	k.writer.Forget(types.UID(uid))
+	k.kick(k.static.forget(uid))
 }
 
 // adoptOrphans finds what is left on the node of pods that left the API while
@@ -193,7 +209,7 @@ func (k *Kubelet) Pods() []*v1.Pod {
 	var out []*v1.Pod
 	for _, w := range all {
 		if pod, _ := w.current(); pod != nil {
-			out = append(out, k.writer.Base(pod))
+			out = append(out, k.newest(pod))
 		}
 	}
 	return out

@@ -15,6 +15,7 @@ import (
 	"skiff/internal/kubelet/admit"
 	"skiff/internal/kubelet/allocation"
 	"skiff/internal/kubelet/cgroups"
+	"skiff/internal/kubelet/manifests"
 	"skiff/internal/kubelet/plan"
 	"skiff/internal/kubelet/probes"
 	"skiff/internal/kubelet/references"
@@ -85,7 +86,7 @@ func (w *worker) run(ctx context.Context, pod *v1.Pod, state *runtime.Pod) (agai
 	if err := w.execute(ctx, pod, state, actions); err != nil {
 		// What went wrong shows in the status.
 		if after, stateErr := k.inspector.Pod(ctx, w.uid, pod.Namespace, pod.Name); stateErr == nil {
-			w.report(w.grantedOf(k.writer.Base(pod)), after, false, false)
+			w.report(w.grantedOf(k.newest(pod)), after, false, false)
 		}
 		return false, err
 	}
@@ -275,15 +276,21 @@ func (w *worker) announceBackoff(pod *v1.Pod, state *runtime.Pod, waits map[stri
 
 // report hands the pod's status in.
 func (w *worker) report(pod *v1.Pod, state *runtime.Pod, terminating, terminated bool) {
+	object := pod
+	if manifests.IsStatic(pod) {
+		if object = w.k.static.mirror(pod); object == nil {
+			return
+		}
+	}
 	if w.isRejected() {
-		w.k.writer.Set(pod, v1.PodStatus{
+		w.k.writer.Set(object, v1.PodStatus{
 			Phase: v1.PodFailed, Reason: w.failed.Reason, Message: w.failed.Message, QOSClass: cgroups.QOS(pod),
-			StartTime: &metav1.Time{Time: w.started.Truncate(time.Second)}, Conditions: pod.Status.Conditions, ObservedGeneration: pod.Generation,
+			StartTime: &metav1.Time{Time: w.started.Truncate(time.Second)}, Conditions: pod.Status.Conditions, ObservedGeneration: object.Generation,
 		})
 		return
 	}
 	name, _, _ := strings.Cut(w.k.state.runtimeName(), ":")
-	w.k.writer.Set(pod, status.Generate(status.Input{
+	w.k.writer.Set(object, status.Generate(status.Input{
 		Pod: pod, Runtime: state, RuntimeName: name, Probes: w.k.probes, Waiting: w.waiting, Failed: w.failed,
 		Resize: w.pendingResize(), ResizeProblem: w.resizeErr, Resized: w.resized(pod),
 		Terminating: terminating, Terminated: terminated, StartTime: w.started, HostIPs: w.k.NodeIPs, Now: w.k.Clock.Now(),

@@ -91,6 +91,9 @@ func (w *worker) clean(ctx context.Context, pod *v1.Pod, state *runtime.Pod, rem
 	}
 	w.cleaned = true
 	if removed {
+		if err := k.removeMirror(ctx, pod); err != nil {
+			return err
+		}
 		k.forget(w.uid)
 		return nil
 	}

@@ -216,12 +216,16 @@ func (w *worker) sync(ctx context.Context, pod *v1.Pod, removed bool) (again boo
 		return false, err
 	}
 	if !removed {
-		pod = k.writer.Base(pod)
+		pod = k.newest(pod)
 	}
 	w.adopt(pod, state, removed)
 	pod = w.resize(pod)
 	if w.ending(pod, removed) {
 		return w.terminate(ctx, pod, state, removed)
+	}
+	if !k.static.first(pod) {
+		// The one before it in the same file has not ended yet.
+		return false, nil
 	}
 	if !w.admitted {
 		if rejection := w.admit(pod, state); rejection != nil {
@@ -229,7 +233,9 @@ func (w *worker) sync(ctx context.Context, pod *v1.Pod, removed bool) (again boo
 			return true, nil
 		}
 	}
-	return w.run(ctx, pod, state)
+	mirrored := k.ensureMirror(ctx, pod)
+	again, err = w.run(ctx, pod, state)
+	return again, errors.Join(err, mirrored)
 }
 
 // ending reports whether the pod is to end, or has.

@@ -87,7 +87,7 @@ func Run(ctx context.Context, c Config) error {
 			NodeName: c.Name, NodeIPs: []netip.Addr{c.IP}, Labels: c.Labels, Taints: taints,
 			RootDir: c.KubeletDir, PodLogsDir: c.PodLogsDir, LocalVolumesDir: filepath.Join(c.DataDir, "storage"), RuntimeEndpoint: endpoint, CgroupRoot: c.CgroupRoot,
 			ClusterDNS: []string{c.ClusterDNS.String()}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
-			ServingCert: c.ServingCert, ClientCA: c.ClientCA, Authorize: kubelet.AuthorizeByReview(c.Node.Client, c.Name),
+			StaticPodDir: c.StaticPodDir, ServingCert: c.ServingCert, ClientCA: c.ClientCA, Authorize: kubelet.AuthorizeByReview(c.Node.Client, c.Name),
 			Version: Version, Client: c.Node, Log: c.Log.With("part", "kubelet"), Clock: clock.RealClock{},
 		})
 		if err != nil {
