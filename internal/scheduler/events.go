@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -103,6 +104,9 @@ func (s *Scheduler) serviceEventLocked(old, now *corev1.Service) {
 		return
 	}
 	s.mu.classes.Clear()
+	if now != nil {
+		s.mu.classes.Regard(slices.Collect(maps.Keys(now.Spec.Selector)))
+	}
 }
 
 func (s *Scheduler) nodeEventLocked(old, now *corev1.Node) {
@@ -167,6 +171,7 @@ func (s *Scheduler) podEventLocked(old, now *corev1.Pod) {
 		return
 	}
 	p := framework.NewPodInfo(now)
+	s.mu.classes.Regard(p.Selects)
 	s.mu.queue.Set(p)
 	if old != nil && old.Status.NominatedNodeName != now.Status.NominatedNodeName {
 		s.nominateLocked(p, now.Status.NominatedNodeName)
@@ -181,6 +186,7 @@ func (s *Scheduler) podPlacedLocked(pod *corev1.Pod) {
 		s.nominateLocked(p, "")
 	}
 	p := framework.NewPodInfo(pod)
+	s.mu.classes.Regard(p.Selects)
 	was := s.mu.cache.SetPod(p)
 	switch {
 	case was == nil:

@@ -20,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	"k8s.io/utils/clock"
-	"k8s.io/utils/lru"
 
 	"skiff/internal/client"
 	"skiff/internal/scheduler/cache"
@@ -78,7 +77,7 @@ type Scheduler struct {
 		sync.Mutex
 		cache   *cache.Cache
 		queue   *queue.Queue
-		classes *lru.Cache
+		classes *class.Classes
 		// nominated is where room is being made for waiting pods.
 		nominated  map[types.UID]string
 		namespaces map[string]labels.Set
@@ -102,7 +101,7 @@ func New(c Config) (*Scheduler, error) {
 		slots: make(chan struct{}, writers),
 	}
 	s.mu.cache = cache.New()
-	s.mu.classes = lru.New(keptClasses)
+	s.mu.classes = class.NewClasses(keptClasses)
 	s.mu.nominated = make(map[types.UID]string)
 	s.mu.namespaces = make(map[string]labels.Set)
 	s.volumes = volumebinding.New(s.client, s.clock)
@@ -194,14 +193,7 @@ func (s *Scheduler) profileOf(pod *corev1.Pod) *profile { return s.profiles[pod.
 
 // classLocked returns the class of equal pods that pod belongs to.
 func (s *Scheduler) classLocked(pod *framework.PodInfo) *class.Class {
-	if k, ok := s.mu.classes.Get(pod.Class); ok {
-		return k.(*class.Class)
-	}
-	k := class.New(s.profileOf(pod.Pod).Profile, s.mu.cache, pod, s.seed)
-	if k.Lasting() {
-		s.mu.classes.Add(pod.Class, k)
-	}
-	return k
+	return s.mu.classes.Of(pod, func() *class.Class { return class.New(s.profileOf(pod.Pod).Profile, s.mu.cache, pod, s.seed) })
 }
 
 // namespaceLocked returns the labels of a namespace.

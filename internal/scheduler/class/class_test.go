@@ -134,18 +134,17 @@ func TestDecidesAsNaively(t *testing.T) {
 		for i := range templates {
 			templates[i] = template(w.r)
 		}
-		p, classes := profile(), map[string]*class.Class{}
+		p, classes := profile(), class.NewClasses(2)
+		classes.Regard([]string{"app", "service"})
 		for step := range 60 {
 			w.happen()
 			pod := pick(w.r, templates...).DeepCopy()
 			pod.Name = fmt.Sprintf("p%02d", step)
 			pod.UID = types.UID(pod.Name)
+			pod.Labels["name"] = pod.Name
 			info := framework.NewPodInfo(pod)
-			k := classes[info.Class]
-			if k == nil {
-				k = class.New(p, w.cache, info, seed)
-				classes[info.Class] = k
-			}
+			classes.Regard(info.Selects)
+			k := classes.Of(info, func() *class.Class { return class.New(p, w.cache, info, seed) })
 			got := ""
 			if n := k.Best(); n != nil {
 				got = n.Node.Name

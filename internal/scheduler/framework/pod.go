@@ -21,8 +21,10 @@ type PodInfo struct {
 	Affinity, AntiAffinity                   []Term
 	PreferredAffinity, PreferredAntiAffinity []Term
 	// Class is equal for pods that all rules treat alike. It is empty for pods
-	// that already have a node.
-	Class string
+	// that already have a node. Shape is the same without regard to labels.
+	Class, Shape string
+	// Selects are the labels of pods that the pod's selectors look at.
+	Selects []string
 	// Lone is set for pods with rules that depend on more than nodes and the
 	// pods on them: on volumes and on claims of devices. What was found out about
 	// nodes for such a pod is not true for long.
@@ -91,8 +93,10 @@ func NewPodInfo(pod *corev1.Pod) *PodInfo {
 	}
 	if pod.Spec.NodeName == "" {
 		p.Lone = lone(pod)
-		p.Class = classOf(pod, p.Lone)
+		p.Shape = shapeOf(pod, p.Lone)
+		p.Class = p.Shape + labels.Set(pod.Labels).String()
 	}
+	p.Selects = selects(pod)
 	return p
 }
 
@@ -167,16 +171,16 @@ func isNothing(s labels.Selector) bool {
 	return !selectable
 }
 
-// classOf returns a key that is equal for pods that differ in nothing that any
-// rule looks at.
-func classOf(pod *corev1.Pod, lone bool) string {
+// shapeOf returns a key that is equal for pods that differ, but for their labels,
+// in nothing that any rule looks at.
+func shapeOf(pod *corev1.Pod, lone bool) string {
 	reduced := corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Labels: pod.Labels},
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace},
 		Spec: corev1.PodSpec{
 			SchedulerName: pod.Spec.SchedulerName,
 			NodeSelector:  pod.Spec.NodeSelector, Affinity: pod.Spec.Affinity, Tolerations: pod.Spec.Tolerations,
 			TopologySpreadConstraints: pod.Spec.TopologySpreadConstraints, Overhead: pod.Spec.Overhead,
-			Resources: pod.Spec.Resources, Priority: pod.Spec.Priority, HostNetwork: pod.Spec.HostNetwork,
+			Resources: pod.Spec.Resources, Priority: pod.Spec.Priority, PreemptionPolicy: pod.Spec.PreemptionPolicy, HostNetwork: pod.Spec.HostNetwork,
 			InitContainers: containersOf(pod.Spec.InitContainers), Containers: containersOf(pod.Spec.Containers),
 		},
 	}
@@ -191,6 +195,44 @@ func classOf(pod *corev1.Pod, lone bool) string {
 		return string(pod.UID)
 	}
 	return string(key)
+}
+
+// selects returns the labels that the selectors of the pod look at.
+func selects(pod *corev1.Pod) []string {
+	var keys []string
+	add := func(s *metav1.LabelSelector) {
+		if s == nil {
+			return
+		}
+		for key := range s.MatchLabels {
+			keys = append(keys, key)
+		}
+		for i := range s.MatchExpressions {
+			keys = append(keys, s.MatchExpressions[i].Key)
+		}
+	}
+	for i := range pod.Spec.TopologySpreadConstraints {
+		add(pod.Spec.TopologySpreadConstraints[i].LabelSelector)
+		keys = append(keys, pod.Spec.TopologySpreadConstraints[i].MatchLabelKeys...)
+	}
+	if pod.Spec.Affinity == nil {
+		return keys
+	}
+	terms := func(required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm) {
+		for i := range required {
+			add(required[i].LabelSelector)
+		}
+		for i := range preferred {
+			add(preferred[i].PodAffinityTerm.LabelSelector)
+		}
+	}
+	if a := pod.Spec.Affinity.PodAffinity; a != nil {
+		terms(a.RequiredDuringSchedulingIgnoredDuringExecution, a.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+	if a := pod.Spec.Affinity.PodAntiAffinity; a != nil {
+		terms(a.RequiredDuringSchedulingIgnoredDuringExecution, a.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+	return keys
 }
 
 // lone reports whether the pod has claims, or volumes that a node can have only
