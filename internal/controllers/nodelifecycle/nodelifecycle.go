@@ -91,8 +91,12 @@ func (r *reconciler) nodeChanged(q controller.Queue, old, node *corev1.Node) {
 		delete(r.heard, old.Name)
 		woken := r.zones.remove(old.Name)
 		r.mu.Unlock()
+		r.events.Eventf(old, corev1.EventTypeNormal, "RemovingNode", "Node %s event: Removing Node %s from Controller", old.Name, old.Name)
 		r.wake(woken)
 		return
+	}
+	if old == nil {
+		r.events.Eventf(node, corev1.EventTypeNormal, "RegisteredNode", "Node %s event: Registered Node %s in Controller", node.Name, node.Name)
 	}
 	if old == nil || heartbeat(old) != heartbeat(node) {
 		r.hear(node.Name)

@@ -10,10 +10,14 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -21,7 +25,6 @@ import (
 
 	"skiff/internal/cluster/testcluster"
 	"skiff/internal/controllers/controller"
-	"skiff/internal/controllers/index"
 	"skiff/internal/controllers/resourcequota"
 )
 
@@ -43,19 +46,22 @@ type env struct {
 
 func start(t *testing.T) *env {
 	c := testcluster.Start(t)
-	set := c.Account("resourcequota-controller")
-	if err := index.Add(t.Context(), set.Cache); err != nil {
-		t.Fatal(err)
-	}
-	r, err := resourcequota.New(controller.Deps{Set: set, Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler)}, c.Discover)
-	if err != nil {
-		t.Fatal(err)
-	}
-	testcluster.Run(t, r.Start)
+	testcluster.Run(t, newController(t, c).Start)
 	if err := c.Client.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
 		t.Fatal(err)
 	}
 	return &env{T: t, Cluster: c, ctx: t.Context()}
+}
+
+func newController(t *testing.T, c *testcluster.Cluster) controller.Runnable {
+	t.Helper()
+	r, err := resourcequota.New(controller.Deps{
+		Set: c.Account("resourcequota-controller"), Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler),
+	}, c.Discover)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 func (e *env) create(objects ...client.Object) {
@@ -252,4 +258,108 @@ func TestExactUnderConcurrency(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.wantUsed("q", list("count/configmaps", fmt.Sprint(len(have.Items))))
+}
+
+// TestCustomResources counts objects of a kind that comes to be after the quota
+// that limits it.
+func TestCustomResources(t *testing.T) {
+	e := start(t)
+	e.create(quota("q", list("count/widgets.example.com", "1")))
+	preserve := true
+	if err := e.Client.Create(e.ctx, &apiextensionsv1.CustomResourceDefinition{
+		ObjectMeta: metav1.ObjectMeta{Name: "widgets.example.com"},
+		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+			Group: "example.com", Scope: apiextensionsv1.NamespaceScoped,
+			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "widgets", Singular: "widget", Kind: "Widget", ListKind: "WidgetList"},
+			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
+				Name: "v1", Served: true, Storage: true,
+				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &preserve}},
+			}},
+		},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	e.wantUsed("q", list("count/widgets.example.com", "0"))
+	client, err := dynamic.NewForConfig(e.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	widgets := client.Resource(schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "widgets"}).Namespace(namespace)
+	widget := func(name string) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.com/v1", "kind": "Widget", "metadata": map[string]any{"name": name}}}
+	}
+	if _, err := widgets.Create(e.ctx, widget("a"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	e.wantUsed("q", list("count/widgets.example.com", "1"))
+	if _, err := widgets.Create(e.ctx, widget("b"), metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("a widget too many: %v", err)
+	}
+	if err := widgets.Delete(e.ctx, "a", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	e.wantUsed("q", list("count/widgets.example.com", "0"))
+}
+
+// TestManyChanges makes and removes many objects at once: the quota is written
+// once for each that is made, and only a few times for all that go.
+func TestManyChanges(t *testing.T) {
+	const n = 400
+	e := start(t)
+	e.create(quota("q", list("configmaps", "10000")))
+	e.wantUsed("q", list("configmaps", "0"))
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { e.create(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("m", i)}}) })
+	}
+	all.Wait()
+	e.wantUsed("q", list("configmaps", fmt.Sprint(n)))
+	w, err := e.Client.Watch(e.ctx, &corev1.ResourceQuotaList{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	if err := e.Client.DeleteAllOf(e.ctx, &corev1.ConfigMap{}, client.InNamespace(namespace)); err != nil {
+		t.Fatal(err)
+	}
+	writes := 0
+	for event := range w.ResultChan() {
+		q := event.Object.(*corev1.ResourceQuota)
+		if used := q.Status.Used["configmaps"]; used.Value() == 0 {
+			break
+		}
+		writes++
+	}
+	if writes > n/4 {
+		t.Errorf("the quota was written %d times for %d objects", writes, n)
+	}
+}
+
+// TestChangesWhileStopped stops the controller, and changes the world meanwhile.
+func TestChangesWhileStopped(t *testing.T) {
+	c := testcluster.Start(t)
+	e := &env{T: t, Cluster: c, ctx: t.Context()}
+	if err := c.Client.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	first := newController(t, c)
+	go func() { stopped <- first.Start(ctx) }()
+	m, q := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "m"}}, quota("q", list("configmaps", "1"))
+	e.create(q)
+	e.wantUsed("q", list("configmaps", "0"))
+	e.create(m)
+	e.wantUsed("q", list("configmaps", "1"))
+	stop()
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+	// The quota is another one of the same name afterwards.
+	e.remove(m)
+	e.remove(q)
+	e.create(quota("q", list("configmaps", "2", "secrets", "1")))
+	e.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}})
+	testcluster.Run(t, newController(t, c).Start)
+	e.wantUsed("q", list("configmaps", "0", "secrets", "1"))
 }
