@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"k8s.io/apiserver/pkg/cel/openapi/resolver"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
@@ -38,6 +39,7 @@ import (
 	"skiff/internal/controllers/persistentvolume"
 	"skiff/internal/controllers/podautoscaler"
 	"skiff/internal/controllers/podgc"
+	"skiff/internal/controllers/policystatus"
 	"skiff/internal/controllers/replicaset"
 	"skiff/internal/controllers/replicationcontroller"
 	"skiff/internal/controllers/resourceclaim"
@@ -76,6 +78,9 @@ type Config struct {
 	// LocalVolumes makes volumes on nodes; nil leaves claims of the class
 	// local-path without.
 	LocalVolumes localpath.Nodes
+	// Schemas knows the schemas of what is served; nil leaves the types in
+	// admission policies unchecked.
+	Schemas func() (resolver.SchemaResolver, error)
 	// Server is a client that acts for the API server itself, as which upstream
 	// repairs what belongs to Services. Without one nothing is repaired.
 	Server client.Set
@@ -167,6 +172,9 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	}
 	if c.LocalVolumes != nil {
 		add("localpath", "persistent-volume-binder", func(d controller.Deps) (controller.Runnable, error) { return localpath.New(d, c.LocalVolumes) })
+	}
+	if c.Schemas != nil {
+		add("policystatus", "validatingadmissionpolicy-status-controller", func(d controller.Deps) (controller.Runnable, error) { return policystatus.New(d, c.Schemas) })
 	}
 	if c.Server.Client != nil {
 		addAs("ipaddresses", c.Server, servicecidr.NewAddresses)

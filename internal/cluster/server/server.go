@@ -123,6 +123,7 @@ func control(ctx context.Context, p *cluster.ControlPlane) error {
 		Certificates: csr.Options{Signer: p.PKI.CA, ApproveServing: true}, LocalVolumes: p.NodeVolumes(), Clock: clock.RealClock{}, Log: c.Log,
 		Autoscaler: podautoscaler.Options{REST: autoscaler},
 		Server:     as(identity.Loopback()),
+		Schemas:    schemas(p),
 		SignToken:  p.SecretToken, Manager: as(identity.Component("system:kube-controller-manager")),
 	})
 	if err != nil {
