@@ -79,7 +79,7 @@ func (c *Cluster) Run(account string, new func(controller.Deps) (controller.Runn
 	}
 	done := make(chan struct{})
 	go func() {
-		if err := r.Start(ctx); err != nil {
+		if err := r.Start(ctx); err != nil && ctx.Err() == nil {
 			c.t.Errorf("%s: %v", account, err)
 		}
 		close(done)

@@ -194,21 +194,21 @@ func (w *rollout) rollingStep() []resize {
 		return nil
 	}
 	minAvailable := want - maxUnavailable(w.d)
-	spare := replicas(w.all()) - minAvailable - (*w.new.Spec.Replicas - w.new.Status.AvailableReplicas)
+	spare := replicas(w.all()) - minAvailable - (*w.new.Spec.Replicas - available(w.new))
 	if spare <= 0 {
 		return nil
 	}
 	size := map[*appsv1.ReplicaSet]int32{}
-	available := w.new.Status.AvailableReplicas
+	total := available(w.new)
 	// Pods that do not work go first: nobody misses them.
 	for _, s := range old {
 		size[s] = *s.Spec.Replicas
-		available += s.Status.AvailableReplicas
-		broken := max(0, min(spare, size[s]-s.Status.AvailableReplicas))
+		total += available(s)
+		broken := max(0, min(spare, size[s]-available(s)))
 		size[s] -= broken
 		spare -= broken
 	}
-	surplus := available - minAvailable
+	surplus := total - minAvailable
 	for _, s := range old {
 		down := max(0, min(size[s], surplus))
 		size[s] -= down
@@ -223,6 +223,10 @@ func (w *rollout) rollingStep() []resize {
 	return plan
 }
 
+// available is how many available pods s has, without those that it is about
+// to remove and still counts.
+func available(s *appsv1.ReplicaSet) int32 { return min(s.Status.AvailableReplicas, *s.Spec.Replicas) }
+
 // newSize is the size that the new ReplicaSet may have now.
 func (w *rollout) newSize() int32 {
 	want := *w.d.Spec.Replicas
@@ -233,7 +237,11 @@ func (w *rollout) newSize() int32 {
 	if w.new != nil {
 		have = *w.new.Spec.Replicas
 	}
-	room := want + maxSurge(w.d) - replicas(w.all())
+	room := want + maxSurge(w.d)
+	for _, s := range w.all() {
+		// Pods that are too many are there until they are removed.
+		room -= max(*s.Spec.Replicas, s.Status.Replicas)
+	}
 	return have + max(0, min(room, want-have))
 }
 

@@ -81,6 +81,7 @@ func TestRollingUpdateKeepsItsPromise(t *testing.T) {
 				for _, p := range w.rollingStep() {
 					*p.set.Spec.Replicas = p.to
 					p.set.Status.AvailableReplicas = min(p.set.Status.AvailableReplicas, p.to)
+					p.set.Status.Replicas = p.to
 				}
 				available := w.new.Status.AvailableReplicas + w.old[0].Status.AvailableReplicas
 				if total := *w.new.Spec.Replicas + *w.old[0].Spec.Replicas; total > replicas+maxSurge(d) || available < replicas-maxUnavailable(d) {

@@ -165,6 +165,43 @@ func TestAdoptAndRelease(t *testing.T) {
 	c.Eventually("a pod in its place", &corev1.PodList{}, func() bool { return len(pods(c, "work")) == 2 })
 }
 
+// TestPodsAreCountedOnce restarts the controller and writes into its way all
+// the time.
+func TestPodsAreCountedOnce(t *testing.T) {
+	c := controllertest.Start(t)
+	c.Run("job-controller", job.NewOrphans)
+	stop := c.Run("job-controller", job.New)
+	c.Kubelet()
+	c.Always("default", func(pods []*corev1.Pod) error {
+		active := 0
+		for _, p := range pods {
+			if p.DeletionTimestamp == nil && p.Status.Phase != corev1.PodSucceeded {
+				active++
+			}
+		}
+		if active > 8 || len(pods) > 120 {
+			return fmt.Errorf("%d pods, %d of them active", len(pods), active)
+		}
+		return nil
+	})
+	c.Create(newJob("plain", "exit:0", batchv1.JobSpec{Completions: ptr.To[int32](60), Parallelism: ptr.To[int32](4)}),
+		newJob("indexed", "exit:0", batchv1.JobSpec{Completions: ptr.To[int32](60), Parallelism: ptr.To[int32](4), CompletionMode: ptr.To(batchv1.IndexedCompletion)}))
+	for i := range 6 {
+		for _, name := range []string{"plain", "indexed"} {
+			waitFor(c, name, "progress", func(s batchv1.JobStatus) bool { return s.Succeeded >= int32(10*i) })
+			controllertest.Change(c, get(c, name), func(j *batchv1.Job) { j.Annotations = map[string]string{"round": fmt.Sprint(i)} })
+		}
+		stop()
+		stop = c.Run("job-controller", job.New)
+	}
+	for _, name := range []string{"plain", "indexed"} {
+		waitFor(c, name, "end", func(s batchv1.JobStatus) bool { return s.CompletionTime != nil })
+		if s := get(c, name).Status; s.Succeeded != 60 || s.Failed != 0 {
+			t.Errorf("%s: %d succeeded, %d failed", name, s.Succeeded, s.Failed)
+		}
+	}
+}
+
 func TestSuspendAndResume(t *testing.T) {
 	c, _ := start(t)
 	c.Create(newJob("work", "web:1", batchv1.JobSpec{Suspend: ptr.To(true), Parallelism: ptr.To[int32](3), Completions: ptr.To[int32](3)}))
