@@ -90,6 +90,43 @@ func TestRollbackWithoutRestarts(t *testing.T) {
 	}
 }
 
+// TestRevisionsMadeByHand replaces the revision that pods are made from by one
+// with the same content: no pod is restarted.
+func TestRevisionsMadeByHand(t *testing.T) {
+	c := start(t, 3, appsv1.DaemonSetUpdateStrategy{})
+	before := map[types.UID]bool{}
+	for _, p := range pods(c) {
+		before[p.UID] = true
+	}
+	revisions := func() []appsv1.ControllerRevision {
+		var list appsv1.ControllerRevisionList
+		c.List(&list, client.InNamespace("default"))
+		return list.Items
+	}
+	first := revisions()[0]
+	c.Create(&appsv1.ControllerRevision{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "by-hand", Labels: labels, OwnerReferences: first.OwnerReferences},
+		Data:       first.Data, Revision: first.Revision + 1,
+	})
+	c.Delete(&first)
+	controllertest.Change(c, get(c), func(d *appsv1.DaemonSet) { d.Spec.MinReadySeconds = 1 })
+	waitFor(c, "nothing new", 3)
+	for _, p := range pods(c) {
+		if !before[p.UID] {
+			t.Errorf("%s is new", p.Name)
+		}
+	}
+	image(c, "daemon:2")
+	waitFor(c, "update", 3)
+	found := map[int64]bool{}
+	for _, r := range revisions() {
+		found[r.Revision] = true
+	}
+	if len(found) != 2 || !found[2] || !found[3] {
+		t.Errorf("revisions %v, want 2 and 3", found)
+	}
+}
+
 func TestSurge(t *testing.T) {
 	one, none := intstr.FromInt32(1), intstr.FromInt32(0)
 	c := start(t, 4, appsv1.DaemonSetUpdateStrategy{Type: appsv1.RollingUpdateDaemonSetStrategyType, RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxSurge: &one, MaxUnavailable: &none}})

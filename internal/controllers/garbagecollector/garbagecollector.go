@@ -208,8 +208,11 @@ func (c *collector) classify(ctx context.Context, o *metav1.PartialObjectMetadat
 		}
 		id := identity{gvk, types.NamespacedName{Name: ref.Name}, ref.UID}
 		if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
-			if o.Namespace == "" {
+			elsewhere := c.graph.elsewhere(ref.UID, o.Namespace)
+			if o.Namespace == "" || elsewhere {
 				c.events.Eventf(o, corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef %s does not exist in namespace %q", ref.String(), o.Namespace)
+			}
+			if o.Namespace == "" {
 				solid++
 				continue
 			}

@@ -223,6 +223,15 @@ func (g *graph) look(uid types.UID) (v view, ok bool) {
 	return v, true
 }
 
+// elsewhere reports whether the object of that UID was seen, and in another
+// namespace.
+func (g *graph) elsewhere(uid types.UID, namespace string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := g.nodes[uid]
+	return n != nil && !n.virtual && n.Namespace != "" && n.Namespace != namespace
+}
+
 // setAbsent notes that an owner was looked for and not found; isAbsent asks.
 func (g *graph) setAbsent(r reference) {
 	g.mu.Lock()

@@ -50,8 +50,11 @@ func New(d controller.Deps, o Options) (controller.Runnable, error) {
 	return controller.New(d, "podgc", 1, r.reconcile,
 		controller.Tick(d, sweep),
 		controller.Watch(d, &corev1.Node{}, func(q controller.Queue, old, node *corev1.Node) {
-			if node == nil {
+			switch {
+			case node == nil:
 				controller.Add(q, "", old.Name)
+			case outOfService(node):
+				controller.Add(q, "", node.Name)
 			}
 		}),
 		controller.Watch(d, &corev1.Pod{}, func(q controller.Queue, old, pod *corev1.Pod) {
@@ -59,15 +62,31 @@ func New(d controller.Deps, o Options) (controller.Runnable, error) {
 			case pod == nil:
 			case pod.Spec.NodeName == "" && pod.DeletionTimestamp != nil:
 				controller.Add(q, pod.Namespace, pod.Name)
-			case pod.Spec.NodeName != "" && (old == nil || old.Spec.NodeName == "") && !r.exists(context.Background(), pod.Spec.NodeName):
-				controller.Add(q, "", pod.Spec.NodeName)
+			case pod.Spec.NodeName == "":
+			case old == nil || old.Spec.NodeName == "" || old.DeletionTimestamp == nil && pod.DeletionTimestamp != nil:
+				if node, err := r.node(context.Background(), pod.Spec.NodeName); err == nil && (node == nil || outOfService(node)) {
+					controller.Add(q, "", pod.Spec.NodeName)
+				}
 			}
 		}))
 }
 
-func (r *reconciler) exists(ctx context.Context, node string) bool {
-	err := r.Cache.Get(ctx, types.NamespacedName{Name: node}, &corev1.Node{}, crclient.UnsafeDisableDeepCopy)
-	return !apierrors.IsNotFound(err)
+// node returns the node, or nil if there is none of that name.
+func (r *reconciler) node(ctx context.Context, name string) (*corev1.Node, error) {
+	var n corev1.Node
+	err := r.Cache.Get(ctx, types.NamespacedName{Name: name}, &n, crclient.UnsafeDisableDeepCopy)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return &n, err
+}
+
+// outOfService: an operator says that the node is down, and its pods with it.
+func outOfService(n *corev1.Node) bool {
+	ready := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
+	return !ready && slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
 }
 
 func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
@@ -92,11 +111,19 @@ func (r *reconciler) unscheduled(ctx context.Context, key types.NamespacedName) 
 	return r.remove(ctx, &pod, nil)
 }
 
-// orphans removes the pods of a node that is gone for good.
+// orphans removes the pods of a node that is gone for good, and those of one
+// that is out of service which wait for it to end them.
 func (r *reconciler) orphans(ctx context.Context, node string) (reconcile.Result, error) {
-	if r.exists(ctx, node) {
+	n, err := r.node(ctx, node)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if n != nil {
 		delete(r.missing, node)
-		return reconcile.Result{}, nil
+		if outOfService(n) {
+			err = r.removeAll(ctx, node, func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil }, nil)
+		}
+		return reconcile.Result{}, err
 	}
 	now := r.Clock.Now()
 	since, ok := r.missing[node]
@@ -107,25 +134,34 @@ func (r *reconciler) orphans(ctx context.Context, node string) (reconcile.Result
 	if left := since.Add(quarantine).Sub(now); left > 0 {
 		return reconcile.Result{RequeueAfter: left}, nil
 	}
-	err := r.Client.Get(ctx, types.NamespacedName{Name: node}, &corev1.Node{})
-	if !apierrors.IsNotFound(err) {
+	if err := r.Client.Get(ctx, types.NamespacedName{Name: node}, &corev1.Node{}); !apierrors.IsNotFound(err) {
 		delete(r.missing, node)
 		return reconcile.Result{}, err
 	}
+	err = r.removeAll(ctx, node, func(*corev1.Pod) bool { return true }, func(p *corev1.Pod) {
+		pods.SetDisruptionTarget(p, "DeletionByPodGC", "PodGC: node no longer exists", now)
+	})
+	if err == nil {
+		delete(r.missing, node)
+	}
+	return reconcile.Result{}, err
+}
+
+// removeAll removes those pods of the node that are in question.
+func (r *reconciler) removeAll(ctx context.Context, node string, which func(*corev1.Pod) bool, mark func(*corev1.Pod)) error {
 	var list corev1.PodList
 	if err := r.Cache.List(ctx, &list, crclient.MatchingFields{index.Node: node}, crclient.UnsafeDisableDeepCopy); err != nil {
-		return reconcile.Result{}, err
+		return err
 	}
 	for i := range list.Items {
-		err := r.remove(ctx, &list.Items[i], func(p *corev1.Pod) {
-			pods.SetDisruptionTarget(p, "DeletionByPodGC", "PodGC: node no longer exists", now)
-		})
-		if err != nil {
-			return reconcile.Result{}, err
+		if !which(&list.Items[i]) {
+			continue
+		}
+		if err := r.remove(ctx, &list.Items[i], mark); err != nil {
+			return err
 		}
 	}
-	delete(r.missing, node)
-	return reconcile.Result{}, nil
+	return nil
 }
 
 // ended removes the oldest ended pods beyond the number to keep.
