@@ -9,8 +9,10 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
@@ -101,6 +103,53 @@ func TestBudgets(t *testing.T) {
 	controllertest.Change(c, d, func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](10) })
 	waitFor(c, "min-percent", "growth", func(s policyv1.PodDisruptionBudgetStatus) bool {
 		return s.ExpectedPods == 10 && s.DesiredHealthy == 5 && s.DisruptionsAllowed == 5
+	})
+}
+
+// TestCustomScale counts pods of a custom resource by its scale.
+func TestCustomScale(t *testing.T) {
+	c := controllertest.Start(t)
+	c.Run("disruption-controller", disruption.New)
+	c.Kubelet()
+	crd := &apiextensionsv1.CustomResourceDefinition{
+		ObjectMeta: metav1.ObjectMeta{Name: "fleets.example.com"},
+		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+			Group: "example.com", Scope: apiextensionsv1.NamespaceScoped,
+			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "fleets", Singular: "fleet", Kind: "Fleet", ListKind: "FleetList"},
+			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
+				Name: "v1", Served: true, Storage: true,
+				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: ptr.To(true)}},
+				Subresources: &apiextensionsv1.CustomResourceSubresources{
+					Status: &apiextensionsv1.CustomResourceSubresourceStatus{},
+					Scale:  &apiextensionsv1.CustomResourceSubresourceScale{SpecReplicasPath: ".spec.ships", StatusReplicasPath: ".status.ships"},
+				},
+			}},
+		},
+	}
+	c.Create(crd)
+	c.Eventually("the definition is in force", &apiextensionsv1.CustomResourceDefinitionList{}, func() bool {
+		for _, condition := range controllertest.Get(c, "", crd.Name, crd).Status.Conditions {
+			if condition.Type == apiextensionsv1.Established && condition.Status == apiextensionsv1.ConditionTrue {
+				return true
+			}
+		}
+		return false
+	})
+	fleet := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.com/v1", "kind": "Fleet", "spec": map[string]any{"ships": int64(4)}}}
+	fleet.SetNamespace("default")
+	fleet.SetName("fleet")
+	c.Create(fleet)
+	for _, name := range []string{"a", "b", "c"} {
+		c.Create(&corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{"app": "ship"}, OwnerReferences: []metav1.OwnerReference{
+				{APIVersion: "example.com/v1", Kind: "Fleet", Name: "fleet", UID: fleet.GetUID(), Controller: ptr.To(true)},
+			}},
+			Spec: template("ship", "web:1").Spec,
+		})
+	}
+	c.Create(budget("fleet", "ship", "", "2"))
+	waitFor(c, "fleet", "counting", func(s policyv1.PodDisruptionBudgetStatus) bool {
+		return s.ExpectedPods == 4 && s.DesiredHealthy == 2 && s.CurrentHealthy == 3 && s.DisruptionsAllowed == 1
 	})
 }
 

@@ -29,8 +29,8 @@ type Options struct {
 const (
 	// quarantine is how long a node must be missing before its pods go.
 	quarantine = 40 * time.Second
-	// sweep is the time between counts of ended pods.
-	sweep = 5 * time.Minute
+	// sweep is how long after a pod has ended all that have are counted.
+	sweep = 20 * time.Second
 )
 
 type reconciler struct {
@@ -48,7 +48,6 @@ func New(d controller.Deps, o Options) (controller.Runnable, error) {
 	}
 	r := &reconciler{Deps: d, terminated: o.Terminated, missing: map[string]time.Time{}}
 	return controller.New(d, "podgc", 1, r.reconcile,
-		controller.Tick(d, sweep),
 		controller.Watch(d, &corev1.Node{}, func(q controller.Queue, old, node *corev1.Node) {
 			switch {
 			case node == nil:
@@ -58,6 +57,9 @@ func New(d controller.Deps, o Options) (controller.Runnable, error) {
 			}
 		}),
 		controller.Watch(d, &corev1.Pod{}, func(q controller.Queue, old, pod *corev1.Pod) {
+			if pod != nil && pods.Finished(pod) && (old == nil || !pods.Finished(old)) {
+				q.AddAfter(controller.Request{}, sweep)
+			}
 			switch {
 			case pod == nil:
 			case pod.Spec.NodeName == "" && pod.DeletionTimestamp != nil:
