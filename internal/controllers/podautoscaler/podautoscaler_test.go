@@ -3,14 +3,17 @@ package podautoscaler_test
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -173,5 +176,39 @@ func TestConditions(t *testing.T) {
 				t.Errorf("%d replicas, want %d", *tt.set.Spec.Replicas, tt.become)
 			}
 		})
+	}
+}
+
+// TestCustomResource scales an object of a kind that is defined at run time.
+func TestCustomResource(t *testing.T) {
+	c := start(t)
+	preserve := true
+	create(t, c, &apiextensionsv1.CustomResourceDefinition{
+		ObjectMeta: metav1.ObjectMeta{Name: "fleets.example.com"},
+		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+			Group: "example.com", Scope: apiextensionsv1.NamespaceScoped,
+			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "fleets", Singular: "fleet", Kind: "Fleet", ListKind: "FleetList"},
+			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
+				Name: "v1", Served: true, Storage: true,
+				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &preserve}},
+				Subresources: &apiextensionsv1.CustomResourceSubresources{Scale: &apiextensionsv1.CustomResourceSubresourceScale{
+					SpecReplicasPath: ".spec.replicas", StatusReplicasPath: ".status.replicas",
+				}},
+			}},
+		},
+	})
+	hpa := autoscaler(1, 3, "Fleet", 50)
+	hpa.Spec.ScaleTargetRef.APIVersion = "example.com/v1"
+	create(t, c, hpa)
+	fleet := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "example.com/v1", "kind": "Fleet", "metadata": map[string]any{"namespace": "default", "name": "web"}, "spec": map[string]any{"replicas": int64(7)},
+	}}
+	c.Wait(t, "the kind is served", &autoscalingv2.HorizontalPodAutoscalerList{}, func() bool {
+		return strings.Contains(condition(get(t, c, hpa), autoscalingv2.AbleToScale), `"web" not found`)
+	})
+	create(t, c, fleet)
+	c.Wait(t, "three replicas", &autoscalingv2.HorizontalPodAutoscalerList{}, func() bool { return get(t, c, hpa).Status.DesiredReplicas == 3 })
+	if n, _, _ := unstructured.NestedInt64(get(t, c, fleet).Object, "spec", "replicas"); n != 3 {
+		t.Errorf("%d replicas", n)
 	}
 }
