@@ -73,7 +73,13 @@ func New(d Deps, name string, workers int, f Reconcile, sources ...source.Source
 		// A queue with a name reports to a process-wide metrics provider, and
 		// wakes up twice a second for it.
 		NewQueue: func(_ string, limiter workqueue.TypedRateLimiter[Request]) Queue {
-			return workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[Request]{Clock: d.Clock})
+			q := workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[Request]{Clock: d.Clock})
+			for _, s := range sources {
+				if c, ok := s.(capture); ok {
+					c.give(q)
+				}
+			}
+			return q
 		},
 		// V(4) is slog's debug level: what the library says of itself.
 		LogConstructor: func(r *Request) logr.Logger {
@@ -100,6 +106,9 @@ func New(d Deps, name string, workers int, f Reconcile, sources ...source.Source
 		return nil, fmt.Errorf("controller %s: %w", name, err)
 	}
 	for _, s := range sources {
+		if _, ok := s.(capture); ok {
+			continue
+		}
 		if err := c.Watch(s); err != nil {
 			return nil, fmt.Errorf("controller %s: %w", name, err)
 		}
@@ -155,9 +164,11 @@ func Key(o crclient.Object) types.NamespacedName { return crclient.ObjectKeyFrom
 
 // Capture lets f keep the queue, for controllers whose keys wake one another.
 // It is called before any event handler and any reconcile.
-func Capture(f func(Queue)) source.Source {
-	return source.Func(func(_ context.Context, q Queue) error {
-		f(q)
-		return nil
-	})
+func Capture(f func(Queue)) source.Source { return capture{give: f} }
+
+// capture is a source by name only: sources start all at once, and so the queue
+// is given away when it is made.
+type capture struct {
+	source.Source
+	give func(Queue)
 }
