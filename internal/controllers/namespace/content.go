@@ -19,17 +19,19 @@ type content struct {
 	failures   []error
 	remaining  map[string]int // by resource.group
 	finalizers map[string]int
+	// first is where something remained first.
+	first *metav1.PartialObjectMetadataList
 }
 
 func (c *content) err() error { return errors.Join(append(c.failures, c.discovery)...) }
 
-func (c *content) remain(r controller.Resource, objects []metav1.PartialObjectMetadata) {
+func (c *content) remain(r controller.Resource, list *metav1.PartialObjectMetadataList) {
 	if c.remaining == nil {
-		c.remaining, c.finalizers = map[string]int{}, map[string]int{}
+		c.remaining, c.finalizers, c.first = map[string]int{}, map[string]int{}, list
 	}
-	c.remaining[r.Resource+"."+r.Group] = len(objects)
-	for i := range objects {
-		for _, f := range objects[i].Finalizers {
+	c.remaining[r.Resource+"."+r.Group] = len(list.Items)
+	for i := range list.Items {
+		for _, f := range list.Items[i].Finalizers {
 			c.finalizers[f]++
 		}
 	}

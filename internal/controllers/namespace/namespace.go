@@ -4,6 +4,7 @@ package namespace
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,28 +20,21 @@ import (
 
 const workers = 5
 
-// recheck is how long to wait for content that has finalizers of others, whose
-// end no event tells.
+// recheck is how long to wait for content that cannot be watched.
 const recheck = 5 * time.Second
 
 type reconciler struct {
 	controller.Deps
 	discover controller.Discover
+	waits    waits
 }
 
 // New makes the namespace controller.
 func New(d controller.Deps, discover controller.Discover) (controller.Runnable, error) {
-	r := &reconciler{d, discover}
+	r := &reconciler{Deps: d, discover: discover}
 	return controller.New(d, "namespace", workers, r.reconcile,
-		controller.WatchSelf(d, &corev1.Namespace{}),
-		controller.Watch(d, &corev1.Pod{}, func(q controller.Queue, old, pod *corev1.Pod) {
-			if pod != nil {
-				return
-			}
-			if active, err := controller.NamespaceActive(context.Background(), d.Cache, old.Namespace); err == nil && !active {
-				controller.Add(q, "", old.Namespace)
-			}
-		}))
+		controller.Capture(func(q controller.Queue) { r.waits.queue = q }),
+		controller.WatchSelf(d, &corev1.Namespace{}))
 }
 
 func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
@@ -65,7 +59,11 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	case err != nil:
 		return reconcile.Result{}, err
 	case len(found.remaining) > 0:
-		return reconcile.Result{RequeueAfter: recheck}, nil
+		if err := r.waits.until(ctx, r.Client, ns.Name, found.first); err != nil {
+			r.Log.Debug("what is left in a namespace cannot be watched", "namespace", ns.Name, "error", err)
+			return reconcile.Result{RequeueAfter: recheck}, nil
+		}
+		return reconcile.Result{}, nil
 	}
 	return reconcile.Result{}, r.finalize(ctx, ns)
 }
@@ -122,7 +120,12 @@ func (r *reconciler) delete(ctx context.Context, ns string, resource controller.
 		}
 		return l, len(l.Items) > 0
 	}
-	if _, some := list(); !some {
+	before, some := list()
+	if !some {
+		return
+	}
+	if !slices.ContainsFunc(before.Items, func(o metav1.PartialObjectMetadata) bool { return o.DeletionTimestamp == nil }) {
+		found.remain(resource, before)
 		return
 	}
 	err := r.Client.DeleteAllOf(ctx, resource.Metadata(), crclient.InNamespace(ns), crclient.PropagationPolicy(metav1.DeletePropagationBackground))
@@ -144,5 +147,5 @@ func (r *reconciler) delete(ctx context.Context, ns string, resource controller.
 			return
 		}
 	}
-	found.remain(resource, left.Items)
+	found.remain(resource, left)
 }
