@@ -37,13 +37,9 @@ func Manage(ctx context.Context, s Set, control *pods.Control, related func() []
 		}
 		return err
 	}
-	var failure error
-	for _, p := range pods.ToDelete(active, related(), min(-diff, burst), now) {
-		if err := control.Delete(ctx, s.Object, p); err != nil {
-			failure = err
-		}
-	}
-	return failure
+	extra := pods.ToDelete(active, related(), min(-diff, burst), now)
+	_, err := pods.SlowStart(len(extra), func(i int) error { return control.Delete(ctx, s.Object, extra[i]) })
+	return err
 }
 
 // Status counts the pods; failure is what Manage returned.
