@@ -23,6 +23,7 @@ import (
 	"skiff/internal/controllers/csr"
 	"skiff/internal/controllers/daemonset"
 	"skiff/internal/controllers/deployment"
+	"skiff/internal/controllers/devicetainteviction"
 	"skiff/internal/controllers/disruption"
 	"skiff/internal/controllers/endpoints"
 	"skiff/internal/controllers/endpointslice"
@@ -154,6 +155,7 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("expand", "expand-controller", expand.New)
 	add("resourceclaimpods", "resource-claim-controller", resourceclaim.NewPods)
 	add("resourceclaim", "resource-claim-controller", resourceclaim.NewClaims)
+	add("devicetainteviction", "device-taint-eviction-controller", devicetainteviction.New)
 	add("rootca", "root-ca-cert-publisher", func(d controller.Deps) (controller.Runnable, error) { return rootca.New(d, c.CABundle) })
 	add("namespace", "namespace-controller", func(d controller.Deps) (controller.Runnable, error) { return namespace.New(d, c.Discover) })
 	add("garbagecollector", "generic-garbage-collector", func(d controller.Deps) (controller.Runnable, error) { return garbagecollector.New(d, c.Discover) })

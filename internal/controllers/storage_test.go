@@ -588,6 +588,27 @@ func TestResourceClaims(t *testing.T) {
 	if shared.Status.ReservedFor[0].UID != pod.UID || shared.Status.Allocation == nil {
 		t.Errorf("the claim is %+v", shared.Status)
 	}
+	// A device breaks: a pod with a node has to go, one without not.
+	slice := &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "pool"}, Spec: resourcev1.ResourceSliceSpec{
+		Driver: "d.example.com", AllNodes: ptr.To(true), Pool: resourcev1.ResourcePool{Name: "pool", ResourceSliceCount: 1},
+		Devices: []resourcev1.Device{{Name: "device", Taints: []resourcev1.DeviceTaint{{Key: "broken", Effect: resourcev1.DeviceTaintEffectNoExecute}}}},
+	}}
+	create(t, c, slice)
+	victim := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "victim"}, Spec: corev1.PodSpec{
+		NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "i"}}, ResourceClaims: []corev1.PodResourceClaim{{Name: "given", ResourceClaimName: ptr.To("shared")}},
+	}}
+	create(t, c, victim)
+	event(t, c, "victim", "DeviceTaintManagerEviction")
+	get(t, c, "default", "victim", victim)
+	if victim.DeletionTimestamp == nil || !slices.ContainsFunc(victim.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Reason == "DeletionByDeviceTaintManager"
+	}) {
+		t.Errorf("the pod is %+v", victim.Status)
+	}
+	if err := c.Client.Delete(t.Context(), victim, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+
 	// The pod ends: its own claim goes, the other one is free again.
 	get(t, c, "default", "p", pod)
 	pod.Status.Phase = corev1.PodSucceeded
