@@ -278,6 +278,13 @@ func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, state *runtim
 	if err != nil {
 		return nil, err
 	}
+	for _, d := range c.VolumeDevices {
+		path, err := k.volumes.Path(w.uid, d.Name)
+		if err != nil {
+			return nil, err
+		}
+		config.Devices = append(config.Devices, &cri.Device{ContainerPath: d.DevicePath, HostPath: path, Permissions: "mrw"})
+	}
 	devices, err := k.dra.Devices(ctx, pod, c)
 	if err != nil {
 		return nil, err

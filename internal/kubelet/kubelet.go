@@ -193,7 +193,10 @@ func New(c Config) (*Kubelet, error) {
 	if err := c.defaults(); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{filepath.Join(c.RootDir, "pods"), c.PodLogsDir} {
+	// Drivers that run in pods expect the plug-ins' directories to be there.
+	for _, dir := range []string{
+		filepath.Join(c.RootDir, "pods"), filepath.Join(c.RootDir, "plugins"), filepath.Join(c.RootDir, "plugins_registry"), c.PodLogsDir,
+	} {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
 			return nil, fmt.Errorf("making the kubelet's directories: %w", err)
 		}
@@ -310,6 +313,12 @@ func (k *Kubelet) followPlugins(ctx context.Context) {
 	}
 }
 
+// driverChanged looks at everything again that may have waited for a driver.
+func (k *Kubelet) driverChanged() {
+	k.kickAll()
+	k.adoptOrphans(k.ctx)
+}
+
 func (k *Kubelet) build(ctx context.Context) {
 	k.ctx = ctx
 	k.runner = &handlers.Runner{Runtime: k.runtime, UserAgent: "kube-probe/" + minor(k.Version)}
@@ -320,10 +329,10 @@ func (k *Kubelet) build(ctx context.Context) {
 	k.wakes = timers.New(k.Clock, k.kick)
 	k.csi = &csi.Drivers{
 		NodeName: k.NodeName, Root: k.RootDir, Client: k.Client.Client, Log: k.log, Secret: live{k.Client.Client}.Secret, Tokens: k.requestToken,
-		Changed: k.kickAll, InUseChanged: func() { k.node.Kick() },
+		Changed: k.driverChanged, InUseChanged: func() { k.node.Kick() },
 	}
 	k.dra = &dra.Drivers{
-		NodeName: k.NodeName, File: filepath.Join(k.RootDir, "dra_claims.json"), Client: k.Client.Client, Clock: k.Clock, Log: k.log, Changed: k.kickAll,
+		NodeName: k.NodeName, File: filepath.Join(k.RootDir, "dra_claims.json"), Client: k.Client.Client, Clock: k.Clock, Log: k.log, Changed: k.driverChanged,
 	}
 	k.volumes = (&volumes.Manager{
 		Root: k.RootDir, Objects: objects{k}, CSI: k.csi, Tokens: k.requestToken, Place: k.place, Clock: k.Clock, Log: k.log,

@@ -29,6 +29,8 @@ type Request struct {
 	// Dir is the volume's directory below the pod's.
 	Dir      string
 	ReadOnly bool
+	// Block is true if the pod gets the device, and not a file system on it.
+	Block bool
 	// SizeOnNode is the size of the file system as the claim has it.
 	SizeOnNode int64
 }
@@ -170,6 +172,9 @@ func (d *Drivers) volume(ctx context.Context, r Request) (*volume, error) {
 		AccessType: &csi.VolumeCapability_Mount{Mount: mount},
 		AccessMode: &csi.VolumeCapability_AccessMode{Mode: accessMode(modes, v.can[csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER])},
 	}
+	if r.Block {
+		v.capability.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
+	}
 	return v, nil
 }
 
@@ -216,7 +221,7 @@ func fsGroup(pod *v1.Pod) *int64 {
 // setGroup says whether the kubelet is to give the files to the fsGroup, which
 // the driver's policy decides.
 func (v *volume) setGroup() bool {
-	if v.group != "" || v.ReadOnly {
+	if v.group != "" || v.ReadOnly || v.Block {
 		return false
 	}
 	policy := storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy

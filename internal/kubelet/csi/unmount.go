@@ -65,8 +65,9 @@ func readNote(path string) (note, error) {
 	return n, nil
 }
 
-// volumesDir is where a pod's CSI volumes are, below the pod's directory.
-const volumesDir = "volumes/kubernetes.io~csi"
+// volumesDir is where a pod's CSI volumes are, below the pod's directory: in
+// volumes, or in volumeDevices if they have no file system.
+const volumesDir = "volume*/kubernetes.io~csi"
 
 // stagePath returns where a volume is staged.
 func (d *Drivers) stagePath(driver, handle string) string {

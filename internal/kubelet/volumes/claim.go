@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -52,13 +53,37 @@ func (m *Manager) claimed(ctx context.Context, pod *v1.Pod, v *v1.Volume) (strin
 	if pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.UID != claim.UID {
 		return "", time.Time{}, fmt.Errorf("persistentvolume %q is bound to another claim than %q", pv.Name, name)
 	}
+	block := ptr.Deref(pv.Spec.VolumeMode, v1.PersistentVolumeFilesystem) == v1.PersistentVolumeBlock
 	if pv.Spec.CSI != nil {
 		return m.csiVolume(ctx, pod, v, csi.Request{
-			Pod: pod, Name: pv.Name, PV: pv, ReadOnly: readOnly || pv.Spec.CSI.ReadOnly, SizeOnNode: claim.Status.Capacity.Storage().Value(),
+			Pod: pod, Name: pv.Name, PV: pv, ReadOnly: readOnly || pv.Spec.CSI.ReadOnly, Block: block, SizeOnNode: claim.Status.Capacity.Storage().Value(),
 		}, claim)
+	}
+	if block {
+		path, err := localDevice(pv)
+		return path, time.Time{}, err
 	}
 	path, err := m.persistent(ctx, pod, pv, readOnly)
 	return path, time.Time{}, err
+}
+
+// localDevice returns the device that a local volume without a file system is.
+func localDevice(pv *v1.PersistentVolume) (string, error) {
+	if pv.Spec.Local == nil {
+		return "", fmt.Errorf("no volume plugin matched: this kubelet does not support block volumes of the kind of persistent volume %q", pv.Name)
+	}
+	path, err := filepath.EvalSymlinks(pv.Spec.Local.Path)
+	if err != nil {
+		return "", fmt.Errorf("path %q of local volume %q does not exist: %w", pv.Spec.Local.Path, pv.Name, err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if info.Mode()&fs.ModeDevice == 0 || info.Mode()&fs.ModeCharDevice != 0 {
+		return "", fmt.Errorf("path %q of local volume %q is not a block device", path, pv.Name)
+	}
+	return path, nil
 }
 
 // persistent makes a volume ready that needs no driver.
@@ -95,6 +120,9 @@ func (m *Manager) csiVolume(ctx context.Context, pod *v1.Pod, v *v1.Volume, r cs
 		return "", time.Time{}, fmt.Errorf("volume %q: this kubelet has no CSI drivers", v.Name)
 	}
 	r.Dir = m.dir(string(pod.UID), "csi", r.Name)
+	if r.Block {
+		r.Dir = filepath.Join(m.PodDir(string(pod.UID)), "volumeDevices", "kubernetes.io~csi", r.Name)
+	}
 	known := m.path(string(pod.UID), v.Name) != ""
 	mounted, err := m.CSI.Mount(ctx, r)
 	if err != nil {

@@ -414,6 +414,40 @@ func TestCSI(t *testing.T) {
 		t.Errorf("taking back the inline volume: %v", err)
 	}
 
+	// A volume without a file system is a device at its path.
+	raw := &v1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "raw"}, Spec: *claim.Spec.DeepCopy()}
+	raw.Spec.VolumeName, raw.Spec.VolumeMode = "raw", ptr.To(v1.PersistentVolumeBlock)
+	w.create(raw)
+	w.create(&v1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "raw"}, Spec: v1.PersistentVolumeSpec{
+		Capacity: v1.ResourceList{v1.ResourceStorage: resource.MustParse("1Gi")}, AccessModes: raw.Spec.AccessModes, VolumeMode: raw.Spec.VolumeMode,
+		ClaimRef:               &v1.ObjectReference{Namespace: "default", Name: "raw", UID: raw.UID},
+		PersistentVolumeSource: v1.PersistentVolumeSource{CSI: &v1.CSIPersistentVolumeSource{Driver: driverName, VolumeHandle: "raw"}},
+	}})
+	raw.Status = v1.PersistentVolumeClaimStatus{Phase: v1.ClaimBound, Capacity: v1.ResourceList{v1.ResourceStorage: resource.MustParse("1Gi")}}
+	if err := w.Client.Status().Update(t.Context(), raw); err != nil {
+		t.Fatal(err)
+	}
+	attachment = &storagev1.VolumeAttachment{
+		ObjectMeta: metav1.ObjectMeta{Name: kubeletcsi.AttachmentName("raw", driverName, "n1")},
+		Spec:       storagev1.VolumeAttachmentSpec{Attacher: driverName, NodeName: "n1", Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: ptr.To("raw")}},
+	}
+	w.create(attachment)
+	attachment.Status.Attached = true
+	if err := w.Client.Status().Update(t.Context(), attachment); err != nil {
+		t.Fatal(err)
+	}
+	rawPod := w.pod("raw", v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: "raw"}})
+	if _, err := w.volumes.Mount(t.Context(), rawPod); err != nil {
+		t.Fatal(err)
+	}
+	if d.stage.VolumeCapability.GetBlock() == nil || d.publish.VolumeCapability.GetBlock() == nil || !strings.Contains(d.publish.TargetPath, "/volumeDevices/") {
+		t.Errorf("published %v", d.publish)
+	}
+	d.take()
+	if err := w.volumes.Unmount(t.Context(), string(rawPod.UID)); err != nil || d.take() != "unpublish unstage(raw)" {
+		t.Errorf("taking back the device: %v", err)
+	}
+
 	// The driver goes away.
 	if err := os.Remove(filepath.Join(w.registry, "test.sock")); err != nil {
 		t.Fatal(err)
