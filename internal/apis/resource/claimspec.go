@@ -7,6 +7,8 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	apiservercel "k8s.io/apiserver/pkg/cel"
+	"k8s.io/dynamic-resource-allocation/cel"
 
 	"skiff/internal/apis/checks"
 	"skiff/internal/apis/fill"
@@ -177,15 +179,35 @@ func validateWish(class string, selectors []resourcev1.DeviceSelector, mode reso
 	return errs
 }
 
+// validateExpression compiles an expression about a device.
+func validateExpression(expression string, path *field.Path) field.ErrorList {
+	if len(expression) > resourcev1.CELSelectorExpressionMaxLength {
+		return field.ErrorList{field.TooLong(path, "", resourcev1.CELSelectorExpressionMaxLength)}
+	}
+	result := cel.GetCompiler(cel.Features{EnableConsumableCapacity: true}).CompileCELExpression(expression, cel.Options{})
+	switch {
+	case result.Error != nil && result.Error.Type == apiservercel.ErrorTypeInternal:
+		return field.ErrorList{field.InternalError(path, result.Error)}
+	case result.Error != nil:
+		return field.ErrorList{field.Invalid(path, expression, result.Error.Detail)}
+	case result.MaxCost > resourcev1.CELSelectorExpressionMaxCost:
+		return field.ErrorList{field.Forbidden(path, "too complex, exceeds cost limit")}
+	}
+	return nil
+}
+
 func validateSelectors(selectors []resourcev1.DeviceSelector, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if len(selectors) > maxSelectors {
 		errs = append(errs, field.TooMany(path, len(selectors), maxSelectors))
 	}
 	for i, s := range selectors {
+		at := path.Index(i).Child("cel")
 		if s.CEL == nil || strings.TrimSpace(s.CEL.Expression) == "" {
-			errs = append(errs, field.Required(path.Index(i).Child("cel"), ""))
+			errs = append(errs, field.Required(at, ""))
+			continue
 		}
+		errs = append(errs, validateExpression(s.CEL.Expression, at.Child("expression"))...)
 	}
 	return errs
 }

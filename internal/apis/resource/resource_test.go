@@ -25,6 +25,9 @@ spec: {devices: {requests: [{name: a, exactly: {deviceClassName: gpu.example.com
 	checkstest.Create(t, r, valid,
 		change("no class", func(c *claim) { first(c).Exactly.DeviceClassName = "" }, "spec.devices.requests[0].exactly.deviceClassName: Required value: "),
 		change("count", func(c *claim) { first(c).Exactly.Count = -1 }, "spec.devices.requests[0].exactly.count: Invalid value: must be greater than zero"),
+		change("expression", func(c *claim) {
+			first(c).Exactly.Selectors = []resourcev1.DeviceSelector{{CEL: &resourcev1.CELDeviceSelector{Expression: `"x"`}}}
+		}, "spec.devices.requests[0].exactly.selectors[0].cel.expression: Invalid value: must evaluate to bool or the unknown type, not string"),
 		change("neither", func(c *claim) { first(c).Exactly = nil }, "spec.devices.requests[0]: Required value: exactly one of `exactly` or `firstAvailable` is required"),
 		change("unknown request", func(c *claim) {
 			c.Spec.Devices.Constraints = []resourcev1.DeviceConstraint{{Requests: []string{"b"}, MatchAttribute: ptr.To[resourcev1.FullyQualifiedName]("x/y")}}

@@ -7,6 +7,7 @@ package attachdetach
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -158,7 +159,7 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	here := map[string]*storagev1.VolumeAttachment{}
 	for i := range all.Items {
 		a := &all.Items[i]
-		if a.Spec.NodeName != key.Name || a.Spec.Source.PersistentVolumeName == nil || !strings.HasPrefix(a.Name, "csi-") {
+		if a.Spec.NodeName != key.Name || a.Spec.Source.PersistentVolumeName == nil || !ours(a.Name) {
 			continue
 		}
 		here[a.Name] = a
@@ -276,6 +277,14 @@ func (r *reconciler) attach(ctx context.Context, name string, n need, node strin
 		return nil
 	}
 	return err
+}
+
+// ours reports whether a name looks like one of attachmentName's: others may
+// make attachments too.
+func ours(name string) bool {
+	digest, is := strings.CutPrefix(name, "csi-")
+	_, err := hex.DecodeString(digest)
+	return is && err == nil && len(digest) == hex.EncodedLen(sha256.Size)
 }
 
 func shareable(pv *corev1.PersistentVolume) bool {

@@ -85,7 +85,7 @@ func (b *binder) release(ctx context.Context, pv *corev1.PersistentVolume) error
 }
 
 func (b *binder) fail(ctx context.Context, pv *corev1.PersistentVolume, reason, message string) error {
-	if pv.Status.Phase == corev1.VolumeFailed && pv.Status.Message == message {
+	if pv.Status.Phase == corev1.VolumeFailed {
 		return nil
 	}
 	b.recorder.Event(pv, corev1.EventTypeWarning, reason, message)
@@ -109,9 +109,10 @@ func (b *binder) unbind(ctx context.Context, pv *corev1.PersistentVolume) error 
 	return b.phase(ctx, next, corev1.VolumeAvailable, "")
 }
 
-// setPhase writes the phase if it is new, and returns the volume with it.
+// setPhase writes the phase, and why, if the phase is new, and returns the
+// volume with it.
 func (b *binder) setPhase(ctx context.Context, pv *corev1.PersistentVolume, phase corev1.PersistentVolumePhase, message string) (*corev1.PersistentVolume, error) {
-	if pv.Status.Phase == phase && pv.Status.Message == message {
+	if pv.Status.Phase == phase {
 		return pv, nil
 	}
 	next := pv.DeepCopy()
