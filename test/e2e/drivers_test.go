@@ -129,7 +129,7 @@ type lamps struct {
 	node kubelet
 }
 
-func (d lamps) spec(uid string) string { return d.node.root("/var/run/cdi/lamp-" + uid + ".json") }
+func (d lamps) spec(uid string) string { return d.node.root("/run/cdi/lamp-" + uid + ".json") }
 
 func (d lamps) NodePrepareResources(_ context.Context, r *draplugin.NodePrepareResourcesRequest) (*draplugin.NodePrepareResourcesResponse, error) {
 	out := &draplugin.NodePrepareResourcesResponse{Claims: map[string]*draplugin.NodePrepareResourceResponse{}}
@@ -234,6 +234,12 @@ func TestDrivers(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.apply(driven)
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := c.command(context.Background(), nil, "kubectl", "describe", "pod,pvc,pv,resourceclaims").CombinedOutput()
+			t.Logf("%s", out)
+		}
+	})
 	c.kubectl("wait", "pod/driven", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
 	if got := c.pod("driven").Spec.NodeName; got != name {
 		t.Errorf("the pod ran on %s", got)
@@ -245,7 +251,7 @@ func TestDrivers(t *testing.T) {
 	}
 	c.kubectl("delete", "pod", "driven", "--grace-period=1")
 	c.eventually("everything is given back", func(ctx context.Context) error {
-		specs, err := filepath.Glob(n.root("/var/run/cdi/*"))
+		specs, err := filepath.Glob(n.root("/run/cdi/*"))
 		if err != nil || len(specs) > 0 {
 			return fmt.Errorf("%v is left, %w", specs, err)
 		}

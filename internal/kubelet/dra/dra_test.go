@@ -16,7 +16,9 @@ import (
 	"google.golang.org/grpc"
 	v1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	draplugin "k8s.io/kubelet/pkg/apis/dra/v1"
 	pluginregistration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 	"k8s.io/utils/clock"
@@ -152,6 +154,10 @@ func TestDRA(t *testing.T) {
 			},
 		}}
 		create(p)
+		// The authorizer hears of the pod a moment later.
+		must(wait.PollUntilContextTimeout(t.Context(), time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
+			return !apierrors.IsForbidden(node.Get(ctx, client.ObjectKey{Namespace: "default", Name: "gpus"}, &resourcev1.ResourceClaim{})), nil
+		}))
 		return p
 	}
 	one, two := pod("one"), pod("two")

@@ -20,8 +20,10 @@ import (
 	authv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	pluginregistration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -264,6 +266,16 @@ func (w *world) pod(name string, source v1.VolumeSource) *v1.Pod {
 	}}
 	w.create(p)
 	w.pods = append(w.pods, string(p.UID))
+	if source.PersistentVolumeClaim != nil {
+		// The authorizer hears of the pod a moment later.
+		claim := client.ObjectKey{Namespace: "default", Name: source.PersistentVolumeClaim.ClaimName}
+		err := wait.PollUntilContextTimeout(w.t.Context(), time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
+			return !apierrors.IsForbidden(w.node.Get(ctx, claim, &v1.PersistentVolumeClaim{})), nil
+		})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
 	return p
 }
 
