@@ -599,8 +599,10 @@ func TestResourceClaims(t *testing.T) {
 	}}
 	create(t, c, victim)
 	event(t, c, "victim", "DeviceTaintManagerEviction")
-	get(t, c, "default", "victim", victim)
-	if victim.DeletionTimestamp == nil || !slices.ContainsFunc(victim.Status.Conditions, func(c corev1.PodCondition) bool {
+	eventually(t, c, "the pod has to go", &corev1.PodList{}, func() bool {
+		return get(t, c, "default", "victim", victim).DeletionTimestamp != nil
+	})
+	if !slices.ContainsFunc(victim.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.DisruptionTarget && c.Reason == "DeletionByDeviceTaintManager"
 	}) {
 		t.Errorf("the pod is %+v", victim.Status)
