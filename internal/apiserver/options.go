@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/internal/apiserver/verbs"
@@ -64,12 +65,17 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 		return nil, err
 	}
 	o := &metav1.DeleteOptions{}
-	err = decodeInto(r.Context(), media, data, o, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}, metav1.FieldValidationIgnore)
+	kind := schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}
+	// The options may also be said to be of the resource's group.
+	var envelope runtime.Unknown
+	if media == mediaProtobuf && len(data) > 4 && envelope.Unmarshal(data[4:]) == nil && envelope.Kind == kind.Kind {
+		kind = envelope.GroupVersionKind()
+	}
+	err = decodeInto(r.Context(), media, data, o, kind, metav1.FieldValidationIgnore)
 	if err == nil || media == mediaProtobuf {
 		recordRequest(r.Context(), o, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"})
 		return o, err
 	}
-	// The options may also be said to be of the resource's group.
 	alt := &metav1.DeleteOptions{}
 	if verbs.DecodeJSON(r.Context(), data, alt, metav1.FieldValidationIgnore) != nil || alt.Kind != "DeleteOptions" {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	skiffclient "skiff/internal/client"
 	"skiff/internal/controllers/controller"
 	"skiff/internal/controllers/controllertest"
 	"skiff/internal/controllers/daemonset"
@@ -116,8 +117,10 @@ type trial struct {
 	t     *testing.T
 	w     workload
 	clock *controllertest.JumpingClock
-	stop  []func()
-	image int
+	// remote is how the controllers reach the cluster, if not by function calls.
+	remote *skiffclient.Set
+	stop   []func()
+	image  int
 }
 
 func (x *trial) startControllers() {
@@ -126,6 +129,10 @@ func (x *trial) startControllers() {
 		"statefulset-controller": statefulset.New, "daemon-set-controller": daemonset.New,
 		"generic-garbage-collector": func(d controller.Deps) (controller.Runnable, error) { return garbagecollector.New(d, x.Discover) },
 	} {
+		if x.remote != nil {
+			x.stop = append(x.stop, x.RunOver(*x.remote, account, make))
+			continue
+		}
 		x.stop = append(x.stop, x.Run(account, make))
 	}
 }
@@ -224,6 +231,19 @@ var faults = []struct {
 			x.update()
 			x.stopControllers()
 			x.startControllers()
+		}
+	}},
+	// A pod whose creation was not answered is made again, until it is seen.
+	{"watches are lost", 0, 2, func(x *trial) {
+		x.stopControllers()
+		set, wire := x.Remote()
+		x.remote = &set
+		x.startControllers()
+		x.update()
+		x.settle("rollout over the network")
+		for range 3 {
+			x.update()
+			wire.Cut()
 		}
 	}},
 	{"changes while nobody looks", -1, 0, func(x *trial) {

@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	skiffclient "skiff/internal/client"
 	"skiff/internal/cluster/testcluster"
 	"skiff/internal/controllers/controller"
 	"skiff/internal/controllers/index"
@@ -67,12 +68,14 @@ func account(namespace string) *corev1.ServiceAccount {
 // stopped can be run again.
 func (c *Cluster) Run(account string, new func(controller.Deps) (controller.Runnable, error)) (stop func()) {
 	c.t.Helper()
+	return c.RunOver(c.Account(account), account, new)
+}
+
+// RunOver runs a controller over a view of the cluster.
+func (c *Cluster) RunOver(set skiffclient.Set, name string, new func(controller.Deps) (controller.Runnable, error)) (stop func()) {
+	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r, err := new(controller.Deps{
-		Set:   c.Account(account),
-		Clock: c.Clock,
-		Log:   slog.New(slog.NewTextHandler(writer{c.t}, nil)).With("account", account),
-	})
+	r, err := new(controller.Deps{Set: set, Clock: c.Clock, Log: slog.New(slog.NewTextHandler(writer{c.t}, nil)).With("account", name)})
 	if err != nil {
 		cancel()
 		c.t.Fatal(err)
@@ -80,7 +83,7 @@ func (c *Cluster) Run(account string, new func(controller.Deps) (controller.Runn
 	done := make(chan struct{})
 	go func() {
 		if err := r.Start(ctx); err != nil && ctx.Err() == nil {
-			c.t.Errorf("%s: %v", account, err)
+			c.t.Errorf("%s: %v", name, err)
 		}
 		close(done)
 	}()
