@@ -119,6 +119,8 @@ type Resource struct {
 // functions of the declaration get objects of any version and go by their
 // apiVersion. The hub is only the version in which they are stored.
 type Custom struct {
+	// ID changes whenever the definition says something else.
+	ID string
 	// Convert returns the objects, which are shared, in the version.
 	Convert func(ctx context.Context, objs []Object, version string) ([]Object, error)
 	// Decode reads an object in whatever version it was stored.

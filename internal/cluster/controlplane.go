@@ -208,7 +208,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	p.server = apiserver.New(apiserver.Config{
 		Verbs: p.Verbs, FlowControl: fair, InFlight: plain, Audit: auditor, Limits: c.API.Limits,
 		Authenticator: authenticator, Handlers: documents, Collectors: measures.Collectors(),
-		OpenAPI: openapi.New(p.Verbs, extensions), Extensions: extensions,
+		OpenAPI: openapi.New(p.Verbs, extensions, clk), Extensions: extensions,
 		Nodes: p.kubelets,
 		Clock: clk, Log: c.Log,
 		Flags: map[string]string{

@@ -125,7 +125,7 @@ func (c *Controller) terminating(ctx context.Context, name string, condition api
 		if err != nil {
 			return nil, err
 		}
-		crd := obj.(*apiextensionsv1.CustomResourceDefinition).DeepCopy()
+		crd := withOwnStatus(obj.(*apiextensionsv1.CustomResourceDefinition))
 		if crd.DeletionTimestamp == nil || !apihelpers.CRDHasFinalizer(crd, apiextensionsv1.CustomResourceCleanupFinalizer) {
 			return nil, nil
 		}

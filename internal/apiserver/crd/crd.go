@@ -164,7 +164,7 @@ func (c *Controller) changed(ctx context.Context, e *cache.Entry) {
 // reconcile decides on the names, serves the resource, and then says so in the
 // status.
 func (c *Controller) reconcile(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) {
-	next := crd.DeepCopy()
+	next := withOwnStatus(crd)
 	c.acceptNames(next)
 	noteApproval(next)
 	noteStructure(next)
@@ -183,6 +183,14 @@ func (c *Controller) reconcile(ctx context.Context, crd *apiextensionsv1.CustomR
 	if crd.DeletionTimestamp != nil && apihelpers.CRDHasFinalizer(crd, apiextensionsv1.CustomResourceCleanupFinalizer) {
 		c.startCleanup(ctx, crd)
 	}
+}
+
+// withOwnStatus is a copy of crd whose metadata and status may be changed; the
+// specification is shared.
+func withOwnStatus(crd *apiextensionsv1.CustomResourceDefinition) *apiextensionsv1.CustomResourceDefinition {
+	next := *crd
+	next.ObjectMeta, next.Status = *crd.ObjectMeta.DeepCopy(), *crd.Status.DeepCopy()
+	return &next
 }
 
 // serve makes what is served that which crd says.

@@ -63,7 +63,7 @@ func (d *definition) resource() *apis.Resource {
 		Warnings:               finalizerWarnings,
 		Generation:             true,
 		RequireResourceVersion: true,
-		Custom:                 &apis.Custom{Convert: d.convert, Decode: d.decode, Terminating: d.terminating.Load, Types: sync.OnceValues(d.types)},
+		Custom:                 &apis.Custom{ID: fmt.Sprintf("%s/%d/%v", d.crd.UID, d.crd.Generation, *d.names), Convert: d.convert, Decode: d.decode, Terminating: d.terminating.Load, Types: sync.OnceValues(d.types)},
 	}
 	for _, v := range d.versions {
 		r.HasStatus = r.HasStatus || v.hasStatus()

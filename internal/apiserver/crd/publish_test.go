@@ -188,7 +188,7 @@ func TestOpenAPI(t *testing.T) {
 			t.Fatal(err)
 		}
 		doc := &spec3.OpenAPI{}
-		if len(body) > 0 {
+		if !strings.HasPrefix(string(body), "404") {
 			if err := json.Unmarshal(body, doc); err != nil {
 				t.Fatal(err)
 			}

@@ -192,8 +192,9 @@ func (i *informer) run(ctx context.Context, h toolscache.ResourceEventHandler, r
 			case cache.ErrFellBehind:
 				i.resume(ctx, h)
 			case cache.ErrClosed:
-				// The resource is gone, or is served by another declaration now.
-				if _, v := i.server.LookupKind(i.version.GVK()); v != nil && v != i.version {
+				// The resource is served by another declaration now, or is gone
+				// and may come back.
+				if v := i.next(ctx); v != nil {
 					renewed := *i
 					renewed.version = v
 					renewed.resume(ctx, h)
@@ -203,6 +204,22 @@ func (i *informer) run(ctx context.Context, h toolscache.ResourceEventHandler, r
 		}
 		for _, ev := range events {
 			i.deliver(h, ev, object)
+		}
+	}
+}
+
+// next waits until the kind is served by another declaration than i's; nil when
+// ctx ends first.
+func (i *informer) next(ctx context.Context) *verbs.Version {
+	for {
+		_, changed := i.server.Generation()
+		if _, v := i.server.LookupKind(i.version.GVK()); v != nil && v != i.version {
+			return v
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
 		}
 	}
 }

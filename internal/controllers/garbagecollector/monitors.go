@@ -3,6 +3,7 @@ package garbagecollector
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -25,7 +26,11 @@ const (
 	retry = time.Second
 )
 
-type registration = toolscache.ResourceEventHandlerRegistration
+// registration is a watch on one kind.
+type registration struct {
+	toolscache.ResourceEventHandlerRegistration
+	informer cache.Informer
+}
 
 // monitors watch every resource that can be deleted. They are a source of the
 // controller: Start begins, and WaitForSync waits for the graph to be whole.
@@ -125,14 +130,23 @@ func (m *monitors) watchAll(ctx context.Context) (missing bool) {
 		}
 		m.watched[kind] = registration
 	}
+	if err == nil {
+		maps.DeleteFunc(m.watched, func(kind schema.GroupKind, r registration) bool {
+			if !found[kind] {
+				// The error is for informers that are not running any more.
+				_ = r.informer.RemoveEventHandler(r.ResourceEventHandlerRegistration)
+			}
+			return !found[kind]
+		})
+	}
 	m.crds.each(func(kind schema.GroupKind) { missing = missing || !found[kind] })
 	return missing
 }
 
-func (m *monitors) watch(ctx context.Context, r controller.Resource) (toolscache.ResourceEventHandlerRegistration, error) {
+func (m *monitors) watch(ctx context.Context, r controller.Resource) (registration, error) {
 	informer, err := m.Cache.GetInformer(ctx, r.Metadata(), cache.BlockUntilSynced(false))
 	if err != nil {
-		return nil, err
+		return registration{}, err
 	}
 	kind := r.GVK()
 	see := func(o any) {
@@ -140,7 +154,7 @@ func (m *monitors) watch(ctx context.Context, r controller.Resource) (toolscache
 			m.look(m.graph.observe(kind, object)...)
 		}
 	}
-	return informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+	added, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc:    see,
 		UpdateFunc: func(_, o any) { see(o) },
 		DeleteFunc: func(o any) {
@@ -152,6 +166,7 @@ func (m *monitors) watch(ctx context.Context, r controller.Resource) (toolscache
 			}
 		},
 	})
+	return registration{added, informer}, err
 }
 
 // look puts objects on the queue.
