@@ -233,8 +233,8 @@ var faults = []struct {
 			x.startControllers()
 		}
 	}},
-	// A pod whose creation was not answered is made again, until it is seen.
-	{"watches are lost", 0, 2, func(x *trial) {
+	// What was not answered is done again, until it is seen.
+	{"watches are lost", -2, 2, func(x *trial) {
 		x.stopControllers()
 		set, wire := x.Remote()
 		x.remote = &set
@@ -305,8 +305,8 @@ func TestFaults(t *testing.T) {
 					x.promise(max(0, w.least+fault.least), w.most+fault.most)
 					fault.happen(x)
 					x.settle("recovery")
-					x.nothingLeaked()
 					x.quiet()
+					x.nothingLeaked()
 				})
 			}
 		})
