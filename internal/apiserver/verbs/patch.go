@@ -133,6 +133,17 @@ func patchResultError(out []byte, err error) error {
 	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), string(out), err.Error())})
 }
 
+// applyOperations applies a JSON patch. The library panics at some that lack
+// what their operation needs; such a patch is refused like any other bad one.
+func applyOperations(p jsonpatch.Patch, doc []byte) (out []byte, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errors.New("the patch has an operation that lacks its path or value, or has one of the wrong type")
+		}
+	}()
+	return p.Apply(doc)
+}
+
 // applyPatch applies a patch to a JSON document; schema is a value of the
 // document's type.
 func applyPatch(doc []byte, t types.PatchType, patch []byte, schema any) ([]byte, error) {
@@ -145,7 +156,7 @@ func applyPatch(doc []byte, t types.PatchType, patch []byte, schema any) ([]byte
 		if len(p) > maxPatchOperations {
 			return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(p)))
 		}
-		out, err := p.Apply(doc)
+		out, err := applyOperations(p, doc)
 		if err != nil {
 			return nil, unprocessable(err)
 		}

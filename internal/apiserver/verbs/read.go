@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -366,7 +367,8 @@ func decodeContinue(token string) (rev int64, start string, err error) {
 		return 0, "", fmt.Errorf("server does not recognize this encoded version %q", t.APIVersion)
 	case t.Revision == 0:
 		return 0, "", fmt.Errorf("incorrect encoded start resourceVersion (version meta.k8s.io/v1)")
-	case t.Start == "" || strings.Contains(t.Start, ".."):
+	case t.Start == "" || path.Clean("/"+t.Start) != "/"+t.Start:
+		// A start outside the list would show what the requester may not see.
 		return 0, "", fmt.Errorf("invalid start key %s", strconv.Quote(t.Start))
 	}
 	return t.Revision, t.Start, nil
