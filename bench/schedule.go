@@ -188,6 +188,8 @@ func measureDeployment(ctx context.Context, b *bench) error {
 	c := s.client()
 	defer c.CloseIdleConnections()
 	template := plainPod(0)
+	// The label with the hash is the Deployment's own.
+	template.Labels = map[string]string{"app": "bench"}
 	count := int32(replicas)
 	d := &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: "bench"},
