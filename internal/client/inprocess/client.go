@@ -117,7 +117,7 @@ func (c *inProcess) Get(ctx context.Context, key client.ObjectKey, obj client.Ob
 func (c *inProcess) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
 	ctx = c.context(ctx)
 	o := (&client.ListOptions{}).ApplyOptions(opts)
-	req, err := c.request(ctx, "list", "", list, o.Namespace, nameOf(o))
+	req, err := c.request(ctx, "list", "", list, o.Namespace, nameOf(o), fieldsOf(o.FieldSelector)...)
 	if err != nil {
 		return err
 	}
@@ -247,11 +247,7 @@ func (c *inProcess) Delete(ctx context.Context, obj client.Object, opts ...clien
 func (c *inProcess) DeleteAllOf(ctx context.Context, obj client.Object, opts ...client.DeleteAllOfOption) error {
 	ctx = c.context(ctx)
 	o := (&client.DeleteAllOfOptions{}).ApplyOptions(opts)
-	var where fields.Requirements
-	if o.FieldSelector != nil {
-		where = o.FieldSelector.Requirements()
-	}
-	req, err := c.request(ctx, "deletecollection", "", obj, o.Namespace, "", where...)
+	req, err := c.request(ctx, "deletecollection", "", obj, o.Namespace, "", fieldsOf(o.FieldSelector)...)
 	if err != nil {
 		return err
 	}
@@ -290,7 +286,7 @@ func (b *Binding) IsObjectNamespaced(obj runtime.Object) (bool, error) {
 func (c *inProcess) Watch(ctx context.Context, list client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
 	ctx = c.context(ctx)
 	o := (&client.ListOptions{}).ApplyOptions(opts)
-	req, err := c.request(ctx, "watch", "", list, o.Namespace, nameOf(o))
+	req, err := c.request(ctx, "watch", "", list, o.Namespace, nameOf(o), fieldsOf(o.FieldSelector)...)
 	if err != nil {
 		return nil, err
 	}
@@ -303,6 +299,15 @@ func (c *inProcess) Watch(ctx context.Context, list client.ObjectList, opts ...c
 		return nil, err
 	}
 	return startWatch(ctx, w, req.Version, list), nil
+}
+
+// fieldsOf are the requirements by which a request is authorized too: a node
+// may list the pods that are its own.
+func fieldsOf(s fields.Selector) fields.Requirements {
+	if s == nil {
+		return nil
+	}
+	return s.Requirements()
 }
 
 // nameOf is the name that a field selector narrows a list or watch to; such a
