@@ -241,8 +241,13 @@ func TestReject(t *testing.T) {
 func TestBorrowing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := upstream(t, 600)
-		level := func(name string) *level { return c.mu.running[name] }
-		begin := level("global-default").mu.limit
+		limits := func(name string) (limit, lower int) {
+			l := c.mu.running[name]
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.mu.limit, l.mu.bounds.lower
+		}
+		begin, _ := limits("global-default")
 		var seats []Seat
 		var wg sync.WaitGroup
 		var mu sync.Mutex
@@ -259,13 +264,15 @@ func TestBorrowing(t *testing.T) {
 			})
 		}
 		<-time.After(2*adjustPeriod + time.Second)
-		lent := level("global-default").mu.limit
-		if lent <= begin || level("workload-low").mu.limit < level("workload-low").mu.bounds.lower {
-			t.Errorf("the crowded level went from %d to %d seats, workload-low has %d", begin, lent, level("workload-low").mu.limit)
+		lent, _ := limits("global-default")
+		low, least := limits("workload-low")
+		if lent <= begin || low < least {
+			t.Errorf("the crowded level went from %d to %d seats, workload-low has %d", begin, lent, low)
 		}
 		sum := 0
-		for _, l := range c.mu.running {
-			sum += l.mu.limit
+		for name := range c.mu.running {
+			limit, _ := limits(name)
+			sum += limit
 		}
 		if sum > 610 {
 			t.Errorf("the limits add up to %d", sum)
