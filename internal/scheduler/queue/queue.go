@@ -204,7 +204,9 @@ func (q *Queue) Take() *framework.QueuedPod {
 	}
 	e.state = isTaken
 	e.Attempts++
-	return e.QueuedPod
+	// A copy: the entry goes on following the pod while this one is carried out.
+	taken := *e.QueuedPod
+	return &taken
 }
 
 // flush moves pods whose backoff has ended.
