@@ -119,10 +119,11 @@ func TestPodsThatPreemptNobody(t *testing.T) {
 func TestGatedPodsWait(t *testing.T) {
 	c := start(t)
 	node(t, c, "a")
-	p := create(t, c, pod("gated", func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/wait"}} }))
+	create(t, c, pod("gated", func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/wait"}} }))
 	create(t, c, pod("other"))
 	bound(t, c, "other")
-	if p = until(t, c, "gated", "there", func(*corev1.Pod) bool { return true }); p.Spec.NodeName != "" {
+	p := until(t, c, "gated", "there", func(*corev1.Pod) bool { return true })
+	if p.Spec.NodeName != "" {
 		t.Error("a gated pod was bound")
 	}
 	changed := p.DeepCopy()

@@ -158,7 +158,7 @@ func (w *walk) run() {
 	w.updates()
 	w.patches()
 	w.subs()
-	w.deletes(body)
+	w.deletes()
 }
 
 // settled returns the object once the server itself has written to it what it
@@ -358,7 +358,7 @@ func (w *walk) subs() {
 	}
 }
 
-func (w *walk) deletes(body []byte) {
+func (w *walk) deletes() {
 	w.ok(200, call{Method: "DELETE", Path: w.object + "?dryRun=All"})
 	w.ok(200, call{Method: "GET", Path: w.object})
 	wrong := `{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"00000000-0000-0000-0000-000000000000"}}`

@@ -52,12 +52,15 @@ func (c *podCheck) groupID(at *field.Path, id *int64) {
 
 func (c *podCheck) sysctls(at *field.Path, all []corev1.Sysctl) {
 	const form, longest = `^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$`, 253
-	names := sets.New[string]()
+	if len(all) == 0 {
+		return
+	}
+	valid, names := regexp.MustCompile(form), sets.New[string]()
 	for i, s := range all {
 		at := at.Index(i).Child("name")
 		if s.Name == "" {
 			c.required(at)
-		} else if good, _ := regexp.MatchString(form, s.Name); !good || len(s.Name) > longest {
+		} else if !valid.MatchString(s.Name) || len(s.Name) > longest {
 			c.invalid(at, s.Name, fmt.Sprintf("must have at most %d characters and match regex %s", longest, form))
 		} else if names.Has(s.Name) {
 			c.duplicate(at, s.Name)
