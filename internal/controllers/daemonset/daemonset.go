@@ -52,32 +52,12 @@ func New(d controller.Deps) (controller.Runnable, error) {
 	return controller.New(d, "daemonset", workers, r.reconcile,
 		controller.WatchSelf(d, &appsv1.DaemonSet{}),
 		controller.Watch(d, &corev1.Node{}, r.nodeChanged),
-		controller.Watch(d, &corev1.Pod{}, r.podChanged))
+		pods.Watch(d, r.tracker, kind, func() crclient.ObjectList { return &appsv1.DaemonSetList{} }, selects))
 }
 
-func (r *reconciler) podChanged(q controller.Queue, old, pod *corev1.Pod) {
-	for _, p := range []*corev1.Pod{old, pod} {
-		if p == nil {
-			continue
-		}
-		r.tracker.Saw(p)
-		if name := controller.OwnerName(p, kind); name != "" {
-			controller.Add(q, p.Namespace, name)
-		}
-	}
-	if !controller.Adoptable(old, pod) {
-		return
-	}
-	var all appsv1.DaemonSetList
-	if err := r.Cache.List(context.Background(), &all, crclient.InNamespace(pod.Namespace), crclient.UnsafeDisableDeepCopy); err != nil {
-		r.Log.Error("listing daemon sets for an orphaned pod", "pod", controller.Key(pod), "error", err)
-		return
-	}
-	for i := range all.Items {
-		if s, err := metav1.LabelSelectorAsSelector(all.Items[i].Spec.Selector); err == nil && !s.Empty() && s.Matches(labels.Set(pod.Labels)) {
-			controller.Add(q, pod.Namespace, all.Items[i].Name)
-		}
-	}
+func selects(ds *appsv1.DaemonSet, pod labels.Set) bool {
+	s, err := metav1.LabelSelectorAsSelector(ds.Spec.Selector)
+	return err == nil && !s.Empty() && s.Matches(pod)
 }
 
 // nodeChanged wakes all sets when a node comes, goes or becomes another as far

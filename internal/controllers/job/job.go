@@ -66,32 +66,12 @@ func New(d controller.Deps) (controller.Runnable, error) {
 	r.control = pods.Control{Client: d.Client, Recorder: r.events, Tracker: r.tracker}
 	return controller.New(d, "job", workers, r.reconcile,
 		controller.WatchSelf(d, &batchv1.Job{}),
-		controller.Watch(d, &corev1.Pod{}, r.podChanged))
+		pods.Watch(d, r.tracker, kind, func() crclient.ObjectList { return &batchv1.JobList{} }, selects))
 }
 
-func (r *reconciler) podChanged(q controller.Queue, old, pod *corev1.Pod) {
-	for _, p := range []*corev1.Pod{old, pod} {
-		if p == nil {
-			continue
-		}
-		r.tracker.Saw(p)
-		if name := controller.OwnerName(p, kind); name != "" {
-			controller.Add(q, p.Namespace, name)
-		}
-	}
-	if !controller.Adoptable(old, pod) {
-		return
-	}
-	var all batchv1.JobList
-	if err := r.Cache.List(context.Background(), &all, crclient.InNamespace(pod.Namespace), crclient.UnsafeDisableDeepCopy); err != nil {
-		r.Log.Error("listing jobs for an orphaned pod", "pod", controller.Key(pod), "error", err)
-		return
-	}
-	for i := range all.Items {
-		if s, err := metav1.LabelSelectorAsSelector(all.Items[i].Spec.Selector); err == nil && s.Matches(labels.Set(pod.Labels)) {
-			controller.Add(q, pod.Namespace, all.Items[i].Name)
-		}
-	}
+func selects(j *batchv1.Job, pod labels.Set) bool {
+	s, err := metav1.LabelSelectorAsSelector(j.Spec.Selector)
+	return err == nil && s.Matches(pod)
 }
 
 func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {

@@ -45,32 +45,12 @@ func New(d controller.Deps) (controller.Runnable, error) {
 	r.control = pods.Control{Client: d.Client, Recorder: r.events, Tracker: r.tracker}
 	return controller.New(d, "replicaset", workers, r.reconcile,
 		controller.WatchSelf(d, &appsv1.ReplicaSet{}),
-		controller.Watch(d, &corev1.Pod{}, r.podChanged))
+		pods.Watch(d, r.tracker, kind, func() crclient.ObjectList { return &appsv1.ReplicaSetList{} }, selects))
 }
 
-func (r *reconciler) podChanged(q controller.Queue, old, pod *corev1.Pod) {
-	for _, p := range []*corev1.Pod{old, pod} {
-		if p == nil {
-			continue
-		}
-		r.tracker.Saw(p)
-		if name := controller.OwnerName(p, kind); name != "" {
-			controller.Add(q, p.Namespace, name)
-		}
-	}
-	if !controller.Adoptable(old, pod) {
-		return
-	}
-	var sets appsv1.ReplicaSetList
-	if err := r.Cache.List(context.Background(), &sets, crclient.InNamespace(pod.Namespace), crclient.UnsafeDisableDeepCopy); err != nil {
-		r.Log.Error("listing replica sets for an orphaned pod", "pod", controller.Key(pod), "error", err)
-		return
-	}
-	for i := range sets.Items {
-		if s, err := metav1.LabelSelectorAsSelector(sets.Items[i].Spec.Selector); err == nil && !s.Empty() && s.Matches(labels.Set(pod.Labels)) {
-			controller.Add(q, pod.Namespace, sets.Items[i].Name)
-		}
-	}
+func selects(rs *appsv1.ReplicaSet, pod labels.Set) bool {
+	s, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
+	return err == nil && !s.Empty() && s.Matches(pod)
 }
 
 func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {

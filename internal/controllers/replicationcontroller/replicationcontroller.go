@@ -37,31 +37,12 @@ func New(d controller.Deps) (controller.Runnable, error) {
 	r.control = pods.Control{Client: d.Client, Recorder: d.Recorder("replication-controller"), Tracker: r.tracker}
 	return controller.New(d, "replicationcontroller", workers, r.reconcile,
 		controller.WatchSelf(d, &corev1.ReplicationController{}),
-		controller.Watch(d, &corev1.Pod{}, r.podChanged))
+		pods.Watch(d, r.tracker, kind, func() crclient.ObjectList { return &corev1.ReplicationControllerList{} }, selects))
 }
 
-func (r *reconciler) podChanged(q controller.Queue, old, pod *corev1.Pod) {
-	for _, p := range []*corev1.Pod{old, pod} {
-		if p == nil {
-			continue
-		}
-		r.tracker.Saw(p)
-		if name := controller.OwnerName(p, kind); name != "" {
-			controller.Add(q, p.Namespace, name)
-		}
-	}
-	if !controller.Adoptable(old, pod) {
-		return
-	}
-	var all corev1.ReplicationControllerList
-	if err := r.Cache.List(context.Background(), &all, crclient.InNamespace(pod.Namespace), crclient.UnsafeDisableDeepCopy); err != nil {
-		r.Log.Error("listing replication controllers for an orphaned pod", "pod", controller.Key(pod), "error", err)
-	}
-	for i := range all.Items {
-		if s := all.Items[i].Spec.Selector; len(s) > 0 && labels.SelectorFromValidatedSet(s).Matches(labels.Set(pod.Labels)) {
-			controller.Add(q, pod.Namespace, all.Items[i].Name)
-		}
-	}
+func selects(rc *corev1.ReplicationController, pod labels.Set) bool {
+	s := rc.Spec.Selector
+	return len(s) > 0 && labels.SelectorFromValidatedSet(s).Matches(pod)
 }
 
 func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
