@@ -3,6 +3,7 @@ package apiserver
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/aggregate"
@@ -33,8 +35,8 @@ type discoveryDocs struct {
 	aggregated map[bool]*apidiscoveryv2.APIGroupDiscoveryList // by "is the core group"
 	// tags are the aggregated documents' entity tags.
 	tags map[bool]string
-	// local are the group versions that this server answers itself.
-	local map[schema.GroupVersion]bool
+	// stale are the group versions whose server does not answer now.
+	stale map[schema.GroupVersion]bool
 }
 
 func (s *Server) discover() *discoveryDocs {
@@ -69,7 +71,7 @@ func buildDiscovery(resources []*verbs.Resource, extensions []*aggregate.Extensi
 	groups, versions := order.sorted()
 	d := &discoveryDocs{resources: map[schema.GroupVersion]*metav1.APIResourceList{}, aggregated: map[bool]*apidiscoveryv2.APIGroupDiscoveryList{
 		true: {}, false: {},
-	}, tags: map[bool]string{}, local: map[schema.GroupVersion]bool{}}
+	}, tags: map[bool]string{}, stale: map[schema.GroupVersion]bool{}}
 	for _, g := range groups {
 		group := metav1.APIGroup{Name: g}
 		agg := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g}}
@@ -79,6 +81,9 @@ func buildDiscovery(resources []*verbs.Resource, extensions []*aggregate.Extensi
 			list, aggVersion := versionDocs(gv, byVersion[gv])
 			if e := remote[gv]; e != nil {
 				list, aggVersion = extensionDocs(e)
+				if aggVersion.Freshness == apidiscoveryv2.DiscoveryFreshnessStale {
+					d.stale[gv] = true
+				}
 			}
 			d.resources[gv] = list
 			agg.Versions = append(agg.Versions, aggVersion)
@@ -92,9 +97,6 @@ func buildDiscovery(resources []*verbs.Resource, extensions []*aggregate.Extensi
 	}
 	for core, list := range d.aggregated {
 		d.tags[core] = entityTag(list)
-	}
-	for gv := range byVersion {
-		d.local[gv] = remote[gv] == nil
 	}
 	return d
 }
@@ -299,19 +301,20 @@ func (s *Server) rootPaths() []string {
 	return slices.Compact(paths)
 }
 
-// PreferredResources returns what this server serves itself, each resource in its group's
-// preferred version or, where that lacks it, in the newest that has it.
-func (s *Server) PreferredResources() []*metav1.APIResourceList {
+// PreferredResources returns what is served, each resource in its group's
+// preferred version or, where that lacks it, in the newest that has it. Group
+// versions whose server does not answer are missing, and named in the error.
+func (s *Server) PreferredResources() ([]*metav1.APIResourceList, error) {
 	docs := s.discover()
 	var out []*metav1.APIResourceList
 	for _, group := range append([]metav1.APIGroup{{Versions: []metav1.GroupVersionForDiscovery{{Version: "v1"}}}}, docs.groups...) {
 		seen := map[string]bool{}
 		for _, v := range group.Versions {
 			gv := schema.GroupVersion{Group: group.Name, Version: v.Version}
-			list := &metav1.APIResourceList{GroupVersion: gv.String()}
-			if !docs.local[gv] {
+			if docs.stale[gv] {
 				continue
 			}
+			list := &metav1.APIResourceList{GroupVersion: gv.String()}
 			for _, r := range docs.resources[gv].APIResources {
 				if !seen[r.Name] {
 					seen[r.Name] = true
@@ -321,5 +324,12 @@ func (s *Server) PreferredResources() []*metav1.APIResourceList {
 			out = append(out, list)
 		}
 	}
-	return out
+	if len(docs.stale) == 0 {
+		return out, nil
+	}
+	failed := &discovery.ErrGroupDiscoveryFailed{Groups: map[schema.GroupVersion]error{}}
+	for gv := range docs.stale {
+		failed.Groups[gv] = fmt.Errorf("stale GroupVersion discovery: %v", gv)
+	}
+	return out, failed
 }

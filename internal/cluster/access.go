@@ -9,6 +9,9 @@ import (
 
 	apismetrics "skiff/internal/apis/metrics"
 	"skiff/internal/apiserver"
+	"skiff/internal/apiserver/aggregate"
+	"skiff/internal/client"
+	"skiff/internal/client/remote"
 	"skiff/internal/identity"
 	"skiff/internal/metrics"
 )
@@ -23,6 +26,20 @@ func (p *ControlPlane) RESTConfig(u *identity.User) (*rest.Config, error) {
 		Host: p.URL(), QPS: -1, Impersonate: rest.ImpersonationConfig{UserName: u.Name, Groups: u.Groups},
 		TLSClientConfig: rest.TLSClientConfig{CAData: p.PKI.CA.PEM, CertData: cert, KeyData: key},
 	}, nil
+}
+
+// foreign is what extension servers answer; it is reached over the API itself.
+type foreign struct {
+	*aggregate.Aggregator
+	plane *ControlPlane
+}
+
+func (f foreign) Connect(ctx context.Context, u *identity.User) (client.Set, error) {
+	config, err := f.plane.RESTConfig(u)
+	if err != nil {
+		return client.Set{}, err
+	}
+	return remote.Connect(ctx, config, f.plane.Scheme, remote.Options{}, f.plane.log)
 }
 
 // Kubelets reaches the kubelets with the API server's certificate.

@@ -154,7 +154,13 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		}
 	})
 	go p.Verbs.Warm()
-	p.Clients = inprocess.Bind(ctx, p.Verbs, c.Log)
+	extensions, err := aggregate.New(aggregate.Config{
+		Verbs: p.Verbs, Resolver: endpoint.New(p.Verbs), Certificate: p.PKI.FrontProxyClient.GetClientCertificate, Clock: clk, Log: c.Log,
+	})
+	if err != nil {
+		return err
+	}
+	p.Clients = inprocess.Bind(ctx, p.Verbs, foreign{extensions, p}, c.Log)
 	informers := p.Clients.Cache().Cache
 	loopback := p.Clients.Set(ctx, identity.Loopback())
 	if err := p.serveUsage(ctx, metrics.Config{Cache: informers, Kubelets: p.Kubelets(), Clock: clk, Log: c.Log.With("part", "metrics")}); err != nil {
@@ -176,12 +182,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	}
 	p.Verbs.SetPolicy(authorizer, admission.Chain{chain, addresses})
 
-	extensions, err := aggregate.Start(ctx, aggregate.Config{
-		Verbs: p.Verbs, Resolver: endpoint.New(p.Verbs), Certificate: p.PKI.FrontProxyClient.GetClientCertificate, Clock: clk, Log: c.Log,
-	})
-	if err != nil {
-		return err
-	}
+	extensions.Start(ctx)
 	if err := crd.Start(ctx, crd.Config{Verbs: p.Verbs, Webhooks: webhooks, Clock: clk, Log: c.Log}); err != nil {
 		return err
 	}
@@ -227,8 +228,9 @@ func (p *ControlPlane) Drain() { p.server.Drain() }
 // URL is the API server's address for clients.
 func (p *ControlPlane) URL() string { return "https://" + p.Address.String() }
 
-// PreferredResources returns what is served, as discovery shows it.
-func (p *ControlPlane) PreferredResources() []*metav1.APIResourceList {
+// PreferredResources returns what is served, as discovery shows it; with an
+// error there may be a part of the answer.
+func (p *ControlPlane) PreferredResources(context.Context) ([]*metav1.APIResourceList, error) {
 	return p.server.PreferredResources()
 }
 

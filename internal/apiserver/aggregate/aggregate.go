@@ -20,6 +20,7 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/utils/clock"
@@ -60,19 +61,23 @@ type Aggregator struct {
 	}
 }
 
-// Start follows the APIServices until ctx ends.
-func Start(ctx context.Context, c Config) (*Aggregator, error) {
+// New returns an Aggregator that knows of no extension server yet.
+func New(c Config) (*Aggregator, error) {
 	a := &Aggregator{Config: c, resource: c.Verbs.Lookup(apiServices)}
 	if a.resource == nil {
 		return nil, fmt.Errorf("%s are not served", apiServices)
 	}
 	a.mu.extensions = map[schema.GroupVersion]*Extension{}
+	return a, nil
+}
+
+// Start follows the APIServices until ctx ends.
+func (a *Aggregator) Start(ctx context.Context) {
 	ctx = identity.NewContext(verbs.WithUserAgent(ctx, "kube-apiserver"), identity.Loopback())
 	snap, w := a.resource.Collection.SnapshotAndWatch(cache.Scope{})
 	a.all(ctx, snap)
 	go a.follow(ctx, w)
 	go a.register(ctx)
-	return a, nil
 }
 
 func (a *Aggregator) all(ctx context.Context, snap cache.Snapshot) {
@@ -212,6 +217,26 @@ func (a *Aggregator) Extensions() (int64, []*Extension) {
 	}
 	slices.SortFunc(all, func(x, y *Extension) int { return strings.Compare(x.GroupVersion.String(), y.GroupVersion.String()) })
 	return a.mu.revision, all
+}
+
+// Serves reports whether another server answers the group version.
+func (a *Aggregator) Serves(gv schema.GroupVersion) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.mu.extensions[gv] != nil
+}
+
+// Resources returns what the extension servers last said that they serve, and
+// a number that changes when that may.
+func (a *Aggregator) Resources() (int64, []*metav1.APIResourceList) {
+	revision, all := a.Extensions()
+	var lists []*metav1.APIResourceList
+	for _, e := range all {
+		if list, _ := e.Resources(); list != nil {
+			lists = append(lists, list)
+		}
+	}
+	return revision, lists
 }
 
 func (a *Aggregator) learned() {

@@ -29,15 +29,17 @@ import (
 
 // Binding makes clients of one API server.
 type Binding struct {
-	server *verbs.Server
-	mapper *mapper
-	cache  *informers
-	log    *slog.Logger
+	server  *verbs.Server
+	foreign Foreign
+	mapper  *mapper
+	cache   *informers
+	log     *slog.Logger
 }
 
-// Bind returns a binding to server. Informers run until ctx ends.
-func Bind(ctx context.Context, server *verbs.Server, log *slog.Logger) *Binding {
-	b := &Binding{server: server, mapper: &mapper{server: server}, log: log}
+// Bind returns a binding to server, and to what others answer for it. Informers
+// run until ctx ends.
+func Bind(ctx context.Context, server *verbs.Server, foreign Foreign, log *slog.Logger) *Binding {
+	b := &Binding{server: server, foreign: foreign, mapper: &mapper{server: server, foreign: foreign}, log: log}
 	b.cache = newInformers(ctx, b)
 	return b
 }
@@ -48,7 +50,7 @@ func (b *Binding) Cache() skiffclient.Set { return skiffclient.Set{Cache: b.cach
 
 // Set returns a component's view of the cluster, acting as user until ctx ends.
 func (b *Binding) Set(ctx context.Context, user *identity.User) skiffclient.Set {
-	c := &inProcess{Binding: b, user: user, agent: agentOf(user.Name)}
+	c := &router{&inProcess{Binding: b, user: user, agent: agentOf(user.Name)}, b.connection(ctx, user)}
 	return skiffclient.Set{Client: c, Cache: b.cache, Recorder: skiffclient.Recorders(ctx, c)}
 }
 
@@ -275,11 +277,11 @@ func (b *Binding) GroupVersionKindFor(obj runtime.Object) (schema.GroupVersionKi
 }
 
 func (b *Binding) IsObjectNamespaced(obj runtime.Object) (bool, error) {
-	v, err := b.version(obj)
+	gvk, err := apiutil.GVKForObject(obj, b.server.Scheme())
 	if err != nil {
 		return false, err
 	}
-	return v.Resource().Namespaced, nil
+	return apiutil.IsGVKNamespaced(gvk, b.mapper)
 }
 
 // Watch streams events of what list's type and opts select.

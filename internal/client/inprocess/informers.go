@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/apiserver/verbs"
+	"skiff/internal/identity"
 	"skiff/internal/store/cache"
 )
 
@@ -22,6 +23,8 @@ import (
 type informers struct {
 	*Binding
 	ctx context.Context
+	// remote has informers of what other servers answer.
+	remote *connection
 
 	mu      sync.Mutex
 	indexes map[indexKey]*index
@@ -35,10 +38,17 @@ type indexKey struct {
 var _ crcache.Cache = (*informers)(nil)
 
 func newInformers(ctx context.Context, b *Binding) *informers {
-	return &informers{Binding: b, ctx: ctx, indexes: make(map[indexKey]*index)}
+	return &informers{Binding: b, ctx: ctx, remote: b.connection(ctx, identity.Loopback()), indexes: make(map[indexKey]*index)}
 }
 
-func (c *informers) Get(ctx context.Context, key client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
+func (c *informers) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	if c.elsewhere(obj) {
+		set, err := c.remote.get()
+		if err != nil {
+			return err
+		}
+		return set.Cache.Get(ctx, key, obj, opts...)
+	}
 	v, err := c.version(obj)
 	if err != nil {
 		return err
@@ -59,6 +69,13 @@ func (c *informers) Get(ctx context.Context, key client.ObjectKey, obj client.Ob
 }
 
 func (c *informers) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	if c.elsewhere(list) {
+		set, err := c.remote.get()
+		if err != nil {
+			return err
+		}
+		return set.Cache.List(ctx, list, opts...)
+	}
 	v, err := c.version(list)
 	if err != nil {
 		return err
@@ -91,7 +108,14 @@ func (c *informers) entries(v *verbs.Version, o *client.ListOptions) (*verbs.Lis
 	})
 }
 
-func (c *informers) GetInformer(_ context.Context, obj client.Object, _ ...crcache.InformerGetOption) (crcache.Informer, error) {
+func (c *informers) GetInformer(ctx context.Context, obj client.Object, opts ...crcache.InformerGetOption) (crcache.Informer, error) {
+	if c.elsewhere(obj) {
+		set, err := c.remote.get()
+		if err != nil {
+			return nil, err
+		}
+		return set.Cache.GetInformer(ctx, obj, opts...)
+	}
 	v, err := c.version(obj)
 	if err != nil {
 		return nil, err
@@ -111,7 +135,14 @@ func (c *informers) GetInformerForKind(_ context.Context, gvk schema.GroupVersio
 	return &informer{ctx: c.ctx, server: c.server, version: v, shape: s, log: c.log.Error}, nil
 }
 
-func (c *informers) RemoveInformer(context.Context, client.Object) error { return nil }
+// RemoveInformer ends the informer of what another server answers, or did. Of
+// the server's own there is nothing to end.
+func (c *informers) RemoveInformer(ctx context.Context, obj client.Object) error {
+	if set := c.remote.made(); set != nil {
+		return set.Cache.RemoveInformer(ctx, obj)
+	}
+	return nil
+}
 
 // Start has nothing to start: the state is the server's.
 func (c *informers) Start(ctx context.Context) error {

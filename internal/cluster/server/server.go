@@ -118,7 +118,7 @@ func control(ctx context.Context, p *cluster.ControlPlane) error {
 		return err
 	}
 	all, err := controllers.New(ctx, controllers.Config{
-		Set: account, Discover: func(context.Context) ([]*metav1.APIResourceList, error) { return p.PreferredResources(), nil },
+		Set: account, Discover: p.PreferredResources,
 		CABundle: p.PKI.CA.PEM, ClusterCIDRs: []netip.Prefix{c.ClusterCIDR}, ServiceCIDRs: []netip.Prefix{c.ServiceCIDR},
 		Certificates: csr.Options{Signer: p.PKI.CA, ApproveServing: true}, LocalVolumes: p.NodeVolumes(), Clock: clock.RealClock{}, Log: c.Log,
 		Autoscaler: podautoscaler.Options{REST: autoscaler},

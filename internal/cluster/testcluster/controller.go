@@ -24,8 +24,8 @@ func (c *Cluster) Account(name string) skiffclient.Set {
 }
 
 // Discover returns what the API server serves.
-func (c *Cluster) Discover(context.Context) ([]*metav1.APIResourceList, error) {
-	return c.PreferredResources(), nil
+func (c *Cluster) Discover(ctx context.Context) ([]*metav1.APIResourceList, error) {
+	return c.PreferredResources(ctx)
 }
 
 // Run runs a part of the cluster until the test ends.

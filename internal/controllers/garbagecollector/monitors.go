@@ -30,6 +30,7 @@ const (
 type registration struct {
 	toolscache.ResourceEventHandlerRegistration
 	informer cache.Informer
+	resource controller.Resource
 }
 
 // monitors watch every resource that can be deleted. They are a source of the
@@ -133,8 +134,9 @@ func (m *monitors) watchAll(ctx context.Context) (missing bool) {
 	if err == nil {
 		maps.DeleteFunc(m.watched, func(kind schema.GroupKind, r registration) bool {
 			if !found[kind] {
-				// The error is for informers that are not running any more.
+				// The errors are for informers that are not running any more.
 				_ = r.informer.RemoveEventHandler(r.ResourceEventHandlerRegistration)
+				_ = m.Cache.RemoveInformer(ctx, r.resource.Metadata())
 			}
 			return !found[kind]
 		})
@@ -166,7 +168,7 @@ func (m *monitors) watch(ctx context.Context, r controller.Resource) (registrati
 			}
 		},
 	})
-	return registration{added, informer}, err
+	return registration{added, informer, r}, err
 }
 
 // look puts objects on the queue.

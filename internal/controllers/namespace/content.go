@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
 
 	"skiff/internal/controllers/controller"
 )
@@ -58,18 +59,38 @@ func (c *content) conditions(s *corev1.NamespaceStatus, now metav1.Time) {
 	}
 	set(corev1.NamespaceDeletionDiscoveryFailure, c.discovery != nil,
 		"ResourcesDiscovered", "All resources successfully discovered",
-		"DiscoveryFailed", fmt.Sprintf("Discovery failed for some groups, %d failing: %v", 1, c.discovery))
+		"DiscoveryFailed", discoveryFailure(c.discovery))
 	set(corev1.NamespaceDeletionGVParsingFailure, false,
 		"ParsedGroupVersions", "All legacy kube types successfully parsed", "", "")
 	set(corev1.NamespaceDeletionContentFailure, len(c.failures) > 0,
 		"ContentDeleted", "All content successfully deleted, may be waiting on finalization",
-		"ContentDeletionFailed", fmt.Sprintf("Failed to delete all resource types, %d remaining: %v", len(c.failures), errors.Join(c.failures...)))
+		"ContentDeletionFailed", fmt.Sprintf("Failed to delete all resource types, %d remaining: %v", len(c.failures), texts(c.failures)))
 	set(corev1.NamespaceContentRemaining, len(c.remaining) > 0,
 		"ContentRemoved", "All content successfully removed",
 		"SomeResourcesRemain", "Some resources are remaining: "+counts(c.remaining, "%s has %d resource instances"))
 	set(corev1.NamespaceFinalizersRemaining, len(c.finalizers) > 0,
 		"ContentHasNoFinalizers", "All content-preserving finalizers finished",
 		"SomeFinalizersRemain", "Some content in the namespace has finalizers remaining: "+counts(c.finalizers, "%s in %d resource instances"))
+}
+
+func discoveryFailure(err error) string {
+	var failed *discovery.ErrGroupDiscoveryFailed
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &failed):
+		return fmt.Sprintf("Discovery failed for some groups, %d failing: %v", len(failed.Groups), err)
+	}
+	return err.Error()
+}
+
+func texts(errs []error) string {
+	var all []string
+	for _, err := range errs {
+		all = append(all, err.Error())
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
 }
 
 func counts(m map[string]int, format string) string {

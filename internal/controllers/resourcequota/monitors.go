@@ -102,14 +102,16 @@ func (r *reconciler) find(ctx context.Context, of schema.GroupResource) (*contro
 	return nil, err
 }
 
-// forget stops watching a resource that is no longer served.
-func (m *monitors) forget(of schema.GroupResource) {
+// forget stops watching resources that are no longer served.
+func (m *monitors) forget(gone func(schema.GroupResource) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if w, ok := m.watched[of]; ok {
-		// The informer of a resource that is gone cannot fail to let go.
-		_ = w.informer.RemoveEventHandler(w.registration)
-		delete(m.watched, of)
+	for of, w := range m.watched {
+		if gone(of) {
+			// The informer of a resource that is gone cannot fail to let go.
+			_ = w.informer.RemoveEventHandler(w.registration)
+			delete(m.watched, of)
+		}
 	}
 }
 
@@ -138,7 +140,7 @@ func (m *monitors) changed(r *reconciler, of schema.GroupResource, old, o any) {
 		r.Log.Error("listing quotas", "namespace", some.GetNamespace(), "error", err)
 	}
 	for i := range list.Items {
-		m.later(&list.Items[i], of)
+		m.later(&list.Items[i], func(limited schema.GroupResource) bool { return limited == of })
 	}
 }
 
@@ -154,10 +156,10 @@ func scopesChanged(before, now crclient.Object) bool {
 	return false
 }
 
-// later has the quota counted soon if it limits the resource.
-func (m *monitors) later(q *corev1.ResourceQuota, of schema.GroupResource) {
+// later has the quota counted soon if it limits a resource that is concerned.
+func (m *monitors) later(q *corev1.ResourceQuota, concerned func(schema.GroupResource) bool) {
 	for name := range q.Spec.Hard {
-		if quota.CountedBy(name) == of {
+		if concerned(quota.CountedBy(name)) {
 			m.queue.AddAfter(controller.Request{NamespacedName: controller.Key(q)}, settle)
 			return
 		}

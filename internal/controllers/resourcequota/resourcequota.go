@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -53,7 +54,8 @@ func New(d controller.Deps, discover controller.Discover) (controller.Runnable, 
 				controller.Add(q, changed.Namespace, changed.Name)
 			}
 		}),
-		controller.Watch(d, &apiextensionsv1.CustomResourceDefinition{}, r.definitionChanged))
+		controller.Watch(d, &apiextensionsv1.CustomResourceDefinition{}, r.definitionChanged),
+		controller.Watch(d, &apiregistrationv1.APIService{}, r.serviceChanged))
 }
 
 // counted reports whether the status says something of each limit.
@@ -70,17 +72,38 @@ func counted(q *corev1.ResourceQuota) bool {
 }
 
 func (r *reconciler) definitionChanged(_ controller.Queue, old, crd *apiextensionsv1.CustomResourceDefinition) {
-	if crd == nil {
-		r.monitors.forget(schema.GroupResource{Group: old.Spec.Group, Resource: old.Spec.Names.Plural})
+	gone := crd == nil
+	if gone {
 		crd = old
 	}
-	of := schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural}
+	r.servedAnew(gone, func(of schema.GroupResource) bool {
+		return of == schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural}
+	})
+}
+
+// serviceChanged looks at what another server answers, or did.
+func (r *reconciler) serviceChanged(_ controller.Queue, old, s *apiregistrationv1.APIService) {
+	gone := s == nil || s.Spec.Service == nil
+	if s == nil || gone && old != nil {
+		s = old
+	}
+	if s.Spec.Service != nil {
+		r.servedAnew(gone, func(of schema.GroupResource) bool { return of.Group == s.Spec.Group })
+	}
+}
+
+// servedAnew has the quotas counted that limit resources whose way of being
+// served has changed. Those that are gone are not watched any more.
+func (r *reconciler) servedAnew(gone bool, concerned func(schema.GroupResource) bool) {
+	if gone {
+		r.monitors.forget(concerned)
+	}
 	var list corev1.ResourceQuotaList
 	if err := r.Cache.List(context.Background(), &list, crclient.UnsafeDisableDeepCopy); err != nil {
 		r.Log.Error("listing quotas", "error", err)
 	}
 	for i := range list.Items {
-		r.monitors.later(&list.Items[i], of)
+		r.monitors.later(&list.Items[i], concerned)
 	}
 }
 
