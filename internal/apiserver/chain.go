@@ -173,7 +173,7 @@ func (s *Server) authorize(ctx context.Context, a *authz.Attributes) error {
 	}
 	audit.Annotate(ctx, "authorization.k8s.io/decision", "forbid")
 	audit.Annotate(ctx, "authorization.k8s.io/reason", reason)
-	return verbs.Forbidden(a, reason)
+	return authz.Forbidden(a, reason)
 }
 
 // responseRecorder remembers what was answered.

@@ -17,7 +17,6 @@ import (
 
 	"skiff/internal/apiserver/audit"
 	"skiff/internal/apiserver/authz"
-	"skiff/internal/apiserver/verbs"
 	"skiff/internal/identity"
 )
 
@@ -168,7 +167,7 @@ func (s *Server) actAs(ctx context.Context, m *mode, wanted *identity.User, a *a
 		case err != nil:
 			reason = err.Error()
 		}
-		return verbs.Forbidden(&a, reason)
+		return authz.Forbidden(&a, reason)
 	}
 	const group = "authentication.k8s.io"
 	names := authz.Attributes{Verb: m.verb(), Version: "v1"}
@@ -214,7 +213,7 @@ func (s *Server) actAs(ctx context.Context, m *mode, wanted *identity.User, a *a
 		if err := checkExtra(wanted.Extra); err != nil {
 			refused := about("userextras", "", "")
 			refused.User = requester
-			return nil, verbs.Forbidden(&refused, err.Error())
+			return nil, authz.Forbidden(&refused, err.Error())
 		}
 	}
 	for key, values := range wanted.Extra {
@@ -245,9 +244,9 @@ func (s *Server) askGroups(m *mode, names authz.Attributes, groups []string, req
 			refused.User = requester
 			switch g {
 			case "":
-				return verbs.Forbidden(&refused, "impersonating the empty string group is not allowed")
+				return authz.Forbidden(&refused, "impersonating the empty string group is not allowed")
 			case identity.GroupMasters:
-				return verbs.Forbidden(&refused, "impersonating the system:masters group is not allowed")
+				return authz.Forbidden(&refused, "impersonating the system:masters group is not allowed")
 			}
 		}
 		if err := ask(names); err != nil {

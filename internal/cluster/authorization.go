@@ -1,7 +1,11 @@
 package cluster
 
 import (
+	"context"
 	"errors"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/apiserver/authz"
 	"skiff/internal/apiserver/authz/node"
@@ -51,4 +55,13 @@ func (p *ControlPlane) authorizer(nodes *node.Authorizer, roles *rbac.Authorizer
 		return nil, err
 	}
 	return append(authz.Union{privileged.Authorizer{}}, list...), nil
+}
+
+// namespaceLabels returns the labels of a namespace.
+func (p *ControlPlane) namespaceLabels(ctx context.Context, name string) (map[string]string, error) {
+	var namespace corev1.Namespace
+	if err := p.Clients.Cache().Cache.Get(ctx, client.ObjectKey{Name: name}, &namespace, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, err
+	}
+	return namespace.Labels, nil
 }

@@ -139,7 +139,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		return err
 	}
 	review := &tokenReviewer{audiences: tokens.audiences}
-	for _, d := range builtin.Resources(builtin.Hooks{Authorizer: authorizer, Rules: rules{roles}, Tokens: review}) {
+	for _, d := range builtin.Resources(builtin.Hooks{Authorizer: authorizer, Rules: rules{roles}, Tokens: review, Namespace: p.namespaceLabels}) {
 		serveTokens(d, serviceaccount.TokenCreate(tokens.issuer, tokens.audiences, clk))
 		if _, err := p.Verbs.Add(ctx, d); err != nil {
 			return err

@@ -2,6 +2,8 @@
 package builtin
 
 import (
+	"context"
+
 	"skiff/internal/apis"
 	"skiff/internal/apis/admissionregistration"
 	"skiff/internal/apis/apiextensions"
@@ -26,12 +28,14 @@ import (
 	"skiff/internal/apiserver/authz"
 )
 
-// Hooks are the parts of a server that reviews ask. The reviews that need a
-// missing one answer with an internal error.
+// Hooks are the parts of a server that reviews and the validation of resource
+// claims ask. What needs a missing one is refused with an internal error.
 type Hooks struct {
 	Authorizer authz.Authorizer
 	Rules      authorization.RuleResolver
 	Tokens     authentication.TokenReviewer
+	// Namespace returns the labels of a namespace.
+	Namespace func(ctx context.Context, name string) (labels map[string]string, err error)
 }
 
 // Resources returns fresh declarations of every built-in resource.
@@ -55,7 +59,7 @@ func Resources(h Hooks) []*apis.Resource {
 		node.Resources(),
 		policy.Resources(),
 		rbac.Resources(),
-		resource.Resources(),
+		resource.Resources(resource.Grants{Authorizer: h.Authorizer, Namespace: h.Namespace}),
 		scheduling.Resources(),
 		storage.Resources(),
 	} {

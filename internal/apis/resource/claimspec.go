@@ -1,26 +1,21 @@
 package resource
 
 import (
-	"slices"
-	"strings"
+	"encoding/json"
+	"fmt"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	apiservercel "k8s.io/apiserver/pkg/cel"
+	"k8s.io/apiserver/pkg/cel/environment"
 	"k8s.io/dynamic-resource-allocation/cel"
+	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis/checks"
 	"skiff/internal/apis/fill"
-)
-
-// Limits of a claim and of a driver's name, upstream's.
-const (
-	maxRequests    = 32
-	maxSelectors   = 32
-	maxConstraints = 32
-	maxConfigs     = 32
-	maxDriverName  = 63
 )
 
 func defaultClaimSpec(s *resourcev1.ResourceClaimSpec) {
@@ -29,9 +24,7 @@ func defaultClaimSpec(s *resourcev1.ResourceClaimSpec) {
 		if *mode == resourcev1.DeviceAllocationModeExactCount {
 			fill.Value(count, 1)
 		}
-		for i := range tolerations {
-			fill.Value(&tolerations[i].Operator, resourcev1.DeviceTolerationOpEqual)
-		}
+		defaultTolerations(tolerations)
 	}
 	for i := range s.Devices.Requests {
 		r := &s.Devices.Requests[i]
@@ -45,99 +38,96 @@ func defaultClaimSpec(s *resourcev1.ResourceClaimSpec) {
 	}
 }
 
-func validateDriverName(name string, path *field.Path) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(path, "")}
+func defaultTolerations(tolerations []resourcev1.DeviceToleration) {
+	for i := range tolerations {
+		fill.Value(&tolerations[i].Operator, resourcev1.DeviceTolerationOpEqual)
 	}
-	var errs field.ErrorList
-	if len(name) > maxDriverName {
-		errs = append(errs, field.TooLong(path, name, maxDriverName))
-	}
-	return append(errs, checks.Name(name, path, utilvalidation.IsDNS1123Subdomain)...)
 }
 
-// validateClaimSpec checks a claim. CEL selectors are compiled where devices
-// are chosen.
 func validateClaimSpec(s *resourcev1.ResourceClaimSpec, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
 	path = path.Child("devices")
 	d := &s.Devices
-	if n := len(d.Requests); n > maxRequests {
-		errs = append(errs, field.TooMany(path.Child("requests"), n, maxRequests))
-	}
-	var names []string
-	for i := range d.Requests {
-		r, at := &d.Requests[i], path.Child("requests").Index(i)
-		if slices.Contains(names, r.Name) {
-			errs = append(errs, field.Duplicate(at.Child("name"), r.Name))
-		}
-		names = append(names, r.Name)
-		errs = append(errs, validateRequest(r, at)...)
-		for k := range r.FirstAvailable {
-			names = append(names, r.Name+"/"+r.FirstAvailable[k].Name)
-		}
-	}
-	known := func(requests []string, at *field.Path) {
-		for i, name := range requests {
-			if !slices.Contains(names, name) {
-				errs = append(errs, field.Invalid(at.Index(i), name, "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'"))
-			}
-		}
-	}
-	if n := len(d.Constraints); n > maxConstraints {
-		errs = append(errs, field.TooMany(path.Child("constraints"), n, maxConstraints))
-	}
-	for i := range d.Constraints {
-		c, at := &d.Constraints[i], path.Child("constraints").Index(i)
-		known(c.Requests, at.Child("requests"))
-		if c.MatchAttribute == nil && c.DistinctAttribute == nil {
-			errs = append(errs, field.Required(at.Child("matchAttribute"), ""))
-		}
-	}
-	if n := len(d.Config); n > maxConfigs {
-		errs = append(errs, field.TooMany(path.Child("config"), n, maxConfigs))
-	}
-	for i := range d.Config {
-		c, at := &d.Config[i], path.Child("config").Index(i)
-		known(c.Requests, at.Child("requests"))
-		errs = append(errs, validateConfiguration(&c.DeviceConfiguration, at)...)
-	}
-	return errs
+	names := namesOf(d)
+	errs := checks.Set(d.Requests, resourcev1.DeviceRequestsMaxSize, path.Child("requests"),
+		func(r *resourcev1.DeviceRequest) string { return r.Name }, validateRequest)
+	errs = append(errs, checks.Items(d.Constraints, resourcev1.DeviceConstraintsMaxSize, path.Child("constraints"),
+		func(c *resourcev1.DeviceConstraint, at *field.Path) field.ErrorList {
+			return validateConstraint(c, names, at)
+		})...)
+	return append(errs, checks.Items(d.Config, resourcev1.DeviceConfigMaxSize, path.Child("config"),
+		func(c *resourcev1.DeviceClaimConfiguration, at *field.Path) field.ErrorList {
+			errs := names.validateRefs(c.Requests, at.Child("requests"))
+			return append(errs, validateConfiguration(&c.DeviceConfiguration, true, at)...)
+		})...)
 }
 
-func validateConfiguration(c *resourcev1.DeviceConfiguration, path *field.Path) field.ErrorList {
+func validateConstraint(c *resourcev1.DeviceConstraint, names requestNames, path *field.Path) field.ErrorList {
+	errs := names.validateRefs(c.Requests, path.Child("requests"))
+	switch {
+	case c.MatchAttribute != nil:
+		return append(errs, validateFullyQualifiedName(*c.MatchAttribute, path.Child("matchAttribute"))...)
+	case c.DistinctAttribute != nil:
+		return append(errs, validateFullyQualifiedName(*c.DistinctAttribute, path.Child("distinctAttribute"))...)
+	}
+	return append(errs, field.Required(path, `exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set`))
+}
+
+// validateConfiguration checks parameters for a driver. Old ones may be longer
+// than new ones.
+func validateConfiguration(c *resourcev1.DeviceConfiguration, isNew bool, path *field.Path) field.ErrorList {
+	path = path.Child("opaque")
 	if c.Opaque == nil {
-		return field.ErrorList{field.Required(path.Child("opaque"), "")}
+		return field.ErrorList{field.Required(path, "")}
 	}
-	errs := validateDriverName(c.Opaque.Driver, path.Child("opaque", "driver"))
-	if len(c.Opaque.Parameters.Raw) == 0 && c.Opaque.Parameters.Object == nil {
-		errs = append(errs, field.Required(path.Child("opaque", "parameters"), ""))
+	errs := checks.DriverName(c.Opaque.Driver, path.Child("driver"))
+	limit := resourcev1.OpaqueParametersMaxLength
+	if !isNew {
+		limit = len(c.Opaque.Parameters.Raw)
 	}
-	return errs
+	return append(errs, validateJSONObject(c.Opaque.Parameters, limit, path.Child("parameters"))...)
+}
+
+// validateJSONObject demands a JSON object of at most limit bytes.
+func validateJSONObject(e runtime.RawExtension, limit int, path *field.Path) field.ErrorList {
+	if len(e.Raw) == 0 {
+		return field.ErrorList{field.Required(path, "")}
+	}
+	if len(e.Raw) > limit {
+		return field.ErrorList{field.TooLong(path, "", limit)}
+	}
+	// What is in it is for the driver to see, not for an error message.
+	const omitted = "<value omitted>"
+	var v any
+	if err := json.Unmarshal(e.Raw, &v); err != nil {
+		return field.ErrorList{field.Invalid(path, omitted, fmt.Sprintf("error parsing data as JSON: %v", err))}
+	}
+	if v == nil {
+		return field.ErrorList{field.Required(path, "")}
+	}
+	if _, ok := v.(map[string]any); !ok {
+		return field.ErrorList{field.Invalid(path, omitted, "must be a valid JSON object")}
+	}
+	return nil
 }
 
 func validateRequest(r *resourcev1.DeviceRequest, path *field.Path) field.ErrorList {
-	errs := checks.RequiredName(r.Name, path.Child("name"), utilvalidation.IsDNS1123Label)
+	errs := validateLabel(r.Name, path.Child("name"))
+	const choice = "exactly one of `exactly` or `firstAvailable` is required"
 	switch {
 	case r.Exactly == nil && len(r.FirstAvailable) == 0:
-		return append(errs, field.Required(path, "exactly one of `exactly` or `firstAvailable` is required"))
+		return append(errs, field.Required(path, choice))
 	case r.Exactly != nil && len(r.FirstAvailable) > 0:
-		return append(errs, field.Invalid(path, nil, "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set"))
+		return append(errs, field.Invalid(path, nil, choice+", but multiple fields are set"))
 	case r.Exactly != nil:
 		e := r.Exactly
 		return append(errs, validateWish(e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations, path.Child("exactly"))...)
 	}
-	seen := map[string]bool{}
-	for i := range r.FirstAvailable {
-		s, at := &r.FirstAvailable[i], path.Child("firstAvailable").Index(i)
-		errs = append(errs, checks.RequiredName(s.Name, at.Child("name"), utilvalidation.IsDNS1123Label)...)
-		if seen[s.Name] {
-			errs = append(errs, field.Duplicate(at.Child("name"), s.Name))
-		}
-		seen[s.Name] = true
-		errs = append(errs, validateWish(s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations, at)...)
-	}
-	return errs
+	return append(errs, checks.Set(r.FirstAvailable, resourcev1.FirstAvailableDeviceRequestMaxSize, path.Child("firstAvailable"),
+		func(s *resourcev1.DeviceSubRequest) string { return s.Name },
+		func(s *resourcev1.DeviceSubRequest, at *field.Path) field.ErrorList {
+			errs := validateLabel(s.Name, at.Child("name"))
+			return append(errs, validateWish(s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations, at)...)
+		})...)
 }
 
 // validateWish checks what requests and subrequests share.
@@ -155,59 +145,65 @@ func validateWish(class string, selectors []resourcev1.DeviceSelector, mode reso
 			errs = append(errs, field.Invalid(path.Child("count"), count, "must be greater than zero"))
 		}
 	default:
-		errs = append(errs, checks.Enum(mode, path.Child("allocationMode"), resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount)...)
+		errs = append(errs, field.NotSupported(path.Child("allocationMode"), mode,
+			[]resourcev1.DeviceAllocationMode{resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount}))
 	}
+	return append(errs, validateTolerations(tolerations, path.Child("tolerations"))...)
+}
+
+func validateTolerations(tolerations []resourcev1.DeviceToleration, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	for i, t := range tolerations {
-		at := path.Child("tolerations").Index(i)
+		at := path.Index(i)
 		if t.Key != "" {
-			errs = append(errs, checks.Name(t.Key, at.Child("key"), utilvalidation.IsQualifiedName)...)
+			errs = append(errs, metav1validation.ValidateLabelName(t.Key, at.Child("key"))...)
 		}
-		errs = append(errs, checks.Enum(t.Operator, at.Child("operator"), resourcev1.DeviceTolerationOpEqual, resourcev1.DeviceTolerationOpExists)...)
-		if t.Operator == resourcev1.DeviceTolerationOpExists && t.Value != "" {
-			errs = append(errs, field.Invalid(at.Child("value"), t.Value, "must be empty for operator `Exists`"))
-		}
-		if t.Operator == resourcev1.DeviceTolerationOpEqual {
-			errs = append(errs, checks.Name(t.Value, at.Child("value"), utilvalidation.IsValidLabelValue)...)
-			if t.Key == "" {
-				errs = append(errs, field.Required(at.Child("key"), "must not be empty for operator `Equal`"))
+		switch t.Operator {
+		case resourcev1.DeviceTolerationOpExists:
+			if t.Value != "" {
+				errs = append(errs, field.Invalid(at.Child("value"), t.Value, "must be empty for operator `Exists`"))
 			}
+		case resourcev1.DeviceTolerationOpEqual:
+			errs = append(errs, checks.Name(t.Value, at.Child("value"), utilvalidation.IsValidLabelValue)...)
+		default:
+			errs = append(errs, checks.Enum(t.Operator, at.Child("operator"), resourcev1.DeviceTolerationOpEqual, resourcev1.DeviceTolerationOpExists)...)
 		}
 		if t.Effect != "" {
-			errs = append(errs, checks.Enum(t.Effect, at.Child("effect"), resourcev1.DeviceTaintEffectNoExecute, resourcev1.DeviceTaintEffectNoSchedule)...)
+			errs = append(errs, validateEffect(t.Effect, at.Child("effect"))...)
 		}
 	}
 	return errs
 }
 
-// validateExpression compiles an expression about a device.
+func validateEffect(effect resourcev1.DeviceTaintEffect, path *field.Path) field.ErrorList {
+	return checks.Enum(effect, path, resourcev1.DeviceTaintEffectNoExecute, resourcev1.DeviceTaintEffectNoSchedule, resourcev1.DeviceTaintEffectNone)
+}
+
+func validateSelectors(selectors []resourcev1.DeviceSelector, path *field.Path) field.ErrorList {
+	return checks.Items(selectors, resourcev1.DeviceSelectorsMaxSize, path, func(s *resourcev1.DeviceSelector, at *field.Path) field.ErrorList {
+		if s.CEL == nil {
+			return field.ErrorList{field.Required(at.Child("cel"), "")}
+		}
+		return validateExpression(s.CEL.Expression, at.Child("cel", "expression"))
+	})
+}
+
+// validateExpression compiles a new expression about a device.
 func validateExpression(expression string, path *field.Path) field.ErrorList {
 	if len(expression) > resourcev1.CELSelectorExpressionMaxLength {
 		return field.ErrorList{field.TooLong(path, "", resourcev1.CELSelectorExpressionMaxLength)}
 	}
-	result := cel.GetCompiler(cel.Features{EnableConsumableCapacity: true}).CompileCELExpression(expression, cel.Options{})
+	result := cel.GetCompiler(cel.Features{EnableConsumableCapacity: true}).
+		CompileCELExpression(expression, cel.Options{EnvType: ptr.To(environment.NewExpressions)})
 	switch {
-	case result.Error != nil && result.Error.Type == apiservercel.ErrorTypeInternal:
-		return field.ErrorList{field.InternalError(path, result.Error)}
-	case result.Error != nil:
-		return field.ErrorList{field.Invalid(path, expression, result.Error.Detail)}
-	case result.MaxCost > resourcev1.CELSelectorExpressionMaxCost:
+	case result.Error == nil && result.MaxCost > resourcev1.CELSelectorExpressionMaxCost:
 		return field.ErrorList{field.Forbidden(path, "too complex, exceeds cost limit")}
+	case result.Error == nil:
+		return nil
+	case result.Error.Type == apiservercel.ErrorTypeRequired:
+		return field.ErrorList{field.Required(path, result.Error.Detail)}
+	case result.Error.Type == apiservercel.ErrorTypeInternal:
+		return field.ErrorList{field.InternalError(path, result.Error)}
 	}
-	return nil
-}
-
-func validateSelectors(selectors []resourcev1.DeviceSelector, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if len(selectors) > maxSelectors {
-		errs = append(errs, field.TooMany(path, len(selectors), maxSelectors))
-	}
-	for i, s := range selectors {
-		at := path.Index(i).Child("cel")
-		if s.CEL == nil || strings.TrimSpace(s.CEL.Expression) == "" {
-			errs = append(errs, field.Required(at, ""))
-			continue
-		}
-		errs = append(errs, validateExpression(s.CEL.Expression, at.Child("expression"))...)
-	}
-	return errs
+	return field.ErrorList{field.Invalid(path, expression, result.Error.Detail)}
 }

@@ -4,11 +4,11 @@ package resource
 import "skiff/internal/apis"
 
 // Resources returns fresh declarations of the group's resources.
-func Resources() []*apis.Resource {
+func Resources(g Grants) []*apis.Resource {
 	return []*apis.Resource{
 		deviceClass(),
-		resourceClaim(),
-		resourceClaimTemplate(),
+		resourceClaim(g),
+		resourceClaimTemplate(g),
 		resourceSlice(),
 	}
 }

@@ -8,31 +8,38 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
 	"skiff/internal/apis/columns"
 )
 
-func resourceClaim() *apis.Resource {
+func resourceClaim(g Grants) *apis.Resource {
 	return apis.Of[*resourcev1.ResourceClaim]{
 		Names: apis.Names{
 			Group: "resource.k8s.io", Resource: "resourceclaims", Singular: "resourceclaim", Kind: "ResourceClaim",
 			Namespaced: true,
 		},
-		Version:   "v1",
-		New:       func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
-		NewList:   func() runtime.Object { return &resourcev1.ResourceClaimList{} },
-		HasStatus: true,
-		Default:   func(c *resourcev1.ResourceClaim) { defaultClaimSpec(&c.Spec) },
-		Validate: func(_ context.Context, c *resourcev1.ResourceClaim) field.ErrorList {
-			return validateClaimSpec(&c.Spec, field.NewPath("spec"))
+		Version:             "v1",
+		New:                 func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
+		NewList:             func() runtime.Object { return &resourcev1.ResourceClaimList{} },
+		HasStatus:           true,
+		Default:             defaultClaim,
+		PrepareStatusUpdate: func(_ context.Context, c, old *resourcev1.ResourceClaim) { dropDeallocated(c, old) },
+		Validate: func(ctx context.Context, c *resourcev1.ResourceClaim) field.ErrorList {
+			return append(g.adminAccess(ctx, c.Namespace, adminRequest(&c.Spec)), validateClaimSpec(&c.Spec, field.NewPath("spec"))...)
 		},
 		ValidateUpdate: func(_ context.Context, c, old *resourcev1.ResourceClaim) field.ErrorList {
 			return validation.ValidateImmutableField(c.Spec, old.Spec, field.NewPath("spec"))
 		},
-		ValidateStatusUpdate: validateClaimStatus,
+		ValidateStatusUpdate: func(ctx context.Context, c, old *resourcev1.ResourceClaim) field.ErrorList {
+			var errs field.ErrorList
+			if adminResult(old.Status.Allocation) == nil {
+				errs = g.adminAccess(ctx, c.Namespace, adminResult(c.Status.Allocation))
+			}
+			errs = append(errs, g.status(ctx, c, old)...)
+			return append(errs, validateClaimStatus(c, old)...)
+		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("State", "A summary of the current state (allocated, pending, reserved, etc.)."),
@@ -44,8 +51,14 @@ func resourceClaim() *apis.Resource {
 	}.Resource()
 }
 
-// maxReservations is how many pods can share a claim.
-const maxReservations = 256
+func defaultClaim(c *resourcev1.ResourceClaim) {
+	defaultClaimSpec(&c.Spec)
+	if c.Status.Allocation != nil {
+		for i := range c.Status.Allocation.Devices.Results {
+			defaultTolerations(c.Status.Allocation.Devices.Results[i].Tolerations)
+		}
+	}
+}
 
 func stateCell(c *resourcev1.ResourceClaim) string {
 	var states []string
@@ -62,36 +75,4 @@ func stateCell(c *resourcev1.ResourceClaim) string {
 		states = append(states, "reserved")
 	}
 	return strings.Join(states, ",")
-}
-
-func validateClaimStatus(_ context.Context, c, old *resourcev1.ResourceClaim) field.ErrorList {
-	var errs field.ErrorList
-	s, path := &c.Status, field.NewPath("status")
-	if n := len(s.ReservedFor); n > maxReservations {
-		errs = append(errs, field.TooMany(path.Child("reservedFor"), n, maxReservations))
-	}
-	if len(s.ReservedFor) > 0 && s.Allocation == nil {
-		errs = append(errs, field.Forbidden(path.Child("reservedFor"), "may not be specified when `allocated` is not set"))
-	}
-	if c.DeletionTimestamp != nil && len(s.ReservedFor) > len(old.Status.ReservedFor) {
-		errs = append(errs, field.Forbidden(path.Child("reservedFor"), "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set"))
-	}
-	seen := map[types.UID]bool{}
-	for i, r := range s.ReservedFor {
-		at := path.Child("reservedFor").Index(i)
-		for _, part := range []struct{ name, value string }{{"resource", r.Resource}, {"name", r.Name}, {"uid", string(r.UID)}} {
-			if part.value == "" {
-				errs = append(errs, field.Required(at.Child(part.name), ""))
-			}
-		}
-		if seen[r.UID] {
-			errs = append(errs, field.Duplicate(at.Child("uid"), r.UID))
-		}
-		seen[r.UID] = true
-	}
-	if old.Status.Allocation != nil && s.Allocation != nil {
-		// An allocation in use cannot become another one.
-		errs = append(errs, validation.ValidateImmutableField(s.Allocation, old.Status.Allocation, path.Child("allocation"))...)
-	}
-	return errs
 }

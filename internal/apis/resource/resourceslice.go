@@ -2,6 +2,8 @@ package resource
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
@@ -15,6 +17,7 @@ import (
 	"skiff/internal/apis"
 	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
+	"skiff/internal/apis/core"
 	"skiff/internal/apis/fill"
 )
 
@@ -28,16 +31,15 @@ func resourceSlice() *apis.Resource {
 		New:           func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} },
 		NewList:       func() runtime.Object { return &resourcev1.ResourceSliceList{} },
 		Generation:    true,
-		PrepareCreate: func(_ context.Context, s *resourcev1.ResourceSlice) { stampTaints(s) },
-		PrepareUpdate: func(_ context.Context, s, _ *resourcev1.ResourceSlice) { stampTaints(s) },
-		Validate:      validateSlice,
-		ValidateUpdate: func(ctx context.Context, s, old *resourcev1.ResourceSlice) field.ErrorList {
-			path := field.NewPath("spec")
-			errs := validateSlice(ctx, s)
-			errs = append(errs, validation.ValidateImmutableField(s.Spec.Pool.Name, old.Spec.Pool.Name, path.Child("pool", "name"))...)
-			errs = append(errs, validation.ValidateImmutableField(s.Spec.Driver, old.Spec.Driver, path.Child("driver"))...)
-			return append(errs, validation.ValidateImmutableField(s.Spec.NodeName, old.Spec.NodeName, path.Child("nodeName"))...)
+		PrepareCreate: func(_ context.Context, s *resourcev1.ResourceSlice) { prepareSlice(s, nil) },
+		PrepareUpdate: func(_ context.Context, s, old *resourcev1.ResourceSlice) { prepareSlice(s, old) },
+		Validate: func(_ context.Context, s *resourcev1.ResourceSlice) field.ErrorList {
+			return validateSlice(&s.Spec, nil)
 		},
+		ValidateUpdate: func(_ context.Context, s, old *resourcev1.ResourceSlice) field.ErrorList {
+			return validateSlice(&s.Spec, &old.Spec)
+		},
+		Warnings: driverWarnings,
 		Fields: map[string]func(*resourcev1.ResourceSlice) string{
 			resourcev1.ResourceSliceSelectorNodeName: func(s *resourcev1.ResourceSlice) string { return ptr.Deref(s.Spec.NodeName, "") },
 			resourcev1.ResourceSliceSelectorDriver:   func(s *resourcev1.ResourceSlice) string { return s.Spec.Driver },
@@ -59,88 +61,113 @@ func resourceSlice() *apis.Resource {
 	}.Resource()
 }
 
-// maxDevices is how many devices one slice lists.
-const maxDevices = 128
-
-// stampTaints notes when taints were added, where the driver did not.
-func stampTaints(s *resourcev1.ResourceSlice) {
+// prepareSlice notes when taints were added, where the driver did not, and
+// drops fields of features that are off by default: old is nil on create.
+func prepareSlice(s, old *resourcev1.ResourceSlice) {
+	lists, mappings := usesLists(old), usesMappings(old)
 	for i := range s.Spec.Devices {
-		for k := range s.Spec.Devices[i].Taints {
-			fill.Pointer(&s.Spec.Devices[i].Taints[k].TimeAdded, metav1.Now())
+		d := &s.Spec.Devices[i]
+		for k := range d.Taints {
+			fill.Pointer(&d.Taints[k].TimeAdded, metav1.Now())
+		}
+		if !mappings {
+			d.NodeAllocatableResourceMappings = nil
+		}
+		for name, a := range d.Attributes {
+			if !lists && hasList(a) {
+				a.BoolValues, a.IntValues, a.StringValues, a.VersionValues = nil, nil, nil, nil
+				d.Attributes[name] = a
+			}
 		}
 	}
 }
 
-func validateSlice(_ context.Context, r *resourcev1.ResourceSlice) field.ErrorList {
-	s, path := &r.Spec, field.NewPath("spec")
-	errs := validateDriverName(s.Driver, path.Child("driver"))
-	pool := path.Child("pool")
-	if s.Pool.Name == "" {
-		errs = append(errs, field.Required(pool.Child("name"), ""))
-	} else {
-		for _, part := range strings.Split(s.Pool.Name, "/") {
-			errs = append(errs, checks.Name(part, pool.Child("name"), utilvalidation.IsDNS1123Subdomain)...)
+func hasList(a resourcev1.DeviceAttribute) bool {
+	return a.BoolValues != nil || a.IntValues != nil || a.StringValues != nil || a.VersionValues != nil
+}
+
+func usesLists(s *resourcev1.ResourceSlice) bool {
+	if s == nil {
+		return false
+	}
+	for i := range s.Spec.Devices {
+		for _, a := range s.Spec.Devices[i].Attributes {
+			if hasList(a) {
+				return true
+			}
 		}
 	}
+	return false
+}
+
+func usesMappings(s *resourcev1.ResourceSlice) bool {
+	return s != nil && slices.ContainsFunc(s.Spec.Devices, func(d resourcev1.Device) bool { return len(d.NodeAllocatableResourceMappings) > 0 })
+}
+
+// validateSlice checks a slice; old is nil on create.
+func validateSlice(s, old *resourcev1.ResourceSliceSpec) field.ErrorList {
+	path := field.NewPath("spec")
+	errs := checks.DriverName(s.Driver, path.Child("driver"))
+	pool := path.Child("pool")
+	errs = append(errs, validatePoolName(s.Pool.Name, pool.Child("name"))...)
 	if s.Pool.ResourceSliceCount <= 0 {
 		errs = append(errs, field.Invalid(pool.Child("resourceSliceCount"), s.Pool.ResourceSliceCount, "must be greater than zero"))
 	}
-	errs = append(errs, checks.Nonnegative(s.Pool.Generation, pool.Child("generation"))...)
-	errs = append(errs, validateNodeChoice(s, path)...)
-	if n := len(s.Devices); n > maxDevices {
-		errs = append(errs, field.TooMany(path.Child("devices"), n, maxDevices))
+	if s.Pool.Generation < 0 {
+		errs = append(errs, field.Invalid(pool.Child("generation"), s.Pool.Generation, "must be greater than or equal to zero"))
 	}
-	seen := map[string]bool{}
-	for i := range s.Devices {
-		d, at := &s.Devices[i], path.Child("devices").Index(i)
-		errs = append(errs, checks.RequiredName(d.Name, at.Child("name"), utilvalidation.IsDNS1123Label)...)
-		if seen[d.Name] {
-			errs = append(errs, field.Duplicate(at.Child("name"), d.Name))
-		}
-		seen[d.Name] = true
-		for k, taint := range d.Taints {
-			tainted := at.Child("taints").Index(k)
-			errs = append(errs, checks.RequiredName(taint.Key, tainted.Child("key"), utilvalidation.IsQualifiedName)...)
-			errs = append(errs, checks.Name(taint.Value, tainted.Child("value"), utilvalidation.IsValidLabelValue)...)
-			errs = append(errs, checks.Enum(taint.Effect, tainted.Child("effect"), resourcev1.DeviceTaintEffectNoExecute,
-				resourcev1.DeviceTaintEffectNone, resourcev1.DeviceTaintEffectNoSchedule)...)
+	before := map[string]*resourcev1.Device{}
+	if old != nil {
+		errs = append(errs, validation.ValidateImmutableField(s.Pool.Name, old.Pool.Name, pool.Child("name"))...)
+		errs = append(errs, validation.ValidateImmutableField(s.Driver, old.Driver, path.Child("driver"))...)
+		errs = append(errs, validation.ValidateImmutableField(s.NodeName, old.NodeName, path.Child("nodeName"))...)
+		for i := range old.Devices {
+			before[old.Devices[i].Name] = &old.Devices[i]
 		}
 	}
-	return errs
+	errs = append(errs, validateSliceNodes(s, path)...)
+	if s.SharedCounters != nil && s.Devices != nil {
+		errs = append(errs, field.Invalid(path, "", "only one of `sharedCounters` or `devices` is allowed"))
+	}
+	limit := resourcev1.ResourceSliceMaxDevices
+	if slices.ContainsFunc(s.Devices, func(d resourcev1.Device) bool { return len(d.Taints) > 0 || len(d.ConsumesCounters) > 0 }) {
+		limit = resourcev1.ResourceSliceMaxDevicesWithAdvancedFeatures
+	}
+	choosesNodes := ptr.Deref(s.PerDeviceNodeSelection, false)
+	errs = append(errs, checks.Set(s.Devices, limit, path.Child("devices"), func(d *resourcev1.Device) string { return d.Name },
+		func(d *resourcev1.Device, at *field.Path) field.ErrorList {
+			return validateDevice(d, before[d.Name], choosesNodes, at)
+		})...)
+	return append(errs, checks.Set(s.SharedCounters, resourcev1.ResourceSliceMaxCounterSets, path.Child("sharedCounters"),
+		func(c *resourcev1.CounterSet) string { return c.Name },
+		func(c *resourcev1.CounterSet, at *field.Path) field.ErrorList {
+			errs := checks.RequiredName(c.Name, at.Child("name"), utilvalidation.IsDNS1123Label)
+			return append(errs, validateCounters(c.Counters, resourcev1.ResourceSliceMaxCountersPerCounterSet, at.Child("counters"))...)
+		})...)
 }
 
-// validateNodeChoice demands exactly one way of saying which nodes reach the
+// validateSliceNodes demands exactly one way of saying which nodes reach the
 // devices.
-func validateNodeChoice(s *resourcev1.ResourceSliceSpec, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	chosen := 0
-	if s.NodeName != nil {
-		chosen++
-		errs = append(errs, checks.RequiredName(*s.NodeName, path.Child("nodeName"), utilvalidation.IsDNS1123Subdomain)...)
-	}
+func validateSliceNodes(s *resourcev1.ResourceSliceSpec, path *field.Path) field.ErrorList {
+	var c choice
+	c.name(s.NodeName, path.Child("nodeName"), "must be either unset or set to a non-empty string")
 	if s.NodeSelector != nil {
-		chosen++
+		at := path.Child("nodeSelector")
+		c.made("nodeSelector")
+		c.errs = append(c.errs, core.ValidateNodeSelector(s.NodeSelector, at)...)
 		if len(s.NodeSelector.NodeSelectorTerms) != 1 {
-			errs = append(errs, field.Invalid(path.Child("nodeSelector", "nodeSelectorTerms"), s.NodeSelector.NodeSelectorTerms, "must have exactly one node selector term"))
+			c.errs = append(c.errs, field.Invalid(at.Child("nodeSelectorTerms"), s.NodeSelector.NodeSelectorTerms, "must have exactly one node selector term"))
 		}
 	}
-	flag := func(v *bool, name string) {
-		switch {
-		case v == nil:
-		case *v:
-			chosen++
-		default:
-			errs = append(errs, field.Invalid(path.Child(name), false, "must be either unset or set to true"))
-		}
+	c.flag("allNodes", s.AllNodes, path)
+	c.flag("perDeviceNodeSelection", s.PerDeviceNodeSelection, path)
+	const one = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"
+	return c.exactlyOne(path, one, one+", but multiple fields are set")
+}
+
+func driverWarnings(_ context.Context, s, _ *resourcev1.ResourceSlice) []string {
+	if s.Spec.Driver == strings.ToLower(s.Spec.Driver) {
+		return nil
 	}
-	flag(s.AllNodes, "allNodes")
-	flag(s.PerDeviceNodeSelection, "perDeviceNodeSelection")
-	const choices = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"
-	switch {
-	case chosen == 0:
-		errs = append(errs, field.Required(path, choices))
-	case chosen > 1:
-		errs = append(errs, field.Invalid(path, nil, choices+", but multiple fields are set"))
-	}
-	return errs
+	return []string{fmt.Sprintf("spec.driver: driver names should be lowercase; %q contains uppercase characters", s.Spec.Driver)}
 }

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"skiff/internal/apis"
+	"skiff/internal/apiserver/authz"
 	"skiff/internal/store/cache"
 )
 
@@ -42,6 +43,7 @@ func (s *Server) Patch(ctx context.Context, req *Request, t types.PatchType, pat
 	if err := validatePatchOptions(o, t); err != nil {
 		return nil, false, err
 	}
+	ctx = authz.WithVerb(ctx, "patch")
 	if t == types.ApplyYAMLPatchType {
 		return s.apply(ctx, req, patch, o)
 	}

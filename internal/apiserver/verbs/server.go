@@ -334,7 +334,7 @@ func (s *Server) Authorize(ctx context.Context, a *authz.Attributes) error {
 	if err != nil {
 		s.log.Warn("authorization could not be decided in full", "error", err)
 	}
-	return Forbidden(a, reason)
+	return authz.Forbidden(a, reason)
 }
 
 // Decide asks the authorizer.
@@ -352,32 +352,4 @@ func (s *Server) AuthorizeRequest(ctx context.Context, verb string, req *Request
 		Resource: req.Resource().Names.Resource, Subresource: req.Subresource,
 		Namespace: req.Namespace, Name: req.Name, FieldSelector: where,
 	})
-}
-
-// Forbidden makes upstream's refusal of a request.
-func Forbidden(a *authz.Attributes, reason string) error {
-	if !a.IsResource() {
-		text := fmt.Sprintf("User %q cannot %s path %q", a.User.Name, a.Verb, a.Path)
-		if reason != "" {
-			text += ": " + reason
-		}
-		err := apierrors.NewForbidden(schema.GroupResource{}, "", nil)
-		err.ErrStatus.Message = "forbidden: " + text
-		err.ErrStatus.Details = nil
-		return err
-	}
-	res := a.Resource
-	if a.Subresource != "" {
-		res += "/" + a.Subresource
-	}
-	text := fmt.Sprintf("User %q cannot %s resource %q in API group %q", a.User.Name, a.Verb, res, a.Group)
-	if a.Namespace != "" {
-		text += fmt.Sprintf(" in the namespace %q", a.Namespace)
-	} else {
-		text += " at the cluster scope"
-	}
-	if reason != "" {
-		text += ": " + reason
-	}
-	return apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Resource}, a.Name, fmt.Errorf("%s", text))
 }

@@ -12,6 +12,7 @@ import (
 
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/admission"
+	"skiff/internal/apiserver/authz"
 	"skiff/internal/store"
 	"skiff/internal/store/cache"
 )
@@ -432,6 +433,7 @@ func (s *Server) Update(ctx context.Context, req *Request, obj apis.Object, o *m
 	if err != nil {
 		return nil, false, apierrors.NewBadRequest(err.Error())
 	}
+	ctx = authz.WithVerb(ctx, "update")
 	e, err = s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
 		return s.admitUpdate(ctx, req, hub.DeepCopyObject().(apis.Object), old, o, true)
 	})
