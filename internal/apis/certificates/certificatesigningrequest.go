@@ -6,6 +6,7 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -31,8 +32,10 @@ func certificateSigningRequest() *apis.Resource {
 		PrepareUpdate: func(_ context.Context, r, old *certificatesv1.CertificateSigningRequest) {
 			r.Spec = *old.Spec.DeepCopy()
 		},
+		// Requests may have any name.
+		ValidateName: pathvalidation.ValidatePathSegmentName,
 		PrepareStatusUpdate: func(_ context.Context, r, old *certificatesv1.CertificateSigningRequest) {
-			r.Status.Conditions = keepDecisions(r.Status.Conditions, old.Status.Conditions)
+			keepDecisions(r.Status.Conditions, old.Status.Conditions)
 			stampConditions(r.Status.Conditions, old.Status.Conditions)
 		},
 		Validate: validateRequest,
@@ -41,7 +44,8 @@ func certificateSigningRequest() *apis.Resource {
 			return nil
 		},
 		ValidateStatusUpdate: func(_ context.Context, r, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
-			return append(validateConditions(r.Status.Conditions, old.Status.Conditions), validateCertificate(r, old)...)
+			is, was := r.Status.Conditions, old.Status.Conditions
+			return slices.Concat(validateConditions(is, was), validateKept(is, was), validateUndecided(is, was), validateCertificate(r.Status.Certificate, old.Status.Certificate))
 		},
 		Subresources: []apis.Subresource{approval()},
 		Fields: map[string]func(*certificatesv1.CertificateSigningRequest) string{
@@ -102,34 +106,51 @@ func approval() apis.Subresource {
 		},
 		Validate: func(_ context.Context, obj, old apis.Object) field.ErrorList {
 			r, was := obj.(*certificatesv1.CertificateSigningRequest), old.(*certificatesv1.CertificateSigningRequest)
-			return validateConditions(r.Status.Conditions, was.Status.Conditions)
+			return append(validateConditions(r.Status.Conditions, was.Status.Conditions), validateKept(r.Status.Conditions, was.Status.Conditions)...)
 		},
 	}
 }
 
-// isDecision reports whether only approval may set the condition.
-func isDecision(t certificatesv1.RequestConditionType) bool {
-	return t == certificatesv1.CertificateApproved || t == certificatesv1.CertificateDenied
-}
+type (
+	condition     = certificatesv1.CertificateSigningRequestCondition
+	conditionType = certificatesv1.RequestConditionType
+)
 
-// keepDecisions returns conditions with the decisions set back to the old ones.
-func keepDecisions(conditions, old []certificatesv1.CertificateSigningRequestCondition) []certificatesv1.CertificateSigningRequestCondition {
-	var out []certificatesv1.CertificateSigningRequestCondition
-	for _, c := range old {
-		if isDecision(c.Type) {
-			out = append(out, c)
-		}
-	}
-	for _, c := range conditions {
-		if !isDecision(c.Type) {
-			out = append(out, c)
+var (
+	// decisions are the conditions that only approval may set.
+	decisions = []conditionType{certificatesv1.CertificateApproved, certificatesv1.CertificateDenied}
+	// finalTypes are the conditions that are true and stay so.
+	finalTypes = append(slices.Clone(decisions), certificatesv1.CertificateFailed)
+)
+
+func isFinal(t conditionType) bool { return slices.Contains(finalTypes, t) }
+
+func ofType(conditions []condition, t conditionType) []*condition {
+	var out []*condition
+	for i := range conditions {
+		if conditions[i].Type == t {
+			out = append(out, &conditions[i])
 		}
 	}
 	return out
 }
 
+// keepDecisions sets decisions back to the old ones. Where there are more or
+// fewer, they stay for validation to refuse.
+func keepDecisions(conditions, old []condition) {
+	for _, t := range decisions {
+		is, was := ofType(conditions, t), ofType(old, t)
+		if len(is) != len(was) {
+			continue
+		}
+		for i := range is {
+			*is[i] = *was[i]
+		}
+	}
+}
+
 // stampConditions notes when conditions were set, where the client did not.
-func stampConditions(conditions, old []certificatesv1.CertificateSigningRequestCondition) {
+func stampConditions(conditions, old []condition) {
 	now := metav1.Now()
 	for i := range conditions {
 		c := &conditions[i]

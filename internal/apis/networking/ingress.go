@@ -3,7 +3,6 @@ package networking
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -12,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/utils/ptr"
+	netutils "k8s.io/utils/net"
 
 	"skiff/internal/apis"
 	"skiff/internal/apis/checks"
@@ -37,12 +36,12 @@ func ingress() *apis.Resource {
 		HasStatus:  true,
 		Generation: true,
 		Validate:   validateIngress,
-		ValidateUpdate: func(_ context.Context, i, _ *networkingv1.Ingress) field.ErrorList {
-			return validateIngressSpec(&i.Spec)
+		ValidateUpdate: func(_ context.Context, i, old *networkingv1.Ingress) field.ErrorList {
+			return validateIngressSpec(&i.Spec, toleratedIngress(&old.Spec))
 		},
 		ValidateStatusUpdate: validateIngressStatus,
-		Warnings: func(_ context.Context, i, _ *networkingv1.Ingress) []string {
-			if _, found := i.Annotations[classAnnotation]; !found {
+		Warnings: func(_ context.Context, i, old *networkingv1.Ingress) []string {
+			if _, found := i.Annotations[classAnnotation]; !found || i.Spec.IngressClassName != nil || old != nil {
 				return nil
 			}
 			return []string{"annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead"}
@@ -99,15 +98,30 @@ func hostsCell(rules []networkingv1.IngressRule) string {
 	return strings.Join(hosts, ",")
 }
 
+// tolerance says what is let pass because it was let pass before.
+type tolerance struct{ secretNames, wildcardRules bool }
+
+// toleratedIngress returns what is wrong with a stored Ingress.
+func toleratedIngress(s *networkingv1.IngressSpec) tolerance {
+	var t tolerance
+	for i := range s.TLS {
+		t.secretNames = t.secretNames || len(validateSecretName(s.TLS[i].SecretName, nil)) > 0
+	}
+	for i := range s.Rules {
+		t.wildcardRules = t.wildcardRules || strings.Contains(s.Rules[i].Host, "*") && len(validatePaths(s.Rules[i].HTTP, nil)) > 0
+	}
+	return t
+}
+
 func validateIngress(_ context.Context, i *networkingv1.Ingress) field.ErrorList {
-	errs := validateIngressSpec(&i.Spec)
+	errs := validateIngressSpec(&i.Spec, tolerance{})
 	if class, found := i.Annotations[classAnnotation]; found && i.Spec.IngressClassName != nil && class != *i.Spec.IngressClassName {
 		errs = append(errs, field.Invalid(field.NewPath("annotations").Child(classAnnotation), class, "must match `ingressClassName` when both are specified"))
 	}
 	return errs
 }
 
-func validateIngressSpec(s *networkingv1.IngressSpec) field.ErrorList {
+func validateIngressSpec(s *networkingv1.IngressSpec, t tolerance) field.ErrorList {
 	var errs field.ErrorList
 	path := field.NewPath("spec")
 	if len(s.Rules) == 0 && s.DefaultBackend == nil {
@@ -117,21 +131,35 @@ func validateIngressSpec(s *networkingv1.IngressSpec) field.ErrorList {
 		errs = append(errs, validateBackend(s.DefaultBackend, path.Child("defaultBackend"))...)
 	}
 	for i := range s.Rules {
-		errs = append(errs, validateIngressRule(&s.Rules[i], path.Child("rules").Index(i))...)
+		r, at := &s.Rules[i], path.Child("rules").Index(i)
+		if r.Host != "" {
+			errs = append(errs, validateNoAddress(r.Host, at.Child("host"))...)
+			errs = append(errs, validateHost(r.Host, at.Child("host"))...)
+		}
+		if !t.wildcardRules || !strings.Contains(r.Host, "*") {
+			errs = append(errs, validatePaths(r.HTTP, at.Child("http", "paths"))...)
+		}
 	}
 	for i := range s.TLS {
 		at := path.Child("tls").Index(i)
 		for k, host := range s.TLS[i].Hosts {
 			errs = append(errs, validateHost(host, at.Child("hosts").Index(k))...)
 		}
-		if name := s.TLS[i].SecretName; name != "" {
-			errs = append(errs, checks.Name(name, at.Child("secretName"), utilvalidation.IsDNS1123Subdomain)...)
+		if !t.secretNames {
+			errs = append(errs, validateSecretName(s.TLS[i].SecretName, at.Child("secretName"))...)
 		}
 	}
 	if s.IngressClassName != nil {
 		errs = append(errs, checks.Name(*s.IngressClassName, path.Child("ingressClassName"), utilvalidation.IsDNS1123Subdomain)...)
 	}
 	return errs
+}
+
+func validateSecretName(name string, path *field.Path) field.ErrorList {
+	if name == "" {
+		return nil
+	}
+	return checks.Name(name, path, utilvalidation.IsDNS1123Subdomain)
 }
 
 func validateHost(host string, path *field.Path) field.ErrorList {
@@ -141,30 +169,30 @@ func validateHost(host string, path *field.Path) field.ErrorList {
 	return checks.Name(host, path, utilvalidation.IsDNS1123Subdomain)
 }
 
-func validateIngressRule(r *networkingv1.IngressRule, path *field.Path) field.ErrorList {
+func validateNoAddress(host string, path *field.Path) field.ErrorList {
+	if netutils.ParseIPSloppy(host) == nil {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, host, "must be a DNS name, not an IP address")}
+}
+
+func validatePaths(r *networkingv1.HTTPIngressRuleValue, path *field.Path) field.ErrorList {
+	if r == nil {
+		return nil
+	}
+	if len(r.Paths) == 0 {
+		return field.ErrorList{field.Required(path, "")}
+	}
 	var errs field.ErrorList
-	if r.Host != "" {
-		if _, err := netip.ParseAddr(r.Host); err == nil {
-			errs = append(errs, field.Invalid(path.Child("host"), r.Host, "must be a DNS name, not an IP address"))
-		}
-		errs = append(errs, validateHost(r.Host, path.Child("host"))...)
-	}
-	if r.HTTP == nil {
-		return errs
-	}
-	paths := path.Child("http", "paths")
-	if len(r.HTTP.Paths) == 0 {
-		errs = append(errs, field.Required(paths, ""))
-	}
-	for i := range r.HTTP.Paths {
-		errs = append(errs, validateIngressPath(&r.HTTP.Paths[i], paths.Index(i))...)
+	for i := range r.Paths {
+		errs = append(errs, validateIngressPath(&r.Paths[i], path.Index(i))...)
 	}
 	return errs
 }
 
 func validateIngressPath(p *networkingv1.HTTPIngressPath, path *field.Path) field.ErrorList {
 	if p.PathType == nil {
-		return append(field.ErrorList{field.Required(path.Child("pathType"), "pathType must be specified")}, validateBackend(&p.Backend, path.Child("backend"))...)
+		return field.ErrorList{field.Required(path.Child("pathType"), "pathType must be specified")}
 	}
 	var errs field.ErrorList
 	at := path.Child("path")
@@ -202,13 +230,7 @@ func validateBackend(b *networkingv1.IngressBackend, path *field.Path) field.Err
 	case b.Resource != nil && b.Service != nil:
 		return field.ErrorList{field.Invalid(path, "", "cannot set both resource and service backends")}
 	case b.Resource != nil:
-		at := path.Child("resource")
-		var errs field.ErrorList
-		if ptr.Deref(b.Resource.APIGroup, "") != "" {
-			errs = append(errs, checks.Name(*b.Resource.APIGroup, at.Child("apiGroup"), utilvalidation.IsDNS1123Subdomain)...)
-		}
-		errs = append(errs, checks.RequiredName(b.Resource.Kind, at.Child("kind"), pathSegment)...)
-		return append(errs, checks.RequiredName(b.Resource.Name, at.Child("name"), pathSegment)...)
+		return validateReference(b.Resource.APIGroup, b.Resource.Kind, b.Resource.Name, path.Child("resource"))
 	case b.Service == nil:
 		return field.ErrorList{field.Invalid(path, "", "resource or service backend is required")}
 	}
@@ -229,19 +251,22 @@ func validateBackend(b *networkingv1.IngressBackend, path *field.Path) field.Err
 	return errs
 }
 
-func validateIngressStatus(_ context.Context, i, _ *networkingv1.Ingress) field.ErrorList {
+// validateIngressStatus tolerates addresses that the old status has.
+func validateIngressStatus(_ context.Context, i, old *networkingv1.Ingress) field.ErrorList {
+	var known []string
+	for _, point := range old.Status.LoadBalancer.Ingress {
+		known = append(known, point.IP)
+	}
 	var errs field.ErrorList
 	path := field.NewPath("status", "loadBalancer", "ingress")
 	for k, point := range i.Status.LoadBalancer.Ingress {
 		at := path.Index(k)
 		if point.IP != "" {
-			errs = append(errs, utilvalidation.IsValidIPForLegacyField(at.Child("ip"), point.IP, false, nil)...)
+			errs = append(errs, utilvalidation.IsValidIPForLegacyField(at.Child("ip"), point.IP, true, known)...)
 		}
 		if point.Hostname != "" {
 			errs = append(errs, checks.Name(point.Hostname, at.Child("hostname"), utilvalidation.IsDNS1123Subdomain)...)
-			if _, err := netip.ParseAddr(point.Hostname); err == nil {
-				errs = append(errs, field.Invalid(at.Child("hostname"), point.Hostname, "must be a DNS name, not an IP address"))
-			}
+			errs = append(errs, validateNoAddress(point.Hostname, at.Child("hostname"))...)
 		}
 	}
 	return errs

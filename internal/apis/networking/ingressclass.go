@@ -67,32 +67,48 @@ func validateIngressClass(_ context.Context, c *networkingv1.IngressClass) field
 	var errs field.ErrorList
 	path := field.NewPath("spec")
 	if len(c.Spec.Controller) > maxControllerLength {
-		errs = append(errs, field.TooLong(path.Child("controller"), c.Spec.Controller, maxControllerLength))
+		errs = append(errs, field.TooLong(path.Child("controller"), "", maxControllerLength))
 	}
 	errs = append(errs, utilvalidation.IsDomainPrefixedPath(path.Child("controller"), c.Spec.Controller)...)
 	p, path := c.Spec.Parameters, path.Child("parameters")
 	if p == nil {
 		return errs
 	}
-	if p.APIGroup != nil {
-		errs = append(errs, checks.Name(*p.APIGroup, path.Child("apiGroup"), utilvalidation.IsDNS1123Subdomain)...)
+	errs = append(errs, validateReference(p.APIGroup, p.Kind, p.Name, path)...)
+	if p.Scope == nil {
+		return append(errs, field.Required(path.Child("scope"), ""))
 	}
-	errs = append(errs, checks.RequiredName(p.Kind, path.Child("kind"), pathSegment)...)
-	errs = append(errs, checks.RequiredName(p.Name, path.Child("name"), pathSegment)...)
-	scope, namespace := ptr.Deref(p.Scope, ""), ptr.Deref(p.Namespace, "")
-	errs = append(errs, checks.Enum(scope, path.Child("scope"),
-		networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace)...)
-	switch scope {
+	switch *p.Scope {
 	case networkingv1.IngressClassParametersReferenceScopeNamespace:
-		if namespace == "" {
+		if p.Namespace == nil {
 			errs = append(errs, field.Required(path.Child("namespace"), "`parameters.scope` is set to 'Namespace'"))
 		} else {
-			errs = append(errs, checks.Name(namespace, path.Child("namespace"), utilvalidation.IsDNS1123Label)...)
+			errs = append(errs, checks.Name(*p.Namespace, path.Child("namespace"), utilvalidation.IsDNS1123Label)...)
 		}
 	case networkingv1.IngressClassParametersReferenceScopeCluster:
 		if p.Namespace != nil {
 			errs = append(errs, field.Forbidden(path.Child("namespace"), "`parameters.scope` is set to 'Cluster'"))
 		}
+	default:
+		errs = append(errs, field.NotSupported(path.Child("scope"), *p.Scope,
+			[]string{networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace}))
+	}
+	return errs
+}
+
+// validateReference checks a reference to an object of any kind.
+func validateReference(group *string, kind, name string, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if group != nil {
+		errs = append(errs, checks.Name(*group, path.Child("apiGroup"), utilvalidation.IsDNS1123Subdomain)...)
+	}
+	for _, part := range []struct{ field, value string }{{"kind", kind}, {"name", name}} {
+		at := path.Child(part.field)
+		if part.value == "" {
+			errs = append(errs, field.Required(at, part.field+" is required"))
+			continue
+		}
+		errs = append(errs, checks.Name(part.value, at, pathSegment)...)
 	}
 	return errs
 }

@@ -2,7 +2,6 @@ package networking
 
 import (
 	"context"
-	"net/netip"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -59,14 +58,11 @@ func parentCell(p *networkingv1.ParentReference) string {
 // validateIPAddressName demands the canonical form, so that no address has two
 // names.
 func validateIPAddressName(name string, _ bool) []string {
-	addr, err := netip.ParseAddr(name)
-	switch {
-	case err != nil:
-		return []string{"must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"}
-	case addr.String() != name:
-		return []string{"must be a canonical format IP address"}
+	var msgs []string
+	for _, e := range utilvalidation.IsValidIP(nil, name) {
+		msgs = append(msgs, e.Detail)
 	}
-	return nil
+	return msgs
 }
 
 func validateIPAddress(_ context.Context, a *networkingv1.IPAddress) field.ErrorList {

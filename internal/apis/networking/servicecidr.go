@@ -2,14 +2,15 @@ package networking
 
 import (
 	"context"
-	"net/netip"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 
 	"skiff/internal/apis"
 	"skiff/internal/apis/columns"
@@ -49,16 +50,14 @@ func validateServiceCIDR(_ context.Context, c *networkingv1.ServiceCIDR) field.E
 	case len(cidrs) > maxServiceCIDRs:
 		return field.ErrorList{field.Invalid(path, c.Spec, "may only hold up to 2 values")}
 	}
-	var errs field.ErrorList
-	families := map[bool]bool{}
-	for i, cidr := range cidrs {
-		errs = append(errs, utilvalidation.IsValidCIDR(path.Index(i), cidr)...)
-		if prefix, err := netip.ParsePrefix(cidr); err == nil {
-			families[prefix.Addr().Is4()] = true
+	if len(cidrs) == maxServiceCIDRs {
+		if dual, err := netutils.IsDualStackCIDRStrings(cidrs); err != nil || !dual {
+			return field.ErrorList{field.Invalid(path, c.Spec, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64")}
 		}
 	}
-	if len(errs) == 0 && len(families) != len(cidrs) {
-		errs = append(errs, field.Invalid(path, c.Spec, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96"))
+	var errs field.ErrorList
+	for i, cidr := range cidrs {
+		errs = append(errs, utilvalidation.IsValidCIDR(path.Index(i), cidr)...)
 	}
 	return errs
 }
@@ -68,16 +67,16 @@ func validateServiceCIDR(_ context.Context, c *networkingv1.ServiceCIDR) field.E
 func validateServiceCIDRUpdate(ctx context.Context, c, old *networkingv1.ServiceCIDR) field.ErrorList {
 	path := field.NewPath("spec", "cidrs")
 	was, is := old.Spec.CIDRs, c.Spec.CIDRs
-	if len(is) < len(was) {
-		return field.ErrorList{field.Invalid(path, is, "CIDRs can not be removed")}
+	added := len(was) == 1 && len(is) == maxServiceCIDRs
+	if len(is) != len(was) && !added {
+		return field.ErrorList{field.Invalid(path, is, validation.FieldImmutableErrorMsg)}
 	}
+	var errs field.ErrorList
 	for i := range was {
-		if is[i] != was[i] {
-			return field.ErrorList{field.Invalid(path.Index(i), is[i], "field is immutable")}
-		}
+		errs = append(errs, validation.ValidateImmutableField(is[i], was[i], path.Index(i))...)
 	}
-	if len(is) == len(was) {
-		return nil
+	if added {
+		errs = append(errs, validateServiceCIDR(ctx, c)...)
 	}
-	return validateServiceCIDR(ctx, c)
+	return errs
 }
