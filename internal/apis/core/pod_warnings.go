@@ -83,7 +83,9 @@ func podSpecWarnings(spec *corev1.PodSpec, meta *metav1.ObjectMeta, at *field.Pa
 	return w
 }
 
-func deprecatedNodeLabel(key string) (instead string) {
+// DeprecatedNodeLabel says what to use instead of a label of nodes, "" if it is
+// not deprecated.
+func DeprecatedNodeLabel(key string) (instead string) {
 	switch key {
 	case "beta.kubernetes.io/arch":
 		return `deprecated since v1.14; use "kubernetes.io/arch" instead`
@@ -101,7 +103,7 @@ func deprecatedNodeLabel(key string) (instead string) {
 
 func (w *warnings) nodeLabels(at *field.Path, spec *corev1.PodSpec) {
 	for key := range spec.NodeSelector {
-		if instead := deprecatedNodeLabel(key); instead != "" {
+		if instead := DeprecatedNodeLabel(key); instead != "" {
 			w.add(at.Child("nodeSelector").Key(key), "%s", instead)
 		}
 	}
@@ -119,7 +121,7 @@ func (w *warnings) nodeLabels(at *field.Path, spec *corev1.PodSpec) {
 	}
 	for i, c := range spec.TopologySpreadConstraints {
 		at := at.Child("topologySpreadConstraints").Index(i)
-		if instead := deprecatedNodeLabel(c.TopologyKey); instead != "" {
+		if instead := DeprecatedNodeLabel(c.TopologyKey); instead != "" {
 			w.add(at.Child("topologyKey"), "%s is %s", c.TopologyKey, instead)
 		}
 		if c.LabelSelector == nil {
@@ -131,7 +133,7 @@ func (w *warnings) nodeLabels(at *field.Path, spec *corev1.PodSpec) {
 func (w *warnings) nodeTerm(at *field.Path, term corev1.NodeSelectorTerm) {
 	for i, r := range term.MatchExpressions {
 		at := at.Child("matchExpressions").Index(i)
-		if instead := deprecatedNodeLabel(r.Key); instead != "" {
+		if instead := DeprecatedNodeLabel(r.Key); instead != "" {
 			w.add(at.Child("key"), "%s is %s", r.Key, instead)
 		}
 		for j, value := range r.Values {

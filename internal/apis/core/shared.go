@@ -11,3 +11,33 @@ func ValidateNodeSelector(s *corev1.NodeSelector, at *field.Path) field.ErrorLis
 	p.nodeSelector(at, s)
 	return p.list()
 }
+
+// ValidateInlineVolumeSpec checks a volume of a CSI driver that stands for a
+// volume inside a pod, in another object than a PersistentVolume.
+func ValidateInlineVolumeSpec(s *corev1.PersistentVolumeSpec, at *field.Path) field.ErrorList {
+	var p problems
+	forbid := func(set bool, name string) {
+		if set {
+			p.forbidden(at.Child(name), "may not be specified in the context of inline volumes")
+		}
+	}
+	forbid(s.ClaimRef != nil, "claimRef")
+	forbid(len(s.Capacity) > 0, "capacity")
+	if s.CSI == nil {
+		p.missing(at.Child("csi"), "has to be specified in the context of inline volumes")
+	}
+	if len(s.AccessModes) == 0 {
+		p.required(at.Child("accessModes"))
+	}
+	p.accessModes(at.Child("accessModes"), s.AccessModes)
+	if r := s.PersistentVolumeReclaimPolicy; r != "" && r != corev1.PersistentVolumeReclaimRetain {
+		p.forbidden(at.Child("persistentVolumeReclaimPolicy"), "may only be Retain in the context of inline volumes")
+	}
+	forbid(s.NodeAffinity != nil, "nodeAffinity")
+	p.oneVolumeSource(at, p.persistentSources(&corev1.PersistentVolume{Spec: *s}))
+	forbid(s.StorageClassName != "", "storageClassName")
+	if m := s.VolumeMode; m != nil && *m != corev1.PersistentVolumeFilesystem {
+		p.forbidden(at.Child("volumeMode"), "may not specify volumeMode other than Filesystem in the context of inline volumes")
+	}
+	return p.list()
+}

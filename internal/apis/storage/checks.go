@@ -10,37 +10,17 @@ import (
 	"skiff/internal/apis/checks"
 )
 
-// Limits of a class's parameters and of a driver's name, upstream's.
+// Limits of a class's parameters, upstream's.
 const (
 	maxParameters      = 512
 	maxParametersBytes = 256 * 1024
-	maxDriverName      = 63
 )
 
-// validateDriverName checks a CSI driver's name, which drivers choose: dots
-// and, for older ones, capitals.
-func validateDriverName(name string, path *field.Path) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(path, "")}
-	}
-	var errs field.ErrorList
-	if len(name) > maxDriverName {
-		errs = append(errs, field.TooLong(path, name, maxDriverName))
-	}
-	for _, msg := range utilvalidation.IsDNS1123Subdomain(strings.ToLower(name)) {
-		errs = append(errs, field.Invalid(path, name, msg))
-	}
-	return errs
-}
-
 func validateParameters(parameters map[string]string, required bool, path *field.Path) field.ErrorList {
-	if required && len(parameters) == 0 {
-		return field.ErrorList{field.Required(path, "must contain at least one key/value pair")}
+	if len(parameters) > maxParameters {
+		return field.ErrorList{field.TooLong(path, "", maxParameters)}
 	}
 	var errs field.ErrorList
-	if len(parameters) > maxParameters {
-		errs = append(errs, field.TooLong(path, "Provisioner Parameters exceeded max allowed", maxParameters))
-	}
 	size := 0
 	for k, v := range parameters {
 		if k == "" {
@@ -51,6 +31,9 @@ func validateParameters(parameters map[string]string, required bool, path *field
 	if size > maxParametersBytes {
 		errs = append(errs, field.TooLong(path, "", maxParametersBytes))
 	}
+	if required && len(parameters) == 0 {
+		errs = append(errs, field.Required(path, "must contain at least one key/value pair"))
+	}
 	return errs
 }
 
@@ -59,11 +42,7 @@ func validateProvisioner(name string, path *field.Path) field.ErrorList {
 	if name == "" {
 		return field.ErrorList{field.Required(path, "")}
 	}
-	var errs field.ErrorList
-	for _, e := range checks.QualifiedName(strings.ToLower(name), path) {
-		errs = append(errs, field.Invalid(path, name, e.Detail))
-	}
-	return errs
+	return checks.Name(strings.ToLower(name), path, utilvalidation.IsQualifiedName)
 }
 
 // markDefault shows which class is the default one.

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	storagev1 "k8s.io/api/storage/v1"
@@ -12,7 +13,6 @@ import (
 	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
-	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
 	"skiff/internal/apis/fill"
 )
@@ -27,13 +27,8 @@ func csiDriver() *apis.Resource {
 		New:                    func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
 		NewList:                func() runtime.Object { return &storagev1.CSIDriverList{} },
 		RequireResourceVersion: true,
-		ValidateName: func(name string, _ bool) []string {
-			var msgs []string
-			for _, e := range validateDriverName(name, field.NewPath("name")) {
-				msgs = append(msgs, e.ErrorBody())
-			}
-			return msgs
-		},
+		PrepareCreate:          func(_ context.Context, d *storagev1.CSIDriver) { dropScheduling(d, nil) },
+		PrepareUpdate:          func(_ context.Context, d, old *storagev1.CSIDriver) { dropScheduling(d, old) },
 		Default: func(d *storagev1.CSIDriver) {
 			fill.Pointer(&d.Spec.AttachRequired, true)
 			fill.Pointer(&d.Spec.PodInfoOnMount, false)
@@ -86,6 +81,14 @@ func csiDriver() *apis.Resource {
 	}.Resource()
 }
 
+// dropScheduling drops the field of a feature that is off by default, unless it
+// was in use: old is nil on create.
+func dropScheduling(d, old *storagev1.CSIDriver) {
+	if old == nil || old.Spec.PreventPodSchedulingIfMissing == nil {
+		d.Spec.PreventPodSchedulingIfMissing = nil
+	}
+}
+
 func validateCSIDriver(_ context.Context, d *storagev1.CSIDriver) field.ErrorList {
 	var errs field.ErrorList
 	s, path := &d.Spec, field.NewPath("spec")
@@ -97,14 +100,25 @@ func validateCSIDriver(_ context.Context, d *storagev1.CSIDriver) field.ErrorLis
 	required(s.AttachRequired, "attachedRequired")
 	required(s.PodInfoOnMount, "podInfoOnMount")
 	required(s.StorageCapacity, "storageCapacity")
-	if s.FSGroupPolicy != nil {
-		errs = append(errs, checks.Enum(*s.FSGroupPolicy, path.Child("fsGroupPolicy"),
-			storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy, storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy)...)
+	required(s.SELinuxMount, "seLinuxMount")
+	policies := []storagev1.FSGroupPolicy{storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy}
+	if s.FSGroupPolicy != nil && !slices.Contains(policies, *s.FSGroupPolicy) {
+		errs = append(errs, field.NotSupported(path.Child("fsGroupPolicy"), *s.FSGroupPolicy, policies))
 	}
-	for i, mode := range s.VolumeLifecycleModes {
-		errs = append(errs, checks.Enum(mode, path.Child("volumeLifecycleModes").Index(i), storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)...)
+	modes := []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral}
+	for _, mode := range s.VolumeLifecycleModes {
+		if !slices.Contains(modes, mode) {
+			errs = append(errs, field.NotSupported(path.Child("volumeLifecycleModes"), mode, modes))
+		}
 	}
-	const minExpiration = 10 * 60
+	const minPeriod = 10
+	if p := s.NodeAllocatableUpdatePeriodSeconds; p != nil && *p < minPeriod {
+		errs = append(errs, field.Invalid(path.Child("nodeAllocatableUpdatePeriodSeconds"), *p, "must be greater than or equal to 10 seconds"))
+	}
+	if s.ServiceAccountTokenInSecrets != nil && len(s.TokenRequests) == 0 {
+		errs = append(errs, field.Invalid(path.Child("serviceAccountTokenInSecrets"), *s.ServiceAccountTokenInSecrets, "serviceAccountTokenInSecrets is set but no tokenRequests are specified"))
+	}
+	const minExpiration, maxExpiration = 10 * 60, 1 << 32
 	audiences := map[string]bool{}
 	for i, t := range s.TokenRequests {
 		at := path.Child("tokenRequests").Index(i)
@@ -115,6 +129,9 @@ func validateCSIDriver(_ context.Context, d *storagev1.CSIDriver) field.ErrorLis
 		audiences[t.Audience] = true
 		if t.ExpirationSeconds != nil && *t.ExpirationSeconds < minExpiration {
 			errs = append(errs, field.Invalid(at.Child("expirationSeconds"), *t.ExpirationSeconds, "may not specify a duration less than 10 minutes"))
+		}
+		if t.ExpirationSeconds != nil && *t.ExpirationSeconds > maxExpiration {
+			errs = append(errs, field.Invalid(at.Child("expirationSeconds"), *t.ExpirationSeconds, "may not specify a duration larger than 2^32 seconds"))
 		}
 	}
 	return errs

@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	storagev1 "k8s.io/api/storage/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -22,19 +22,19 @@ func csiNode() *apis.Resource {
 		Names: apis.Names{
 			Group: "storage.k8s.io", Resource: "csinodes", Singular: "csinode", Kind: "CSINode",
 		},
-		Version:  "v1",
-		New:      func() *storagev1.CSINode { return &storagev1.CSINode{} },
-		NewList:  func() runtime.Object { return &storagev1.CSINodeList{} },
-		Validate: func(_ context.Context, n *storagev1.CSINode) field.ErrorList { return validateDrivers(n.Spec.Drivers) },
+		Version:                "v1",
+		RequireResourceVersion: true,
+		New:                    func() *storagev1.CSINode { return &storagev1.CSINode{} },
+		NewList:                func() runtime.Object { return &storagev1.CSINodeList{} },
+		Validate:               func(_ context.Context, n *storagev1.CSINode) field.ErrorList { return validateDrivers(n.Spec.Drivers) },
 		ValidateUpdate: func(_ context.Context, n, old *storagev1.CSINode) field.ErrorList {
 			errs := validateDrivers(n.Spec.Drivers)
-			for i := range old.Spec.Drivers {
-				for k := range n.Spec.Drivers {
-					was, is := &old.Spec.Drivers[i], &n.Spec.Drivers[k]
-					sameCount := *is
-					sameCount.Allocatable = was.Allocatable
-					if was.Name == is.Name && !equality.Semantic.DeepEqual(*was, sameCount) {
-						errs = append(errs, field.Invalid(field.NewPath("CSINodeDriver"), *is, "field is immutable"))
+			for _, was := range old.Spec.Drivers {
+				for _, is := range n.Spec.Drivers {
+					// How many volumes fit may change.
+					was.Allocatable, is.Allocatable = nil, nil
+					if was.Name == is.Name {
+						errs = append(errs, validation.ValidateImmutableField(is, was, field.NewPath("spec", "drivers"))...)
 					}
 				}
 			}
@@ -52,12 +52,12 @@ func csiNode() *apis.Resource {
 }
 
 func validateDrivers(drivers []storagev1.CSINodeDriver) field.ErrorList {
-	const maxNodeID = 192
+	const maxNodeID = 256
 	var errs field.ErrorList
 	seen := sets.New[string]()
 	for i := range drivers {
 		d, path := &drivers[i], field.NewPath("spec", "drivers").Index(i)
-		errs = append(errs, validateDriverName(d.Name, path.Child("name"))...)
+		errs = append(errs, checks.DriverName(d.Name, path.Child("name"))...)
 		switch {
 		case d.NodeID == "":
 			errs = append(errs, field.Required(path.Child("nodeID"), ""))

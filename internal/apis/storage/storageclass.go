@@ -2,20 +2,24 @@ package storage
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
-	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
+	"skiff/internal/apis/core"
 	"skiff/internal/apis/fill"
 )
 
@@ -35,6 +39,7 @@ func storageClass() *apis.Resource {
 		},
 		Validate:       validateStorageClass,
 		ValidateUpdate: validateStorageClassUpdate,
+		Warnings:       classWarnings,
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("Provisioner", docs["provisioner"]),
@@ -57,20 +62,62 @@ func storageClass() *apis.Resource {
 func validateStorageClass(_ context.Context, c *storagev1.StorageClass) field.ErrorList {
 	errs := validateProvisioner(c.Provisioner, field.NewPath("provisioner"))
 	errs = append(errs, validateParameters(c.Parameters, false, field.NewPath("parameters"))...)
-	errs = append(errs, checks.Enum(ptr.Deref(c.ReclaimPolicy, ""), field.NewPath("reclaimPolicy"),
-		corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
-	errs = append(errs, checks.Enum(ptr.Deref(c.VolumeBindingMode, ""), field.NewPath("volumeBindingMode"),
-		storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
-	for i := range c.AllowedTopologies {
-		for k, expr := range c.AllowedTopologies[i].MatchLabelExpressions {
-			path := field.NewPath("allowedTopologies").Index(i).Child("matchLabelExpressions").Index(k)
+	reclaim := []corev1.PersistentVolumeReclaimPolicy{corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain}
+	if p := ptr.Deref(c.ReclaimPolicy, ""); p != "" && !slices.Contains(reclaim, p) {
+		errs = append(errs, field.NotSupported(field.NewPath("reclaimPolicy"), p, reclaim))
+	}
+	binding := []storagev1.VolumeBindingMode{storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer}
+	if c.VolumeBindingMode == nil {
+		errs = append(errs, field.Required(field.NewPath("volumeBindingMode"), ""))
+	} else if !slices.Contains(binding, *c.VolumeBindingMode) {
+		errs = append(errs, field.NotSupported(field.NewPath("volumeBindingMode"), *c.VolumeBindingMode, binding))
+	}
+	return append(errs, validateTopologies(c.AllowedTopologies, field.NewPath("allowedTopologies"))...)
+}
+
+// validateTopologies refuses terms that say nothing, or the same as another.
+func validateTopologies(terms []corev1.TopologySelectorTerm, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	earlier := []map[string]sets.Set[string]{{}}
+	for i := range terms {
+		at := path.Index(i).Child("matchLabelExpressions")
+		term := map[string]sets.Set[string]{}
+		for k, expr := range terms[i].MatchLabelExpressions {
+			at, values := at.Index(k), sets.New[string]()
 			if len(expr.Values) == 0 {
-				errs = append(errs, field.Required(path.Child("values"), ""))
+				errs = append(errs, field.Required(at.Child("values"), ""))
 			}
-			errs = append(errs, metav1validation.ValidateLabelName(expr.Key, path.Child("key"))...)
+			for n, v := range expr.Values {
+				if values.Has(v) {
+					errs = append(errs, field.Duplicate(at.Child("values").Index(n), v))
+				}
+				values.Insert(v)
+			}
+			errs = append(errs, metav1validation.ValidateLabelName(expr.Key, at.Child("key"))...)
+			if _, twice := term[expr.Key]; twice {
+				errs = append(errs, field.Duplicate(at.Child("key"), expr.Key))
+			}
+			term[expr.Key] = values
 		}
+		if slices.ContainsFunc(earlier, func(other map[string]sets.Set[string]) bool { return equality.Semantic.DeepEqual(term, other) }) {
+			errs = append(errs, field.Duplicate(at, ""))
+		}
+		earlier = append(earlier, term)
 	}
 	return errs
+}
+
+func classWarnings(_ context.Context, c, _ *storagev1.StorageClass) []string {
+	var warnings []string
+	for i := range c.AllowedTopologies {
+		for k, expr := range c.AllowedTopologies[i].MatchLabelExpressions {
+			if instead := core.DeprecatedNodeLabel(expr.Key); instead != "" {
+				at := field.NewPath("allowedTopologies").Index(i).Child("matchLabelExpressions").Index(k)
+				warnings = append(warnings, fmt.Sprintf("%s: %s", at.Child("key"), instead))
+			}
+		}
+	}
+	return warnings
 }
 
 func validateStorageClassUpdate(ctx context.Context, c, old *storagev1.StorageClass) field.ErrorList {

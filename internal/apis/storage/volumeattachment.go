@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"math"
 
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -14,6 +15,7 @@ import (
 	"skiff/internal/apis"
 	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
+	"skiff/internal/apis/core"
 )
 
 func volumeAttachment() *apis.Resource {
@@ -22,17 +24,15 @@ func volumeAttachment() *apis.Resource {
 		Names: apis.Names{
 			Group: "storage.k8s.io", Resource: "volumeattachments", Singular: "volumeattachment", Kind: "VolumeAttachment",
 		},
-		Version:   "v1",
-		New:       func() *storagev1.VolumeAttachment { return &storagev1.VolumeAttachment{} },
-		NewList:   func() runtime.Object { return &storagev1.VolumeAttachmentList{} },
-		HasStatus: true,
-		Validate:  validateVolumeAttachment,
-		ValidateUpdate: func(ctx context.Context, a, old *storagev1.VolumeAttachment) field.ErrorList {
-			return append(validateVolumeAttachment(ctx, a), validation.ValidateImmutableField(a.Spec, old.Spec, field.NewPath("spec"))...)
-		},
+		Version:                "v1",
+		New:                    func() *storagev1.VolumeAttachment { return &storagev1.VolumeAttachment{} },
+		NewList:                func() runtime.Object { return &storagev1.VolumeAttachmentList{} },
+		HasStatus:              true,
+		RequireResourceVersion: true,
+		Validate:               validateVolumeAttachment,
+		ValidateUpdate:         validateVolumeAttachmentUpdate,
 		ValidateStatusUpdate: func(_ context.Context, a, _ *storagev1.VolumeAttachment) field.ErrorList {
-			path := field.NewPath("status")
-			return append(validateVolumeError(a.Status.AttachError, path.Child("attachError")), validateVolumeError(a.Status.DetachError, path.Child("detachError"))...)
+			return validateAttachmentStatus(&a.Status)
 		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
@@ -53,23 +53,70 @@ func volumeAttachment() *apis.Resource {
 
 func validateVolumeAttachment(_ context.Context, a *storagev1.VolumeAttachment) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateDriverName(a.Spec.Attacher, path.Child("attacher"))
-	source := path.Child("source")
-	switch s := &a.Spec.Source; {
-	case s.InlineVolumeSpec == nil && s.PersistentVolumeName == nil:
-		errs = append(errs, field.Required(source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
-	case s.InlineVolumeSpec != nil && s.PersistentVolumeName != nil:
-		errs = append(errs, field.Forbidden(source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
-	case s.PersistentVolumeName != nil && *s.PersistentVolumeName == "":
+	errs := validateAttachmentSpec(&a.Spec, path)
+	errs = append(errs, checks.DriverName(a.Spec.Attacher, path.Child("attacher"))...)
+	if name := a.Spec.Source.PersistentVolumeName; name != nil {
+		errs = append(errs, checks.Name(*name, path.Child("source", "persistentVolumeName"), utilvalidation.IsDNS1123Subdomain)...)
+	}
+	return errs
+}
+
+// validateVolumeAttachmentUpdate lets names that older rules accepted pass.
+func validateVolumeAttachmentUpdate(_ context.Context, a, old *storagev1.VolumeAttachment) field.ErrorList {
+	path := field.NewPath("spec")
+	return append(validateAttachmentSpec(&a.Spec, path), validation.ValidateImmutableField(a.Spec, old.Spec, path)...)
+}
+
+func validateAttachmentSpec(s *storagev1.VolumeAttachmentSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if s.Attacher == "" {
+		errs = append(errs, field.Required(path.Child("attacher"), ""))
+	}
+	source, one := path.Child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"
+	switch from := &s.Source; {
+	case from.InlineVolumeSpec == nil && from.PersistentVolumeName == nil:
+		errs = append(errs, field.Required(source, one))
+	case from.InlineVolumeSpec != nil && from.PersistentVolumeName != nil:
+		errs = append(errs, field.Forbidden(source, one))
+	case from.InlineVolumeSpec != nil:
+		errs = append(errs, core.ValidateInlineVolumeSpec(from.InlineVolumeSpec, source.Child("inlineVolumeSpec"))...)
+	case *from.PersistentVolumeName == "":
 		errs = append(errs, field.Required(source.Child("persistentVolumeName"), "must specify non empty persistentVolumeName"))
 	}
-	return append(errs, checks.Name(a.Spec.NodeName, path.Child("nodeName"), utilvalidation.IsDNS1123Subdomain)...)
+	return append(errs, checks.Name(s.NodeName, path.Child("nodeName"), utilvalidation.IsDNS1123Subdomain)...)
+}
+
+// Limits of what an attacher reports, upstream's.
+const (
+	maxMetadataBytes = 256 * 1024
+	maxErrorBytes    = 1024
+)
+
+func validateAttachmentStatus(s *storagev1.VolumeAttachmentStatus) field.ErrorList {
+	path := field.NewPath("status")
+	var errs field.ErrorList
+	size := 0
+	for k, v := range s.AttachmentMetadata {
+		size += len(k) + len(v)
+	}
+	if size > maxMetadataBytes {
+		errs = append(errs, field.TooLong(path.Child("attachmentMetadata"), "", maxMetadataBytes))
+	}
+	errs = append(errs, validateVolumeError(s.AttachError, path.Child("attachError"))...)
+	return append(errs, validateVolumeError(s.DetachError, path.Child("detachError"))...)
 }
 
 func validateVolumeError(e *storagev1.VolumeError, path *field.Path) field.ErrorList {
-	const maxMessage = 1024
-	if e == nil || len(e.Message) <= maxMessage {
+	if e == nil {
 		return nil
 	}
-	return field.ErrorList{field.TooLong(path.Child("message"), e.Message, maxMessage)}
+	var errs field.ErrorList
+	if len(e.Message) > maxErrorBytes {
+		// Upstream names the other limit.
+		errs = append(errs, field.TooLong(path.Child("message"), "", maxMetadataBytes))
+	}
+	if e.ErrorCode != nil && *e.ErrorCode < 0 {
+		errs = append(errs, field.Invalid(path.Child("errorCode"), *e.ErrorCode, utilvalidation.InclusiveRangeError(0, math.MaxInt32)))
+	}
+	return errs
 }
