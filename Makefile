@@ -19,8 +19,13 @@ E2E = $(shell grep -rlx '//go:build e2e' --include='*_test.go' . | xargs -r -n 1
 
 .PHONY: build demo test unit e2e lint bench packages clean
 
+# What is started for each pod goes into the binary as a file.
+POD_PROGRAM := internal/containerd/skiff-pod.gz
+
 build:
-	$(STATIC) go build $(STATIC_FLAGS) -ldflags "-s -w -X skiff/internal/cli.version=$(VERSION)" -o $(BIN) ./cmd/skiff
+	$(STATIC) go build $(STATIC_FLAGS) -ldflags "-s -w" -o bin/skiff-pod ./cmd/skiff-pod
+	gzip -9 -n -c bin/skiff-pod > $(POD_PROGRAM)
+	$(STATIC) go build $(STATIC_FLAGS) -tags podprogram -ldflags "-s -w -X skiff/internal/cli.version=$(VERSION)" -o $(BIN) ./cmd/skiff
 
 # The example application in a cluster of its own; see examples/flask.
 demo: build
@@ -54,4 +59,4 @@ packages:
 		[ -z "$$missing" ] || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; }
 
 clean:
-	rm -rf bin
+	rm -rf bin $(POD_PROGRAM)

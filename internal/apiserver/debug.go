@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/pprof"
 	"slices"
 	"strings"
 	"time"
@@ -60,4 +61,29 @@ func (s *Server) slis() http.Handler {
 		}
 		handler.ServeHTTP(w, r)
 	})
+}
+
+const profilePath = "/debug/pprof"
+
+// serveProfile answers below /debug/pprof as Go's own handlers do, so that
+// `go tool pprof` can look into a running server.
+func (s *Server) serveProfile(w http.ResponseWriter, r *http.Request, info *requestInfo) bool {
+	switch info.Path {
+	case profilePath:
+		http.Redirect(w, r, profilePath+"/", http.StatusMovedPermanently)
+	case profilePath + "/cmdline":
+		pprof.Cmdline(w, r)
+	case profilePath + "/profile":
+		pprof.Profile(w, r)
+	case profilePath + "/symbol":
+		pprof.Symbol(w, r)
+	case profilePath + "/trace":
+		pprof.Trace(w, r)
+	default:
+		if !strings.HasPrefix(info.Path, profilePath+"/") {
+			return false
+		}
+		pprof.Index(w, r)
+	}
+	return true
 }

@@ -86,6 +86,8 @@ type Limits struct {
 	CORSOrigins []*regexp.Regexp
 	// StrictTransport are directives of the Strict-Transport-Security header.
 	StrictTransport []string
+	// DisableProfiling leaves out /debug/pprof.
+	DisableProfiling bool
 }
 
 // Server answers API requests.
@@ -185,7 +187,7 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, info *request
 		s.OpenAPI.ServeHTTP(w, r)
 		return
 	}
-	if s.serveDiscoveryPath(w, r, info) || s.serveHealthPath(w, r, info) {
+	if s.serveDiscoveryPath(w, r, info) || s.serveHealthPath(w, r, info) || !s.DisableProfiling && s.serveProfile(w, r, info) {
 		return
 	}
 	writeError(w, r, notFound())

@@ -22,6 +22,8 @@ func addAPIFlags(cmd *cobra.Command, c *cluster.APIConfig) {
 	f.IntVar(&c.StreamsPerConnection, "http2-max-streams-per-connection", 0, "requests of one HTTP/2 connection at a time (default 1000)")
 	f.Var(&patternsFlag{&c.CORSOrigins}, "cors-allowed-origins", "pattern of the origins whose web pages may use the API (can be repeated)")
 	f.StringSliceVar(&c.StrictTransport, "strict-transport-security-directives", nil, "directives of the Strict-Transport-Security header")
+	f.Var(&invertedFlag{&c.DisableProfiling}, "profiling", "serve Go's profiles below /debug/pprof")
+	f.Lookup("profiling").NoOptDefVal = "true"
 
 	f.Var(&invertedFlag{&c.DisablePriorityAndFairness}, "enable-priority-and-fairness", "divide the server among its users by FlowSchemas and priority levels")
 	f.Lookup("enable-priority-and-fairness").NoOptDefVal = "true"

@@ -29,7 +29,7 @@ const PauseImage = "skiff.local/pause:1"
 // everything else has a default.
 type Config struct {
 	// DataDir is skiff's data directory. Images and snapshots are kept in
-	// <DataDir>/containerd, links to this binary in <DataDir>/bin.
+	// <DataDir>/containerd, what is started for each pod in <DataDir>/bin.
 	DataDir string
 	// StateDir holds sockets and other things that end with the boot (default
 	// /run/skiff, or /run/skiff-<hash> for a DataDir other than
@@ -40,11 +40,11 @@ type Config struct {
 	CNIConfDir string
 	// CNIBinDirs are searched for network plug-ins after <DataDir>/bin.
 	CNIBinDirs []string
-	// Binary is the skiff program that child, shim and CNI plug-ins run
-	// (default: the running one).
+	// Binary is the skiff program that the child runs (default: the running
+	// one).
 	Binary string
-	// Links are the further names under which the runtime starts Binary: those
-	// of the CNI plug-ins it contains.
+	// Links are the names, besides the shim's, under which the runtime starts
+	// the pods' program: those of the CNI plug-ins it contains.
 	Links []string
 	// Runc is the OCI runtime's path (default: runc from PATH).
 	Runc string
@@ -56,7 +56,7 @@ type Config struct {
 	Ready func()
 }
 
-// shimName is the name under which the binary is a shim; its form is
+// shimName is the name under which the pods' program is a shim; its form is
 // containerd's rule (containerd-shim-<name>-<version>).
 const shimName = "containerd-shim-runc-v2"
 
@@ -101,7 +101,7 @@ func (c Config) Defaults() (Config, error) {
 // RootDir is where images, snapshots and metadata are kept.
 func (c *Config) RootDir() string { return filepath.Join(c.DataDir, "containerd") }
 
-// BinDir holds the links to this binary.
+// BinDir holds the pods' program and the links to it.
 func (c *Config) BinDir() string { return filepath.Join(c.DataDir, "bin") }
 
 // Socket is the path of containerd's socket, which also serves CRI.
@@ -187,13 +187,21 @@ func apparmorEnabled() bool {
 	return err == nil
 }
 
-// Link makes the links in BinDir under which other programs start this binary.
+// Link makes the links in BinDir under which the runtime starts the pods'
+// program, and lays that there if this binary contains it.
 func (c *Config) Link() error {
 	if err := os.MkdirAll(c.BinDir(), 0o755); err != nil {
 		return fmt.Errorf("making the directory of the runtime's programs: %w", err)
 	}
+	program := c.Binary
+	if podProgram != "" {
+		var err error
+		if program, err = layPodProgram(c.BinDir(), podProgram); err != nil {
+			return err
+		}
+	}
 	for _, name := range append([]string{shimName}, c.Links...) {
-		if err := replaceLink(c.Binary, filepath.Join(c.BinDir(), name)); err != nil {
+		if err := replaceLink(program, filepath.Join(c.BinDir(), name)); err != nil {
 			return fmt.Errorf("linking %s: %w", name, err)
 		}
 	}

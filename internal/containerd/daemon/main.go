@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"path/filepath"
+
+	"skiff/internal/containerd/shim"
 )
 
 // Main returns containerd's or the shim's main function when the arguments of
@@ -14,7 +16,7 @@ func Main(args []string) func(context.Context) error {
 	case filepath.Base(args[0]) == "containerd-shim-runc-v2",
 		// A shim starts itself again by its file, not by the link's name.
 		len(args) > 1 && args[1] == "-namespace":
-		return shimMain
+		return shim.Main
 	case len(args) > 1 && args[1] == "containerd":
 		return func(ctx context.Context) error { return run(ctx, args[2:]) }
 	}

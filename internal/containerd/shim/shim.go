@@ -1,4 +1,6 @@
-package daemon
+// Package shim is containerd's runc shim, the process that stays beside each
+// pod's containers.
+package shim
 
 import (
 	"context"
@@ -14,13 +16,13 @@ import (
 	"github.com/containerd/plugin/registry"
 )
 
-// shimMain is the runc shim's own main.
+// Main is the runc shim's own main.
 //
-// A shim starts every plug-in that the process has registered. In this binary
+// A shim starts every plug-in that the process has registered. In skiff's binary
 // those are the daemon's, so the registry is emptied first and then holds the
 // task service alone. Its flags likewise get a set of their own: other linked-in
 // libraries have put theirs, of the same names, into the common one.
-func shimMain(ctx context.Context) error {
+func Main(ctx context.Context) error {
 	flag.CommandLine = flag.NewFlagSet(os.Args[0], flag.ExitOnError)
 	registry.Reset()
 	registry.Register(&plugin.Registration{
