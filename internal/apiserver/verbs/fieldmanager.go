@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"skiff/internal/apis"
+	"skiff/internal/apiserver/fieldset"
 )
 
 // prepareFieldManagers sets up who owns which field (KEP-555) for each path of
@@ -29,6 +30,7 @@ func (s *Server) prepareFieldManagers(v *Version) {
 			paths = append(paths, sub.Name)
 		}
 	}
+	v.newFields = sync.OnceValue(func() *fieldset.Writer { return s.fieldsOfNew(v) })
 	v.managers = make(map[string]func() (*managedfields.FieldManager, error), len(paths))
 	for _, sub := range paths {
 		v.managers[sub] = sync.OnceValues(func() (*managedfields.FieldManager, error) {
@@ -45,6 +47,31 @@ func (s *Server) prepareFieldManagers(v *Version) {
 				v.GVK(), d.Hub.GroupVersion(), sub, resetFields(d, sub))
 		})
 	}
+}
+
+// fieldsOfNew returns what writes the fields of new objects of the version, or
+// nil if only a comparison with nothing tells them: for types without schema,
+// and for versions other than that in which the server works.
+func (s *Server) fieldsOfNew(v *Version) *fieldset.Writer {
+	d := v.resource.Resource
+	if !v.IsHub || d.Custom != nil {
+		return nil
+	}
+	empty := v.Version.New()
+	empty.GetObjectKind().SetGroupVersionKind(v.GVK())
+	typed, err := s.schemaOf(d).ObjectToTyped(empty)
+	if err != nil {
+		return nil
+	}
+	var reset []string
+	if d.HasStatus {
+		reset = []string{"status"}
+	}
+	w, err := fieldset.Compile(empty, typed, reset...)
+	if err != nil {
+		return nil
+	}
+	return w
 }
 
 // schemaOf returns what tells how the parts of the resource are merged. Types

@@ -25,6 +25,7 @@ import (
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/admission"
 	"skiff/internal/apiserver/authz"
+	"skiff/internal/apiserver/fieldset"
 	"skiff/internal/identity"
 	"skiff/internal/store"
 	"skiff/internal/store/cache"
@@ -123,6 +124,9 @@ type Version struct {
 
 	resource *Resource
 	managers map[string]func() (*managedfields.FieldManager, error)
+	// newFields tells whose fields new objects are faster than managers do;
+	// it may give nil.
+	newFields func() *fieldset.Writer
 }
 
 func (s *Server) newResource(d *apis.Resource) *Resource {

@@ -80,7 +80,7 @@ func (s *Server) create(ctx context.Context, req *Request, obj apis.Object, o *m
 	named.Name = obj.GetName()
 	wipeSystemFields(obj)
 	if track {
-		if err := s.trackUpdate(&named, req.Version.working().Version.New(), obj, manager(ctx, o.FieldManager)); err != nil {
+		if err := s.trackCreate(&named, obj, manager(ctx, o.FieldManager)); err != nil {
 			return nil, err
 		}
 	}
@@ -156,6 +156,30 @@ func (s *Server) createMutated(ctx context.Context, req *Request, a *admission.A
 		return nil, exists()
 	}
 	return e, err
+}
+
+// trackCreate records in obj's managedFields that the manager set all that it
+// holds.
+func (s *Server) trackCreate(req *Request, obj apis.Object, manager string) error {
+	if w := req.Version.newFields(); w != nil && len(obj.GetManagedFields()) == 0 {
+		if fields, ok := w.Of(obj); ok {
+			obj.SetManagedFields(s.owner(req, manager, fields))
+			return nil
+		}
+	}
+	return s.trackUpdate(req, req.Version.working().Version.New(), obj, manager)
+}
+
+// owner is the record of a manager that has set fields, if there are any.
+func (s *Server) owner(req *Request, manager string, fields []byte) []metav1.ManagedFieldsEntry {
+	if fields == nil {
+		return nil
+	}
+	now := metav1.NewTime(s.clock.Now().UTC())
+	return []metav1.ManagedFieldsEntry{{
+		Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: req.Version.GroupVersion().String(),
+		Time: &now, FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: fields},
+	}}
 }
 
 // trackUpdate records in obj's managedFields that the manager set what differs
