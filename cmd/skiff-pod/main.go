@@ -10,7 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"skiff/internal/containerd/shim"
+	"skiff/internal/containerd/daemon/shim"
 	"skiff/internal/network/cni"
 )
 

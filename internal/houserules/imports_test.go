@@ -59,6 +59,7 @@ var lines = []line{
 	{folder: "internal/cluster/node", may: []string{"internal/"}},
 	{folder: "internal/cluster", may: []string{"internal/apiserver/", "internal/client/", "internal/store/", "internal/serviceaccount", "internal/metrics"}},
 	{folder: "internal/cli", may: []string{"internal/"}},
+	{folder: "cmd/skiff-pod", may: []string{"internal/containerd/daemon/shim", "internal/network/cni"}},
 	{folder: "cmd", may: []string{"internal/cli"}},
 	{folder: "bench", may: []string{"internal/"}},
 	{folder: "test", may: []string{"internal/"}},

@@ -1,5 +1,6 @@
-// Package daemon links containerd and its runc shim into the binary. It is the
-// only package that does, and only the command line imports it.
+// Package daemon links containerd and its runc shim into the binary. It and the
+// shim's package below are the only ones that do; what imports them are
+// commands.
 package daemon
 
 import (

@@ -4,7 +4,7 @@ import (
 	"context"
 	"path/filepath"
 
-	"skiff/internal/containerd/shim"
+	"skiff/internal/containerd/daemon/shim"
 )
 
 // Main returns containerd's or the shim's main function when the arguments of
