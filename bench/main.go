@@ -38,6 +38,7 @@ var measurements = []measurement{
 	{name: "list", what: "LIST of 10,000 pods, and the memory they take", run: measureList},
 	{name: "watch", what: "delivery to 1,000 watchers", run: measureWatch},
 	{name: "schedule", what: "pods scheduled on nodes without kubelets", run: measureSchedule},
+	{name: "rest", what: "a large cluster in which nothing happens", run: measureRest},
 	{name: "deployment", what: "a large Deployment on nodes without kubelets", run: measureDeployment},
 	{name: "up", what: "a development cluster, and how fast its pods start", root: true, run: measureUp},
 }

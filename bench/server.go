@@ -210,20 +210,13 @@ func measureIdle(ctx context.Context, b *bench) error {
 	if err := wait(ctx, settle); err != nil {
 		return err
 	}
-	before, err := s.usage()
-	if err != nil {
-		return err
-	}
-	if err := wait(ctx, watched); err != nil {
-		return err
-	}
-	after, err := s.usage()
+	busy, after, err := s.load(ctx, watched)
 	if err != nil {
 		return err
 	}
 	b.report(figure{"idle: resident memory", after.resident / 1e6, "MB", upstreamIdle, true})
 	b.report(figure{"idle: anonymous memory", after.anonymous / 1e6, "MB", 0, true})
-	b.report(figure{"idle: processor time over 30 s", 100 * (after.cpu - before.cpu).Seconds() / watched.Seconds(), "% of one", 0, true})
+	b.report(figure{"idle: processor time over 30 s", busy, "% of one", 0, true})
 	return nil
 }
 
