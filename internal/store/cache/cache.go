@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -48,6 +49,8 @@ type Cache struct {
 		collections map[string]*Collection
 		loaded      bool
 		revision    int64
+		// compacted is what At does not look behind.
+		compacted int64
 		// advanced is closed and replaced whenever revision grows.
 		advanced chan struct{}
 	}
@@ -184,11 +187,20 @@ func (c *Cache) compact(ctx context.Context) {
 	}
 }
 
-// Compact drops the engine's history of before revision. What is still at hand
-// in memory goes on being served: the window of recent events, and the states
-// that lists are being continued on.
+// Compact drops the history of before revision, in the engine and at hand: a
+// list does not continue there any more. Watches go on from recent events all
+// the same.
 func (c *Cache) Compact(ctx context.Context, revision int64) error {
-	return c.engine.Compact(ctx, revision)
+	if err := c.engine.Compact(ctx, revision); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.compacted = max(c.mu.compacted, revision)
+	for _, col := range c.mu.collections {
+		col.pinned = slices.DeleteFunc(col.pinned, func(p pin) bool { return p.revision < revision })
+	}
+	return nil
 }
 
 func (c *Cache) apply(b store.Batch) {

@@ -244,10 +244,13 @@ func (c *Collection) Pin(s Snapshot) {
 }
 
 // At returns the collection as it was at revision, if that is at hand in
-// memory.
+// memory and not compacted.
 func (c *Collection) At(revision int64) (Snapshot, bool) {
 	c.cache.mu.Lock()
 	defer c.cache.mu.Unlock()
+	if revision < c.cache.mu.compacted {
+		return Snapshot{}, false
+	}
 	for _, p := range c.pinned {
 		if p.revision == revision {
 			return Snapshot{revision, p.tree}, true
