@@ -24,7 +24,17 @@ import (
 // Claims are what a token says.
 type Claims struct {
 	jwt.Claims
-	Kubernetes Binding `json:"kubernetes.io"`
+	Audience   Audiences `json:"aud,omitempty"`
+	Kubernetes Binding   `json:"kubernetes.io"`
+}
+
+// Audiences are written as a list even if there is only one, which readers of
+// upstream's tokens rely on.
+type Audiences []string
+
+// UnmarshalJSON reads a list, or one alone.
+func (a *Audiences) UnmarshalJSON(data []byte) error {
+	return (*jwt.Audience)(a).UnmarshalJSON(data)
 }
 
 // Binding says whose token it is, and what it ends with.

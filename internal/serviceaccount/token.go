@@ -102,10 +102,10 @@ func (t *tokens) claims(ctx context.Context, namespace, name string, request *au
 	}
 	return Claims{
 		Claims: jwt.Claims{
-			Subject: Username(namespace, name), Audience: jwt.Audience(spec.Audiences), ID: uuid.NewString(),
+			Subject: Username(namespace, name), ID: uuid.NewString(),
 			IssuedAt: jwt.NewNumericDate(t.now), NotBefore: jwt.NewNumericDate(t.now), Expiry: jwt.NewNumericDate(t.after(lifetime)),
 		},
-		Kubernetes: binding,
+		Audience: spec.Audiences, Kubernetes: binding,
 	}, nil
 }
 
@@ -213,9 +213,10 @@ func (t *tokens) nodeOf(ctx context.Context, pod *corev1.Pod) (*Ref, error) {
 func (i *Issuer) IssueForSecret(audiences []string, account *corev1.ServiceAccount, secret *corev1.Secret, now time.Time) (string, error) {
 	return i.Issue(Claims{
 		Claims: jwt.Claims{
-			Subject: Username(account.Namespace, account.Name), Audience: audiences, ID: uuid.NewString(),
+			Subject: Username(account.Namespace, account.Name), ID: uuid.NewString(),
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now),
 		},
+		Audience: audiences,
 		Kubernetes: Binding{
 			Namespace: account.Namespace, ServiceAccount: Ref{account.Name, string(account.UID)},
 			Secret: &Ref{secret.Name, string(secret.UID)},
