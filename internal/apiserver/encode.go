@@ -270,8 +270,7 @@ func statusOf(err error) *metav1.Status {
 		}
 		return &status
 	}
-	status := apierrors.NewInternalError(err).Status()
-	return &status
+	return &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: err.Error()}
 }
 
 func writeBytes(w http.ResponseWriter, r *http.Request, m *mediaType, code int, data []byte) {

@@ -393,7 +393,7 @@ func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requ
 	res := req.Resource()
 	switch {
 	case info.Verb == "create" && res.Virtual.Create != nil:
-		m, err := negotiate(r, offered(req.Version, tables))
+		m, err := negotiate(r, offered(req.Version, plainOnly))
 		if err != nil {
 			return err
 		}
@@ -409,7 +409,7 @@ func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requ
 		if err != nil {
 			return err
 		}
-		writeObject(w, r, &mediaType{Media: m.Media, Pretty: m.Pretty}, http.StatusCreated, out, kindOf(out, req.Version.GVK()))
+		writeObject(w, r, m, http.StatusCreated, out, kindOf(out, req.Version.GVK()))
 		return nil
 	case info.Verb == "get" && res.Virtual.Get != nil:
 		return s.get(w, r, req)

@@ -252,7 +252,7 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 		live.GetObjectKind().SetGroupVersionKind(working.GVK())
 		out, err := fm.Apply(live, applied.DeepCopy(), o.FieldManager, force)
 		if err != nil {
-			return nil, applyError(err)
+			return nil, err
 		}
 		obj, err := converter{req.Resource()}.ConvertToVersion(out, working.GroupVersion())
 		if err != nil {

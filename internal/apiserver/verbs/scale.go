@@ -2,7 +2,6 @@ package verbs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -101,7 +100,7 @@ func (s *Server) PatchScale(ctx context.Context, req *Request, t types.PatchType
 			have.SetGroupVersionKind(scaleGVK)
 			out, err := fm.Apply(have, applied.DeepCopy(), o.FieldManager, o.Force != nil && *o.Force)
 			if err != nil {
-				return nil, applyError(err)
+				return nil, err
 			}
 			return out.(*autoscalingv1.Scale), nil
 		})
@@ -126,15 +125,6 @@ func (s *Server) PatchScale(ctx context.Context, req *Request, t types.PatchType
 		}
 		return tracked(fm, have, scale, manager(ctx, o.FieldManager)), nil
 	})
-}
-
-// applyError is what a failed merge of an applied configuration answers.
-func applyError(err error) error {
-	var status apierrors.APIStatus
-	if errors.As(err, &status) {
-		return err
-	}
-	return apierrors.NewBadRequest(err.Error())
 }
 
 func (s *Server) changeScale(ctx context.Context, req *Request, o *metav1.UpdateOptions, change scaleChange) (*autoscalingv1.Scale, error) {
