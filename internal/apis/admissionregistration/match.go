@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis/checks"
 	"skiff/internal/apis/fill"
@@ -242,7 +243,7 @@ func validateClientConfig(c *admissionregistrationv1.WebhookClientConfig, path *
 	if c.Service.Port != nil && len(utilvalidation.IsValidPortNum(int(*c.Service.Port))) > 0 {
 		errs = append(errs, field.Invalid(path.Child("port"), *c.Service.Port, "port is not valid: must be between 1 and 65535, inclusive"))
 	}
-	if c.Service.Path != nil && !strings.HasPrefix(*c.Service.Path, "/") {
+	if p := ptr.Deref(c.Service.Path, ""); p != "" && !strings.HasPrefix(p, "/") {
 		errs = append(errs, field.Invalid(path.Child("path"), *c.Service.Path, "must start with a '/'"))
 	}
 	return errs
