@@ -165,6 +165,7 @@ func TestApproval(t *testing.T) {
 	approved := func(kind certificatesv1.RequestConditionType) *csr {
 		body := stored.DeepCopy()
 		body.Spec.Username = "root"
+		body.Annotations = map[string]string{"by": "an approver"}
 		body.Status.Certificate = []byte("forged")
 		body.Status.Conditions = append(body.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{Type: kind, Status: "True"})
 		return body
@@ -178,8 +179,8 @@ func TestApproval(t *testing.T) {
 	}
 	result := edit(approved(certificatesv1.CertificateApproved))
 	checkstest.Errors(t, approval.Validate(t.Context(), result, stored))
-	if result.Spec.Username == "root" || len(result.Status.Certificate) > 0 {
-		t.Errorf("approval changed more than conditions: %+v", result)
+	if result.Spec.Username == "root" || len(result.Status.Certificate) > 0 || result.Annotations["by"] != "an approver" {
+		t.Errorf("approval changed other than metadata and conditions: %+v", result)
 	}
 	if result.Status.Conditions[0].LastUpdateTime.IsZero() || r.Cells(result)[5] != "Approved" {
 		t.Errorf("approved: %+v, shown as %v", result.Status, r.Cells(result)[5])

@@ -89,8 +89,8 @@ func prepareRequest(ctx context.Context, r *certificatesv1.CertificateSigningReq
 	}
 }
 
-// approval is the subresource that sets the conditions Approved and Denied,
-// and nothing else.
+// approval is the subresource that sets the conditions Approved and Denied, and
+// metadata with them.
 func approval() apis.Subresource {
 	return apis.Subresource{
 		Name:  "approval",
@@ -100,6 +100,7 @@ func approval() apis.Subresource {
 			r := obj.(*certificatesv1.CertificateSigningRequest)
 			wanted := body.(*certificatesv1.CertificateSigningRequest).DeepCopy()
 			old := r.Status.Conditions
+			r.ObjectMeta = wanted.ObjectMeta
 			r.Status.Conditions = wanted.Status.Conditions
 			stampConditions(r.Status.Conditions, old)
 			return nil
