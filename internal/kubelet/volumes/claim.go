@@ -233,7 +233,7 @@ func ownVolume(dir string, pod *v1.Pod) error {
 			return nil
 		}
 	}
-	return ownByGroup(dir, group)
+	return ownByGroup(dir, group, mayWrite)
 }
 
 // path returns where a volume is, or nothing if it is not mounted.

@@ -167,9 +167,9 @@ func (m *Manager) writeContent(pod *v1.Pod, v *v1.Volume, c *collector) (string,
 		return "", err
 	}
 	group := fsGroup(pod)
-	_, err := writeAtomic(dir, c.files, func(next string) error { return ownByGroup(next, group) })
+	_, err := writeAtomic(dir, c.files, func(next string) error { return ownByGroup(next, group, mayRead) })
 	if err == nil && group != nil {
-		err = ownByGroup(dir, group)
+		err = ownByGroup(dir, group, mayRead)
 	}
 	return dir, err
 }
@@ -198,7 +198,7 @@ func (m *Manager) emptyDir(pod *v1.Pod, v *v1.Volume) (string, error) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		return "", err
 	}
-	return dir, ownByGroup(dir, fsGroup(pod))
+	return dir, ownByGroup(dir, fsGroup(pod), mayWrite)
 }
 
 // mountTmpfs mounts a tmpfs at dir unless there is one.
@@ -232,9 +232,16 @@ func fsGroup(pod *v1.Pod) *int64 {
 	return nil
 }
 
-// ownByGroup gives everything below dir to the group, readable and writable
-// for it, new files inheriting it (see "fsGroup" in the Pod API).
-func ownByGroup(dir string, group *int64) error {
+// What a volume's group may do with its files: what the kubelet writes itself
+// is there to be read.
+const (
+	mayRead  fs.FileMode = 0o440
+	mayWrite fs.FileMode = 0o660
+)
+
+// ownByGroup gives everything below dir to the group, which may do with it what
+// may says, and new files inherit it (see "fsGroup" in the Pod API).
+func ownByGroup(dir string, group *int64, may fs.FileMode) error {
 	if group == nil {
 		return nil
 	}
@@ -252,9 +259,9 @@ func ownByGroup(dir string, group *int64) error {
 		if err != nil {
 			return err
 		}
-		mode := info.Mode() | 0o660
+		mode := info.Mode() | may
 		if d.IsDir() {
-			mode = info.Mode() | 0o770 | fs.ModeSetgid
+			mode |= 0o110 | fs.ModeSetgid
 		}
 		return os.Chmod(path, mode)
 	})
