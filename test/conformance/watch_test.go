@@ -121,7 +121,7 @@ var watchers = entries{
 					s.Error(err)
 				}
 				for n := range writes {
-					c.Data["mutation"] = fmt.Sprint(n)
+					c.Data["mutation"] = fmt.Sprint(n + 1)
 					if err := s.api.Update(s.ctx, c); err != nil {
 						s.Error(err)
 					}
@@ -142,7 +142,7 @@ var watchers = entries{
 				case e := <-w.ResultChan():
 					order = append(order, e.Object.(*corev1.ConfigMap).ResourceVersion)
 				case <-s.ctx.Done():
-					return
+					s.Fatalf("a watch ends with %v", order)
 				}
 			}
 			w.Stop()

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -32,6 +33,8 @@ type collector struct {
 	graph    *graph
 	queue    controller.Queue
 	crds     kinds
+	// monitored are the kinds of which the graph hears.
+	monitored atomic.Pointer[[]registration]
 }
 
 // kinds are those that definitions in force define.
@@ -238,10 +241,42 @@ func (c *collector) classify(ctx context.Context, o *metav1.PartialObjectMetadat
 	return solid, gone, waiting, nil
 }
 
-// orphan releases an object's dependents and then the object.
+// dependents are the objects that name the owner: those of the graph, and those
+// that are stored, but whose event is still on its way to it, since each kind's
+// events come by themselves.
+func (c *collector) dependents(ctx context.Context, owner view) (map[types.UID]identity, error) {
+	all := map[types.UID]identity{}
+	for _, d := range owner.dependents {
+		all[d.UID] = d.identity
+	}
+	for _, r := range *c.monitored.Load() {
+		// What is not read yet, as from a server that is away, cannot be listed.
+		if !r.HasSynced() || owner.Namespace != "" && !r.resource.Namespaced {
+			continue
+		}
+		list := r.resource.MetadataList()
+		if err := c.Cache.List(ctx, list, crclient.InNamespace(owner.Namespace), crclient.UnsafeDisableDeepCopy); err != nil {
+			return nil, err
+		}
+		for i := range list.Items {
+			o := &list.Items[i]
+			if slices.ContainsFunc(o.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == owner.UID }) {
+				all[o.UID] = identity{r.resource.GVK(), crclient.ObjectKeyFromObject(o), o.UID}
+			}
+		}
+	}
+	return all, nil
+}
+
+// orphan releases an object's dependents and then the object: those that it
+// missed would be taken for left behind, and deleted.
 func (c *collector) orphan(ctx context.Context, v view) error {
-	for _, d := range v.dependents {
-		o, err := c.get(ctx, d.identity)
+	dependents, err := c.dependents(ctx, v)
+	if err != nil {
+		return err
+	}
+	for _, d := range dependents {
+		o, err := c.get(ctx, d)
 		if err != nil {
 			return err
 		}

@@ -142,6 +142,8 @@ func (m *monitors) watchAll(ctx context.Context) (missing bool) {
 		})
 	}
 	m.crds.each(func(kind schema.GroupKind) { missing = missing || !found[kind] })
+	monitored := slices.Collect(maps.Values(m.watched))
+	m.monitored.Store(&monitored)
 	return missing
 }
 
