@@ -1,13 +1,10 @@
 package apiserver
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"runtime/debug"
+	"time"
 
 	"github.com/google/uuid"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -38,55 +35,65 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.goaway(w, r)
 	info := parseRequest(r)
-	observed := s.metrics.begin(info)
-	rec := &responseRecorder{ResponseWriter: w, code: http.StatusOK, lasting: info.longRunning()}
-	defer func() {
-		p := recover()
-		rec.record.End(p, rec.lasting)
-		if p != nil {
-			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-				observed(rec.code)
-				panic(p)
-			}
-			s.Log.Error("a request made the server panic", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-			if !rec.wrote {
-				writeError(rec, r, apierrors.NewInternalError(fmt.Errorf("the server failed while it handled the request")))
-			}
+	rec := newRecorder(w, r, info.longRunning())
+	observed := s.metrics.begin(s.Verbs, info, r)
+	var out outcome
+	if rec.lasting {
+		out = s.lasting(rec, r, info)
+	} else {
+		out = s.bounded(rec, r, info)
+	}
+	abort := out.panicked == http.ErrAbortHandler
+	if out.panicked != nil && !abort {
+		s.Log.Error("a request made the server panic", "path", r.URL.Path, "panic", out.panicked, "stack", out.stack)
+		if !rec.begun() {
+			writeError(rec, r, apierrors.NewInternalError(fmt.Errorf("the server failed while it handled the request")))
 		}
-		observed(rec.code)
-	}()
-	s.serve(rec, r, info)
+	}
+	code, size, record := rec.end()
+	record.End(out.panicked, rec.lasting)
+	observed.end(rec, out, code, size)
+	if abort {
+		panic(http.ErrAbortHandler)
+	}
 }
 
-func (s *Server) serve(w *responseRecorder, r *http.Request, info *requestInfo) {
+// serve handles a request within its time; late is what was wrong with the
+// limit that the request asks for.
+func (s *Server) serve(ctx context.Context, w *recorder, r *http.Request, info *requestInfo, late error) {
 	warn := func(text string) { w.Header().Add("Warning", warningHeader(text)) }
-	ctx := context.WithValue(r.Context(), warnKey{}, warn)
+	ctx = context.WithValue(ctx, warnKey{}, warn)
 	ctx = verbs.WithWarnings(ctx, warn)
 	ctx = verbs.WithUserAgent(ctx, r.UserAgent())
-	ctx, done, err := s.deadline(ctx, w, r, info)
-	defer done()
 	r = r.WithContext(ctx)
-	if err == nil {
-		r, err = s.identify(w, r, info)
+	if late != nil {
+		writeError(w, r, late)
+		return
 	}
+	r, err := s.identify(w, r, info)
 	if err != nil {
 		writeError(w, r, err)
 		return
 	}
 	ctx = r.Context()
+	began := time.Now()
 	attributes := s.attributes(ctx, info, r)
 	if attributes, err = s.impersonate(ctx, r, attributes); err != nil {
 		writeError(w, r, err)
 		return
 	}
+	began = s.metrics.passed(filterImpersonation, began)
 	ctx = identity.NewContext(ctx, attributes.User)
 	ctx, release, ok := s.seat(ctx, w, r, info, attributes.User)
 	if !ok {
 		return
 	}
 	defer release()
+	began = s.metrics.passed(filterFlowControl, began)
 	r = r.WithContext(ctx)
-	if err := s.authorize(ctx, attributes); err != nil {
+	err = s.authorize(ctx, attributes, began)
+	s.metrics.passed(filterAuthorization, began)
+	if err != nil {
 		writeError(w, r, err)
 		return
 	}
@@ -104,15 +111,17 @@ func (s *Server) serve(w *responseRecorder, r *http.Request, info *requestInfo) 
 }
 
 // identify finds out who asks, and begins the record of the request.
-func (s *Server) identify(w *responseRecorder, r *http.Request, info *requestInfo) (*http.Request, error) {
+func (s *Server) identify(w *recorder, r *http.Request, info *requestInfo) (*http.Request, error) {
 	id := types.UID(r.Header.Get("Audit-Id"))
 	if id == "" {
 		id = types.UID(uuid.NewString())
 	}
 	w.Header().Set("Audit-Id", string(id))
 	ctx := r.Context()
+	began := time.Now()
 	user, failure := s.Authenticator.Authenticate(r)
-	s.metrics.authenticated(user, failure)
+	s.metrics.authenticated(r, user, failure, began)
+	began = s.metrics.passed(filterAuthentication, began)
 	if user != nil {
 		ctx = identity.NewContext(ctx, user)
 	}
@@ -121,8 +130,9 @@ func (s *Server) identify(w *responseRecorder, r *http.Request, info *requestInf
 		if err != nil {
 			return r, apierrors.NewInternalError(err)
 		}
-		w.record = record
+		w.audited(record)
 		ctx = audit.NewContext(ctx, record)
+		s.metrics.passed(filterAudit, began)
 	}
 	r = r.WithContext(ctx)
 	if user == nil {
@@ -160,9 +170,9 @@ func (s *Server) attributes(ctx context.Context, info *requestInfo, r *http.Requ
 	return a
 }
 
-func (s *Server) authorize(ctx context.Context, a *authz.Attributes) error {
+func (s *Server) authorize(ctx context.Context, a *authz.Attributes, began time.Time) error {
 	decision, reason, err := s.Verbs.Decide(ctx, a)
-	s.metrics.authorized(decision)
+	s.metrics.authorized(decision, err, began)
 	if decision == authz.Allow {
 		audit.Annotate(ctx, "authorization.k8s.io/decision", "allow")
 		audit.Annotate(ctx, "authorization.k8s.io/reason", reason)
@@ -175,48 +185,3 @@ func (s *Server) authorize(ctx context.Context, a *authz.Attributes) error {
 	audit.Annotate(ctx, "authorization.k8s.io/reason", reason)
 	return authz.Forbidden(a, reason)
 }
-
-// responseRecorder remembers what was answered.
-type responseRecorder struct {
-	http.ResponseWriter
-	code  int
-	wrote bool
-	// record is the request's, or nil; lasting tells long-running requests.
-	record  *audit.Record
-	lasting bool
-}
-
-func (r *responseRecorder) WriteHeader(code int) {
-	if !r.wrote {
-		r.code, r.wrote = code, true
-		r.record.Answering(code, r.lasting)
-	}
-	r.ResponseWriter.WriteHeader(code)
-}
-
-func (r *responseRecorder) Write(p []byte) (int, error) {
-	if !r.wrote {
-		r.wrote = true
-		r.record.Answering(r.code, r.lasting)
-	}
-	return r.ResponseWriter.Write(p)
-}
-
-// Hijack implements http.Hijacker, which the proxy of upgraded connections asks
-// for by type.
-func (r *responseRecorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if !r.wrote {
-		r.code, r.wrote = http.StatusSwitchingProtocols, true
-		r.record.Answering(r.code, r.lasting)
-	}
-	return http.NewResponseController(r.ResponseWriter).Hijack()
-}
-
-// Flush implements http.Flusher.
-func (r *responseRecorder) Flush() {
-	// A connection that cannot be flushed sends when it ends.
-	_ = http.NewResponseController(r.ResponseWriter).Flush()
-}
-
-// Unwrap lets http.ResponseController find the rest.
-func (r *responseRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

@@ -341,7 +341,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 		}
 	}
 	watching := func() bool {
-		return strings.Contains(admin.do("GET", "/metrics", nil).body, `apiserver_longrunning_requests{group="",resource="configmaps",scope="namespace",subresource="",verb="watch",version="v1"} 1`)
+		return strings.Contains(admin.do("GET", "/metrics", nil).body, `apiserver_longrunning_requests{component="apiserver",group="",resource="configmaps",scope="namespace",subresource="",verb="WATCH",version="v1"} 1`)
 	}
 	eventually(t, "the watch to be counted", watching)
 	events, err := tc.Client.Watch(t.Context(), &corev1.ConfigMapList{}, client.InNamespace("default"))

@@ -45,6 +45,7 @@ func (s *Server) discover() *discoveryDocs {
 	s.discovery.mu.Lock()
 	defer s.discovery.mu.Unlock()
 	if s.discovery.docs == nil || s.discovery.generation != generation || s.discovery.revision != revision {
+		s.metrics.discovery.Inc()
 		s.discovery.docs = buildDiscovery(s.Verbs.Resources(), extensions)
 		s.discovery.generation, s.discovery.revision = generation, revision
 	}

@@ -301,3 +301,12 @@ func writeBytes(w http.ResponseWriter, r *http.Request, m *mediaType, code int, 
 		_, _ = io.Copy(w, bytes.NewReader(data))
 	}
 }
+
+func writeJSON(w http.ResponseWriter, r *http.Request, code int, v any) {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		writeError(w, r, apierrors.NewInternalError(err))
+		return
+	}
+	writeBytes(w, r, &mediaType{Media: mediaJSON}, code, data)
+}

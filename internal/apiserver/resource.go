@@ -36,6 +36,7 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 		return notFound()
 	}
 	if v.Warning != "" {
+		s.metrics.askedDeprecated(info)
 		warning(r.Context(), v.Warning)
 	}
 	req := &verbs.Request{Version: v, Namespace: info.Namespace, Name: info.Name, Subresource: info.Subresource}

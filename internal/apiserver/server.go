@@ -23,6 +23,7 @@ import (
 	"skiff/internal/apiserver/audit"
 	"skiff/internal/apiserver/authn"
 	"skiff/internal/apiserver/endpoint"
+	"skiff/internal/apiserver/features"
 	"skiff/internal/apiserver/flowcontrol"
 	"skiff/internal/apiserver/verbs"
 )
@@ -57,8 +58,14 @@ type Config struct {
 	// Audit records requests; nil records none.
 	Audit *audit.Auditor
 	Limits
-	// Collectors are further metrics.
+	// Registry holds the metrics that /metrics shows, of all parts of the process;
+	// nil makes one. Collectors are further ones of the API server.
+	Registry   *prometheus.Registry
 	Collectors []prometheus.Collector
+	// DisabledMetrics are not shown.
+	DisabledMetrics []string
+	// Features says which optional features are on.
+	Features features.Set
 }
 
 // Limits bound what requests may take, and say how the server ends.
@@ -114,10 +121,13 @@ func New(c Config) *Server {
 	setDefault(&c.MinWatchTimeout, 30*time.Minute)
 	setDefault(&c.WatchWriteTimeout, 30*time.Second)
 	setDefault(&c.StreamsPerConnection, 1000)
+	if c.Registry == nil {
+		c.Registry = prometheus.NewRegistry()
+	}
 	if c.FlowControl != nil {
 		c.Collectors = append(c.Collectors, c.FlowControl)
 	}
-	s := &Server{Config: c, metrics: newMetrics(c.Collectors), endpoints: endpoint.New(c.Verbs), toPods: &http.Transport{
+	s := &Server{Config: c, metrics: newMetrics(&c), endpoints: endpoint.New(c.Verbs), toPods: &http.Transport{
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12},
 		DisableKeepAlives: true,
 	}}
@@ -151,7 +161,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Confi
 		IdleTimeout:       90 * time.Second,
 		MaxHeaderBytes:    1 << 20,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: s.StreamsPerConnection},
-		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		ErrorLog:          s.metrics.errorLog(s.Log.Handler()),
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.ServeTLS(l, "", "") }()

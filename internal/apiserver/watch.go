@@ -52,7 +52,10 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 	if !stream.Initial() {
 		begun(r.Context())
 	}
-	enc := &eventEncoder{server: s, request: r, media: m, version: req.Version}
+	enc := &eventEncoder{server: s, request: r, media: m, version: req.Version, told: s.metrics.watching(req.Version)}
+	if stream.Initial() {
+		enc.told.initial, enc.told.list = true, o.SendInitialEvents != nil && *o.SendInitialEvents
+	}
 	if websocket.IsWebSocketUpgrade(r) {
 		s.watchSocket(ctx, w, r, stream, o.AllowBookmarks, enc)
 		return nil
@@ -84,6 +87,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 			return nil
 		}
 		guard.begin()
+		enc.told.starting(len(events))
 		buf = buf[:0]
 		for i := range events {
 			if buf, err = enc.append(buf, &events[i]); err != nil {
@@ -104,6 +108,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 			return nil
 		}
 		guard.end()
+		enc.told.started(r)
 		begun(r.Context())
 		if cap(buf) > 1<<20 {
 			buf = nil
@@ -139,9 +144,20 @@ type eventEncoder struct {
 	version *verbs.Version
 	// headed is set once a Table's columns have been sent.
 	headed bool
+	told   watching
 }
 
+// append appends an event and counts it.
 func (e *eventEncoder) append(dst []byte, ev *verbs.WatchEvent) ([]byte, error) {
+	out, err := e.appendEvent(dst, ev)
+	if err == nil {
+		e.told.events.Inc()
+		e.told.sizes.Observe(float64(len(out) - len(dst)))
+	}
+	return out, err
+}
+
+func (e *eventEncoder) appendEvent(dst []byte, ev *verbs.WatchEvent) ([]byte, error) {
 	if ev.Type == watch.Bookmark {
 		return e.appendBookmark(dst, ev)
 	}

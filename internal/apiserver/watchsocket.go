@@ -57,6 +57,7 @@ func (s *Server) watchSocket(ctx context.Context, w http.ResponseWriter, r *http
 			_ = conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second))
 			return
 		}
+		enc.told.starting(len(events))
 		for i := range events {
 			message, err := enc.append(nil, &events[i])
 			if err != nil {
@@ -67,6 +68,7 @@ func (s *Server) watchSocket(ctx context.Context, w http.ResponseWriter, r *http
 				return
 			}
 		}
+		enc.told.started(r)
 		begun(ctx)
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"skiff/internal/apiserver/features"
 	"skiff/internal/cluster"
 )
 
@@ -24,6 +26,9 @@ func addAPIFlags(cmd *cobra.Command, c *cluster.APIConfig) {
 	f.StringSliceVar(&c.StrictTransport, "strict-transport-security-directives", nil, "directives of the Strict-Transport-Security header")
 	f.Var(&invertedFlag{&c.DisableProfiling}, "profiling", "serve Go's profiles below /debug/pprof")
 	f.Lookup("profiling").NoOptDefVal = "true"
+
+	f.Var(&gatesFlag{&c.FeatureGates}, "feature-gates", "optional features that are turned on or off: NAME=true or NAME=false (can be repeated)")
+	f.StringSliceVar(&c.DisabledMetrics, "disabled-metrics", nil, "metrics that are not shown")
 
 	f.Var(&invertedFlag{&c.DisablePriorityAndFairness}, "enable-priority-and-fairness", "divide the server among its users by FlowSchemas and priority levels")
 	f.Lookup("enable-priority-and-fairness").NoOptDefVal = "true"
@@ -83,6 +88,28 @@ func (f *invertedFlag) Set(text string) error {
 	}
 	*f.off = !on
 	return nil
+}
+
+// gatesFlag is a list of feature gates.
+type gatesFlag struct{ set *features.Set }
+
+func (f *gatesFlag) Type() string { return "gates" }
+
+func (f *gatesFlag) String() string { return "" }
+
+func (f *gatesFlag) Set(text string) error {
+	for pair := range strings.SplitSeq(text, ",") {
+		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
+		on, err := strconv.ParseBool(value)
+		if err != nil {
+			return fmt.Errorf("%q must have the form NAME=true or NAME=false", pair)
+		}
+		if *f.set == nil {
+			*f.set = features.Set{}
+		}
+		(*f.set)[name] = on
+	}
+	return f.set.Check()
 }
 
 // secondsFlag is a time in seconds.

@@ -13,6 +13,7 @@ import (
 	"skiff/internal/apiserver/admission/plugins"
 	"skiff/internal/apiserver/audit"
 	"skiff/internal/apiserver/encryption"
+	"skiff/internal/apiserver/features"
 	"skiff/internal/apiserver/flowcontrol"
 )
 
@@ -29,6 +30,11 @@ type APIConfig struct {
 
 	AuthenticationConfig
 	AuthorizationConfig
+
+	// FeatureGates turn optional features on and off. DisabledMetrics are not
+	// shown.
+	FeatureGates    features.Set
+	DisabledMetrics []string
 
 	// Admission says which admission plug-ins run, and how.
 	Admission plugins.Config
@@ -47,6 +53,7 @@ type APIConfig struct {
 
 // encrypt puts encryption between the API and the engine.
 func (p *ControlPlane) encrypt() error {
+	measures := encryption.NewMetrics(p.Metrics)
 	file := p.Config.API.EncryptionConfigFile
 	if file == "" {
 		return nil
@@ -59,7 +66,7 @@ func (p *ControlPlane) encrypt() error {
 	for _, d := range builtin.Resources(builtin.Hooks{}) {
 		prefixes[d.Prefix] = d.GroupResource()
 	}
-	engine := encryption.New(p.engine, config, prefixes, p.log)
+	engine := encryption.New(p.engine, config, prefixes, measures, p.log)
 	p.engine, p.staleValue = engine, engine.Stale
 	if !p.Config.API.EncryptionReload {
 		return nil
@@ -87,7 +94,7 @@ func (c *APIConfig) flow(clk clock.WithDelayedExecution) (*flowcontrol.Controlle
 
 // auditor returns what records requests, nil if nothing does, and what must be
 // closed after the last request.
-func (c *APIConfig) auditor(clk clock.PassiveClock, failed func(error)) (*audit.Auditor, []io.Closer, error) {
+func (c *APIConfig) auditor(clk clock.PassiveClock, m *audit.Metrics, failed func(error)) (*audit.Auditor, []io.Closer, error) {
 	if c.AuditPolicyFile == "" {
 		return nil, nil, nil
 	}
@@ -114,7 +121,7 @@ func (c *APIConfig) auditor(clk clock.PassiveClock, failed func(error)) (*audit.
 	if len(sinks) == 0 {
 		return nil, nil, fmt.Errorf("the audit policy %s is of no use: set --audit-log-path or --audit-webhook-config-file too", c.AuditPolicyFile)
 	}
-	return &audit.Auditor{Policy: policy, Sink: sinks, Clock: clk, Failed: failed}, closers, nil
+	return &audit.Auditor{Policy: policy, Sink: sinks, Clock: clk, Failed: failed, Metrics: m}, closers, nil
 }
 
 func closeAll(closers []io.Closer) error {

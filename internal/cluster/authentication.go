@@ -126,7 +126,7 @@ func (p *ControlPlane) discovery(t *accountTokens) (map[string]http.Handler, err
 // TokenReviews by those that know tokens.
 func (p *ControlPlane) authenticator(t *accountTokens, review *tokenReviewer, clk clock.PassiveClock, cached, live client.Reader) (authn.Authenticator, error) {
 	c := p.Config.API.AuthenticationConfig
-	accounts, err := authnserviceaccount.New(t.verifier, t.audiences, clk, cached, live)
+	accounts, err := authnserviceaccount.New(t.verifier, t.audiences, clk, p.Metrics, cached, live)
 	if err != nil {
 		return nil, err
 	}

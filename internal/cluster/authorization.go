@@ -29,7 +29,8 @@ type AuthorizationConfig struct {
 // are always allowed everything.
 func (p *ControlPlane) authorizer(nodes *node.Authorizer, roles *rbac.Authorizer) (authz.Authorizer, error) {
 	c := p.Config.API.AuthorizationConfig
-	known := map[string]authz.Authorizer{"Node": nodes, "RBAC": roles}
+	decisions := authz.NewDecisions(p.Metrics)
+	known := map[string]authz.Authorizer{"Node": decisions.Of("Node", "node", nodes), "RBAC": decisions.Of("RBAC", "rbac", roles)}
 	chosen := &structured.Authorizer{}
 	if file := c.AuthorizationConfigFile; file != "" {
 		if len(c.AuthorizationModes) > 0 {
@@ -48,7 +49,7 @@ func (p *ControlPlane) authorizer(nodes *node.Authorizer, roles *rbac.Authorizer
 		return authz.Union{privileged.Authorizer{}, chosen}, nil
 	}
 	if len(c.AuthorizationModes) == 0 {
-		return authz.Union{privileged.Authorizer{}, nodes, roles}, nil
+		return authz.Union{privileged.Authorizer{}, known["Node"], known["RBAC"]}, nil
 	}
 	list, err := structured.FromModes(c.AuthorizationModes, known)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,12 +26,15 @@ import (
 	"skiff/internal/apiserver/admission/plugins"
 	"skiff/internal/apiserver/aggregate"
 	"skiff/internal/apiserver/allocate"
+	"skiff/internal/apiserver/audit"
 	"skiff/internal/apiserver/authz/node"
 	"skiff/internal/apiserver/authz/rbac"
+	"skiff/internal/apiserver/cel"
 	"skiff/internal/apiserver/crd"
 	"skiff/internal/apiserver/endpoint"
 	"skiff/internal/apiserver/openapi"
 	"skiff/internal/apiserver/verbs"
+	"skiff/internal/apiserver/weakcerts"
 	"skiff/internal/apiserver/webhook"
 	"skiff/internal/client/inprocess"
 	"skiff/internal/cluster/bootstrap"
@@ -52,6 +56,8 @@ type ControlPlane struct {
 	Verbs   *verbs.Server
 	Clients *inprocess.Binding
 	Scheme  *runtime.Scheme
+	// Metrics are those of all parts of the process; the API server shows them.
+	Metrics *prometheus.Registry
 
 	cancel    context.CancelFunc
 	following sync.WaitGroup
@@ -75,6 +81,9 @@ func issuerURL(domain string) string { return "https://kubernetes.default.svc." 
 // serves it. The port is bound when it returns.
 func OpenControlPlane(ctx context.Context, c ServerConfig) (_ *ControlPlane, err error) {
 	c = c.withDefaults()
+	if err := c.API.FeatureGates.Check(); err != nil {
+		return nil, err
+	}
 	listener, err := net.Listen("tcp", netip.AddrPortFrom(c.BindAddress, uint16(c.Port)).String())
 	if err != nil {
 		return nil, fmt.Errorf("the API server cannot listen on port %d: %w (is another server running? choose another port)", c.Port, err)
@@ -83,7 +92,7 @@ func OpenControlPlane(ctx context.Context, c ServerConfig) (_ *ControlPlane, err
 	opening := ctx
 	ctx, cancel := context.WithCancel(context.WithoutCancel(opening))
 	defer context.AfterFunc(opening, cancel)()
-	p := &ControlPlane{Config: c, cancel: cancel, listener: listener, log: c.Log, Scheme: builtin.NewScheme()}
+	p := &ControlPlane{Config: c, cancel: cancel, listener: listener, log: c.Log, Scheme: builtin.NewScheme(), Metrics: prometheus.NewRegistry()}
 	p.Address = netip.AddrPortFrom(c.AdvertiseAddress, uint16(listener.Addr().(*net.TCPAddr).Port))
 	defer func() {
 		if err != nil {
@@ -120,7 +129,7 @@ func OpenControlPlane(ctx context.Context, c ServerConfig) (_ *ControlPlane, err
 func (p *ControlPlane) assemble(ctx context.Context) error {
 	c, clk := p.Config, clock.RealClock{}
 	state := cache.New(p.engine, clk, c.Log)
-	p.Verbs = verbs.New(verbs.Config{Engine: p.engine, Cache: state, Scheme: p.Scheme, Clock: clk, Log: c.Log, StaleValue: p.staleValue})
+	p.Verbs = verbs.New(verbs.Config{Engine: p.engine, Cache: state, Scheme: p.Scheme, Clock: clk, Log: c.Log, StaleValue: p.staleValue, Metrics: p.Metrics})
 
 	tokens, err := p.accountTokens()
 	if err != nil {
@@ -156,6 +165,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	go p.Verbs.Warm()
 	extensions, err := aggregate.New(aggregate.Config{
 		Verbs: p.Verbs, Resolver: endpoint.New(p.Verbs), Certificate: p.PKI.FrontProxyClient.GetClientCertificate, Clock: clk, Log: c.Log,
+		WeakCerts: weakcerts.New(p.Metrics, "apiserver_kube_aggregator"),
 	})
 	if err != nil {
 		return err
@@ -167,15 +177,17 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		return err
 	}
 
-	addresses := allocate.New([]netip.Prefix{c.ServiceCIDR}, clk)
+	addresses := allocate.New([]netip.Prefix{c.ServiceCIDR}, clk, p.Metrics)
 	if err := errors.Join(roles.Follow(ctx, informers), nodes.Follow(ctx, informers), addresses.Follow(ctx, informers)); err != nil {
 		return err
 	}
 	webhooks := webhook.New(endpoint.New(p.Verbs))
+	webhooks.WeakCerts = weakcerts.New(p.Metrics, "apiserver_webhooks")
+	expressions := cel.NewMetrics(p.Metrics)
 	measures := admission.NewMetrics()
 	chain, err := plugins.New(ctx, plugins.Deps{
 		Cache: informers, Informers: informers, Live: loopback.Client, Authorizer: authorizer, Rules: roles, Clock: clk,
-		Server: p.Verbs, Webhooks: webhooks, Metrics: measures,
+		Server: p.Verbs, Webhooks: webhooks, Metrics: measures, CEL: expressions,
 	}, c.API.Admission)
 	if err != nil {
 		return err
@@ -183,7 +195,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	p.Verbs.SetPolicy(authorizer, admission.Chain{chain, addresses})
 
 	extensions.Start(ctx)
-	if err := crd.Start(ctx, crd.Config{Verbs: p.Verbs, Webhooks: webhooks, Clock: clk, Log: c.Log}); err != nil {
+	if err := crd.Start(ctx, crd.Config{Verbs: p.Verbs, Webhooks: webhooks, Clock: clk, Log: c.Log, Metrics: crd.NewMetrics(p.Metrics), CEL: expressions}); err != nil {
 		return err
 	}
 
@@ -201,14 +213,15 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 			return err
 		}
 	}
-	auditor, closers, err := c.API.auditor(clk, func(err error) { c.Log.Error("auditing failed", "error", err) })
+	auditor, closers, err := c.API.auditor(clk, audit.NewMetrics(p.Metrics), func(err error) { c.Log.Error("auditing failed", "error", err) })
 	if err != nil {
 		return err
 	}
 	p.closers = append(p.closers, closers...)
 	p.server = apiserver.New(apiserver.Config{
 		Verbs: p.Verbs, FlowControl: fair, InFlight: plain, Audit: auditor, Limits: c.API.Limits,
-		Authenticator: authenticator, Handlers: documents, Collectors: measures.Collectors(),
+		Authenticator: authenticator, Handlers: documents, Registry: p.Metrics, Collectors: append(measures.Collectors(), extensions),
+		Features: c.API.FeatureGates, DisabledMetrics: c.API.DisabledMetrics,
 		OpenAPI: openapi.New(p.Verbs, extensions, clk), Extensions: extensions,
 		Nodes: p.kubelets,
 		Clock: clk, Log: c.Log,

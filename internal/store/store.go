@@ -112,6 +112,11 @@ type Engine interface {
 	Close() error
 }
 
+// Sized is an Engine that knows how many bytes it takes.
+type Sized interface {
+	Size(ctx context.Context) (int64, error)
+}
+
 // ErrNotFound is returned by Get for a key that does not exist.
 var ErrNotFound = errors.New("key not found")
 

@@ -8,7 +8,7 @@ import (
 
 // Resources returns fresh declarations of the group's resources.
 func Resources() []*apis.Resource {
-	admission := cel.NewAdmission()
+	admission := cel.NewAdmission(nil)
 	return []*apis.Resource{
 		mutatingAdmissionPolicy(admission),
 		mutatingAdmissionPolicyBinding(),

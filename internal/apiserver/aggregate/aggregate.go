@@ -26,6 +26,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"skiff/internal/apiserver/verbs"
+	"skiff/internal/apiserver/weakcerts"
 	"skiff/internal/identity"
 	"skiff/internal/store/cache"
 )
@@ -46,6 +47,8 @@ type Config struct {
 	Certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	Clock       clock.WithTicker
 	Log         *slog.Logger
+	// WeakCerts counts certificates that will not do for long; nil counts none.
+	WeakCerts *weakcerts.Counters
 }
 
 // Aggregator knows the extension API servers.

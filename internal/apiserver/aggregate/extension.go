@@ -37,6 +37,7 @@ type Extension struct {
 	aggregator *Aggregator
 	service    *apiregistrationv1.APIService
 	transport  *http.Transport
+	round      http.RoundTripper // transport, counted
 	stop       context.CancelFunc
 
 	mu struct {
@@ -79,6 +80,7 @@ func (a *Aggregator) newExtension(ctx context.Context, s *apiregistrationv1.APIS
 			return dialer.DialContext(ctx, network, addr)
 		},
 	}
+	e.round = a.WeakCerts.Wrap(e.transport)
 	ctx, cancel := context.WithCancel(ctx)
 	e.stop = func() {
 		cancel()
@@ -128,7 +130,7 @@ func (e *Extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	transport.SetAuthProxyHeaders(r, user.Name, user.UID, user.Groups, user.Extra)
 	location := e.url(r.URL.Path)
 	location.RawQuery = r.URL.RawQuery
-	h := proxy.NewUpgradeAwareHandler(location, e.transport, false, httpstream.IsUpgradeRequest(r), responder{})
+	h := proxy.NewUpgradeAwareHandler(location, e.round, false, httpstream.IsUpgradeRequest(r), responder{})
 	h.UseLocationHost = true
 	h.ServeHTTP(w, r)
 }
@@ -151,7 +153,7 @@ func (e *Extension) Get(ctx context.Context, path, accept string) ([]byte, error
 	}
 	r.Header.Set("Accept", accept)
 	transport.SetAuthProxyHeaders(r, "system:kube-aggregator", "", []string{identity.GroupMasters}, nil)
-	resp, err := e.transport.RoundTrip(r)
+	resp, err := e.round.RoundTrip(r)
 	if err != nil {
 		return nil, fmt.Errorf("failing or missing response from %v: %w", u, err)
 	}

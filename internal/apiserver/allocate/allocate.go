@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -44,9 +45,10 @@ const pending = 2 * time.Minute
 // Services.
 type Allocator struct {
 	// base are the ranges that the server was started with.
-	base   []netip.Prefix
-	clock  clock.PassiveClock
-	reader client.Reader
+	base    []netip.Prefix
+	clock   clock.PassiveClock
+	reader  client.Reader
+	metrics *metrics
 
 	mu struct {
 		sync.Mutex
@@ -71,9 +73,13 @@ type claim struct {
 	since  time.Time
 }
 
-// New makes an allocator of addresses in ranges, one for each family.
-func New(ranges []netip.Prefix, c clock.PassiveClock) *Allocator {
-	a := &Allocator{base: ranges, clock: c}
+// New makes an allocator of addresses in ranges, one for each family. Its
+// metrics go to reg, if there is one.
+func New(ranges []netip.Prefix, c clock.PassiveClock, reg prometheus.Registerer) *Allocator {
+	a := &Allocator{base: ranges, clock: c, metrics: newMetrics(reg)}
+	if reg != nil {
+		reg.MustRegister(a)
+	}
 	a.mu.ranges = ranges
 	a.mu.cidrs = make(map[string][]netip.Prefix)
 	a.mu.addresses = make(map[netip.Addr]claim)
@@ -272,11 +278,15 @@ func (t *transaction) assignAddresses() {
 			t.checkAddress(path.Index(i), s.Spec.ClusterIPs[i])
 			continue
 		}
-		ip, ok := t.pickAddress(family)
+		began := t.clock.Now()
+		ip, from, ok := t.pickAddress(family)
 		if !ok {
+			t.metrics.failures.WithLabelValues(from.String(), scopeDynamic).Inc()
 			t.errs = append(t.errs, field.InternalError(path.Index(i), fmt.Errorf("no %s address is left in the Service ranges", family)))
 			return
 		}
+		t.metrics.allocations.WithLabelValues(from.String(), scopeDynamic).Inc()
+		t.metrics.duration.WithLabelValues(from.String()).Observe(t.clock.Since(began).Seconds())
 		s.Spec.ClusterIPs = append(s.Spec.ClusterIPs[:i], ip.String())
 	}
 	if len(s.Spec.ClusterIPs) > 0 {
@@ -294,7 +304,11 @@ func (t *transaction) checkAddress(path *field.Path, text string) {
 		if !r.Contains(ip) {
 			continue
 		}
-		if !t.claimAddress(ip) {
+		known := t.mu.addresses[ip].owner == ownerOf(t.service)
+		if ok := t.claimAddress(ip); ok && !known {
+			t.metrics.allocations.WithLabelValues(r.String(), scopeStatic).Inc()
+		} else if !ok {
+			t.metrics.failures.WithLabelValues(r.String(), scopeStatic).Inc()
 			t.errs = append(t.errs, field.Invalid(path, text, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", text)))
 		}
 		return
@@ -317,21 +331,23 @@ func hosts(r netip.Prefix) uint64 {
 }
 
 // pickAddress takes a random free address of the family, from the upper part
-// of the range while there are any.
-func (t *transaction) pickAddress(family corev1.IPFamily) (netip.Addr, bool) {
+// of the range while there are any. It tells the range, too: the last one if
+// none has an address left.
+func (t *transaction) pickAddress(family corev1.IPFamily) (ip netip.Addr, from netip.Prefix, ok bool) {
 	for _, r := range t.mu.ranges {
 		if familyOf(r.Addr()) != family {
 			continue
 		}
+		from = r
 		size, low := hosts(r), reserved(r)
 		if ip, ok := t.pickBetween(r, low+1, size); ok {
-			return ip, true
+			return ip, r, true
 		}
 		if ip, ok := t.pickBetween(r, 1, low); ok {
-			return ip, true
+			return ip, r, true
 		}
 	}
-	return netip.Addr{}, false
+	return netip.Addr{}, from, false
 }
 
 // pickBetween tries every offset from first to last once, starting anywhere.

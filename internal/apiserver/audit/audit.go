@@ -52,7 +52,8 @@ type Auditor struct {
 	Sink   Sink
 	Clock  clock.PassiveClock
 	// Failed is told about events that could not be written.
-	Failed func(error)
+	Failed  func(error)
+	Metrics *Metrics
 }
 
 // Record is what is kept of one request. All methods are good on nil: a request
@@ -77,6 +78,7 @@ type ID = types.UID
 // want it. The requester is that of a; it may be nobody.
 func (a *Auditor) Begin(id ID, r *http.Request, attributes *authz.Attributes) (*Record, error) {
 	rule := a.Policy.match(attributes)
+	a.Metrics.began(rule.Level)
 	if rule.Level == auditv1.LevelNone {
 		return nil, nil
 	}
@@ -135,7 +137,9 @@ func (r *Record) write(stage auditv1.Stage) error {
 	event := r.mu.event
 	event.Annotations = cloneMap(event.Annotations)
 	r.mu.Unlock()
-	if err := r.auditor.Sink.Write(&event); err != nil {
+	err := r.auditor.Sink.Write(&event)
+	r.auditor.Metrics.wrote(stage, err)
+	if err != nil {
 		if r.auditor.Failed != nil {
 			r.auditor.Failed(err)
 		}

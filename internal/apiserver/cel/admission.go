@@ -22,13 +22,17 @@ type Declares struct {
 
 // Admission makes the environments of admission's expressions.
 type Admission struct {
+	metrics *Metrics
+
 	mu   sync.Mutex
 	envs map[Declares]*Environment
 }
 
 // NewAdmission returns a maker of environments, which costs nothing before the
-// first expression.
-func NewAdmission() *Admission { return &Admission{envs: map[Declares]*Environment{}} }
+// first expression. Without m nothing is counted.
+func NewAdmission(m *Metrics) *Admission {
+	return &Admission{metrics: m, envs: map[Declares]*Environment{}}
+}
 
 // Environment returns the environment with the variables that d says.
 func (a *Admission) Environment(d Declares) *Environment {
@@ -36,7 +40,9 @@ func (a *Admission) Environment(d Declares) *Environment {
 	defer a.mu.Unlock()
 	e := a.envs[d]
 	if e == nil {
-		e = admissionEnvironment(Base(), d)
+		base := Base()
+		base.metrics = a.metrics
+		e = admissionEnvironment(base, d)
 		a.envs[d] = e
 	}
 	return e

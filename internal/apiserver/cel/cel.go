@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"time"
 
 	celgo "github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types/ref"
@@ -22,12 +23,15 @@ import (
 )
 
 // Environment is what expressions are compiled in.
-type Environment struct{ set *environment.EnvSet }
+type Environment struct {
+	set     *environment.EnvSet
+	metrics *Metrics
+}
 
 // Base returns the environment that all others extend: the language's standard
 // library and upstream's functions.
 func Base() *Environment {
-	return &Environment{environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion())}
+	return &Environment{set: environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion())}
 }
 
 // Extend returns an environment with further variables and types. It panics
@@ -39,7 +43,7 @@ func (e *Environment) Extend(types []*apiservercel.DeclType, options ...celgo.En
 	if err != nil {
 		panic(fmt.Sprintf("extending a CEL environment: %v", err))
 	}
-	return &Environment{set}
+	return &Environment{set, e.metrics}
 }
 
 // Program is a compiled expression. It may be evaluated concurrently.
@@ -49,6 +53,7 @@ type Program struct {
 	// Output is the type of its result.
 	Output  *celgo.Type
 	program celgo.Program
+	metrics *Metrics
 }
 
 // Compile compiles an expression whose result must have one of the types
@@ -62,6 +67,7 @@ func (e *Environment) Compile(source string, stored bool, returns ...*celgo.Type
 	if stored {
 		env = e.set.StoredExpressionsEnv()
 	}
+	defer e.metrics.Compiled(time.Now())
 	ast, issues := env.Compile(source)
 	if issues != nil {
 		return nil, invalid(apiservercel.NewCompilationError(issues), "compilation failed: %s", issues)
@@ -76,7 +82,7 @@ func (e *Environment) Compile(source string, stored bool, returns ...*celgo.Type
 	if err != nil {
 		return nil, &apiservercel.Error{Type: apiservercel.ErrorTypeInternal, Detail: "program instantiation failed: " + err.Error()}
 	}
-	return &Program{Source: source, Output: ast.OutputType(), program: p}, nil
+	return &Program{Source: source, Output: ast.OutputType(), program: p, metrics: e.metrics}, nil
 }
 
 func oneOf(t *celgo.Type, types []*celgo.Type) bool {
@@ -111,6 +117,7 @@ func (b *Budget) spend(cost uint64) error {
 // interpreter.Activation. When the budget is spent, the error is
 // ErrOutOfBudget and nothing more must be evaluated with it.
 func (p *Program) Eval(ctx context.Context, vars any, b *Budget) (ref.Val, error) {
+	defer p.metrics.Evaluated(time.Now())
 	v, details, err := p.program.ContextEval(ctx, vars)
 	if a, ok := vars.(*Activation); ok {
 		if err := b.spend(a.variables.takeCost()); err != nil {

@@ -94,7 +94,10 @@ func (d *definition) ask(ctx context.Context, w *apiextensionsv1.WebhookConversi
 		review.Request.Objects = append(review.Request.Objects, runtime.RawExtension{Object: u})
 	}
 	answer := &conversionReview{}
-	if err := d.caller.Call(ctx, targetOf(w.ClientConfig), conversionTimeout, review, answer); err != nil {
+	began := time.Now()
+	err := d.caller.Call(ctx, targetOf(w.ClientConfig), conversionTimeout, review, answer)
+	d.metrics.converted(d.crd.Name, from.Version, gv.Version, began, err)
+	if err != nil {
 		return nil, fmt.Errorf("conversion webhook for %v failed: %v", from, err)
 	}
 	raw, err := answered(answer, review.APIVersion, review.Request.UID)

@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
+	skiffcel "skiff/internal/apiserver/cel"
 	"skiff/internal/apiserver/verbs"
 	"skiff/internal/identity"
 	"skiff/internal/store/cache"
@@ -38,6 +39,9 @@ type Config struct {
 	Webhooks Caller
 	Clock    clock.Clock
 	Log      *slog.Logger
+	// Metrics tell how long checks take; CEL those of their expressions.
+	Metrics *Metrics
+	CEL     *skiffcel.Metrics
 }
 
 // Controller keeps what is served in step with the definitions.
@@ -196,7 +200,7 @@ func withOwnStatus(crd *apiextensionsv1.CustomResourceDefinition) *apiextensions
 // serve makes what is served that which crd says.
 func (c *Controller) serve(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames) error {
 	old := c.served[crd.Name]
-	d := newDefinition(crd, names, c.Webhooks)
+	d := newDefinition(crd, names, c.Webhooks).measured(&c.Config)
 	d.terminating.Store(crd.DeletionTimestamp != nil)
 	if old == nil {
 		if _, err := c.Verbs.Add(ctx, d.resource()); err != nil {

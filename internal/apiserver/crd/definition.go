@@ -17,6 +17,7 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"skiff/internal/apis"
+	skiffcel "skiff/internal/apiserver/cel"
 )
 
 // definition is a CustomResourceDefinition that is being served. The object is
@@ -26,6 +27,8 @@ type definition struct {
 	names    *apiextensionsv1.CustomResourceDefinitionNames
 	versions map[string]*version
 	caller   Caller
+	metrics  *Metrics
+	cel      *skiffcel.Metrics
 	// terminating is set when the definition's deletion has begun.
 	terminating atomic.Bool
 }
@@ -35,6 +38,15 @@ func newDefinition(crd *apiextensionsv1.CustomResourceDefinition, names *apiexte
 	for i := range crd.Spec.Versions {
 		v := &crd.Spec.Versions[i]
 		d.versions[v.Name] = newVersion(v, crd.Spec.PreserveUnknownFields)
+	}
+	return d
+}
+
+// measured makes the definition count in c's metrics.
+func (d *definition) measured(c *Config) *definition {
+	d.metrics, d.cel = c.Metrics, c.CEL
+	for _, v := range d.versions {
+		v.cel = c.CEL
 	}
 	return d
 }

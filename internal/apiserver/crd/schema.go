@@ -3,6 +3,7 @@ package crd
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -14,6 +15,8 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
+
+	skiffcel "skiff/internal/apiserver/cel"
 )
 
 // version is one version of a definition. What its schema means is worked out
@@ -25,6 +28,7 @@ type version struct {
 	// definitions have: nothing is pruned or defaulted then.
 	structure func() *structural.Structural
 	checks    func() (*checks, error)
+	cel       *skiffcel.Metrics
 }
 
 // checks are what objects of a version have to pass.
@@ -33,6 +37,7 @@ type checks struct {
 	// status checks what is below .status alone; nil when nothing is said of it.
 	status validation.SchemaValidator
 	rules  *cel.Validator
+	cel    *skiffcel.Metrics
 }
 
 func newVersion(v *apiextensionsv1.CustomResourceDefinitionVersion, preserve bool) *version {
@@ -75,7 +80,7 @@ func (v *version) compile() (*checks, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the schema of version %s cannot be used: %w", v.Name, err)
 	}
-	c := &checks{}
+	c := &checks{cel: v.cel}
 	if c.schema, _, err = validation.NewSchemaValidator(p); err != nil {
 		return nil, fmt.Errorf("the schema of version %s cannot be used: %w", v.Name, err)
 	}
@@ -87,7 +92,10 @@ func (v *version) compile() (*checks, error) {
 		}
 	}
 	if s := v.structure(); s != nil {
-		c.rules = cel.NewValidator(s, true, celconfig.PerCallLimit)
+		began := time.Now()
+		if c.rules = cel.NewValidator(s, true, celconfig.PerCallLimit); c.rules != nil {
+			c.cel.Compiled(began)
+		}
 	}
 	return c, nil
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
@@ -55,6 +56,7 @@ func (d *definition) validate(ctx context.Context, obj apis.Object) field.ErrorL
 }
 
 func (d *definition) validateUpdate(ctx context.Context, obj, old apis.Object) field.ErrorList {
+	defer d.metrics.updated(time.Now())
 	u, v, c, errs := d.checked(obj)
 	if errs != nil {
 		return errs
@@ -110,6 +112,7 @@ func (c *checks) obey(ctx context.Context, s *structural.Structural, found field
 	if old != nil {
 		was = old
 	}
+	defer c.cel.Evaluated(time.Now())
 	errs, _ := c.rules.Validate(ctx, nil, s, obj, was, celconfig.RuntimeCELCostBudget, options...)
 	return errs
 }

@@ -18,7 +18,7 @@ import (
 // Config says which resources are encrypted, and how.
 type Config struct {
 	rules   []rule
-	closers []func() error
+	plugins []*plugin
 }
 
 type rule struct {
@@ -40,10 +40,18 @@ func (c *Config) chain(r schema.GroupResource) chain {
 }
 
 func (c *Config) close() {
-	for _, f := range c.closers {
+	for _, p := range c.plugins {
 		// A connection that breaks while it is closed is closed.
-		_ = f()
+		_ = p.conn.Close()
 	}
+}
+
+// measure makes the plug-ins count in m, before they are used.
+func (c *Config) measure(m *Metrics) *Config {
+	for _, p := range c.plugins {
+		p.metrics = m
+	}
+	return c
 }
 
 // Load reads an EncryptionConfiguration file.
@@ -122,7 +130,7 @@ func (c *Config) providers(p *apiserverv1.ProviderConfiguration, kms map[string]
 				return nil, err
 			}
 			kms[p.KMS.Name] = plug
-			c.closers = append(c.closers, plug.conn.Close)
+			c.plugins = append(c.plugins, plug)
 		}
 		out = append(out, named{prefix + "kms:v2:" + p.KMS.Name + ":", plug})
 	default:

@@ -50,6 +50,16 @@ func (c chain) encrypt(ctx context.Context, key string, value []byte) ([]byte, e
 	return append([]byte(c[0].prefix), data...), nil
 }
 
+// prefixOf names the provider that can read a value.
+func (c chain) prefixOf(value []byte) string {
+	for _, n := range c {
+		if n.prefix != "" && bytes.HasPrefix(value, []byte(n.prefix)) {
+			return n.prefix
+		}
+	}
+	return "unknown"
+}
+
 func (c chain) decrypt(ctx context.Context, key string, value []byte) (plain []byte, stale bool, err error) {
 	var errs []error
 	for i, n := range c {
@@ -79,13 +89,15 @@ type Engine struct {
 	// resource tells which resource a key is of.
 	resource func(key string) schema.GroupResource
 	config   atomic.Pointer[Config]
+	metrics  *Metrics
 }
 
 // New wraps an engine. The prefixes are where the built-in resources are
-// stored; all other keys are those of custom resources.
-func New(e store.Engine, c *Config, prefixes map[string]schema.GroupResource, log *slog.Logger) *Engine {
-	out := &Engine{Engine: e, log: log, resource: func(key string) schema.GroupResource { return resourceOf(prefixes, key) }}
-	out.config.Store(c)
+// stored; all other keys are those of custom resources. Without m nothing is
+// counted.
+func New(e store.Engine, c *Config, prefixes map[string]schema.GroupResource, m *Metrics, log *slog.Logger) *Engine {
+	out := &Engine{Engine: e, log: log, metrics: m, resource: func(key string) schema.GroupResource { return resourceOf(prefixes, key) }}
+	out.config.Store(c.measure(m))
 	return out
 }
 
@@ -111,7 +123,7 @@ func resourceOf(prefixes map[string]schema.GroupResource, key string) schema.Gro
 
 // Reload puts another configuration in force for what is read and written from
 // now on.
-func (e *Engine) Reload(c *Config) { e.config.Swap(c).close() }
+func (e *Engine) Reload(c *Config) { e.config.Swap(c.measure(e.metrics)).close() }
 
 // chain returns what encrypts the key's value, nil if nothing does.
 func (e *Engine) chain(key string) chain { return e.config.Load().chain(e.resource(key)) }
@@ -139,6 +151,7 @@ func (e *Engine) open(ctx context.Context, key string, value []byte) []byte {
 		return value
 	}
 	plain, _, err := c.decrypt(ctx, key, value)
+	e.metrics.transformed(e.resource(key).String(), fromStorage, c.prefixOf(value), err)
 	if err != nil {
 		e.log.Error("a stored value cannot be decrypted", "key", key, "error", err)
 		return value
@@ -190,6 +203,7 @@ func (e *Engine) Txn(ctx context.Context, ops ...store.Op) (int64, error) {
 			continue
 		}
 		value, err := c.encrypt(ctx, ops[i].Key, ops[i].Value)
+		e.metrics.transformed(e.resource(ops[i].Key).String(), toStorage, c[0].prefix, err)
 		if err != nil {
 			return 0, fmt.Errorf("encrypting %s: %w", ops[i].Key, err)
 		}
@@ -197,6 +211,14 @@ func (e *Engine) Txn(ctx context.Context, ops ...store.Op) (int64, error) {
 		ops[i].Value = value
 	}
 	return e.Engine.Txn(ctx, ops...)
+}
+
+// Size implements store.Sized, if the engine below does.
+func (e *Engine) Size(ctx context.Context) (int64, error) {
+	if sized, ok := e.Engine.(store.Sized); ok {
+		return sized.Size(ctx)
+	}
+	return 0, errors.ErrUnsupported
 }
 
 // Close implements store.Engine.

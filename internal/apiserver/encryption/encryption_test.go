@@ -213,7 +213,7 @@ func TestUpstreamsForm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := encryption.New(inner, c, nil, slog.New(slog.DiscardHandler))
+	e := encryption.New(inner, c, nil, nil, slog.New(slog.DiscardHandler))
 	defer e.Close()
 	for _, at := range []string{at, "/registry/secrets/default/moved"} {
 		if _, err := inner.Txn(t.Context(), store.Op{Key: at, Value: raw.Value}); err != nil {
@@ -364,7 +364,7 @@ func TestCustomResources(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := encryption.New(inner, c, nil, slog.New(slog.DiscardHandler))
+	e := encryption.New(inner, c, nil, nil, slog.New(slog.DiscardHandler))
 	defer e.Close()
 	for at, want := range map[string]string{
 		"/registry/example.com/things/default/t": "k8s:enc:aesgcm:v1:k:",

@@ -44,6 +44,7 @@ type plugin struct {
 	conn    *grpc.ClientConn
 	client  kmsv2.KeyManagementServiceClient
 	seeds   *lru.Cache[[sha256.Size]byte, opener]
+	metrics *Metrics
 
 	mu struct {
 		sync.Mutex
@@ -104,7 +105,9 @@ func (p *plugin) current(ctx context.Context) (seed, *sealedSeed, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.timeout)
 	defer cancel()
+	began := time.Now()
 	status, err := p.client.Status(ctx, &kmsv2.StatusRequest{})
+	p.metrics.asked(p.name, "/v2.KeyManagementService/Status", began, err)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -112,9 +115,12 @@ func (p *plugin) current(ctx context.Context) (seed, *sealedSeed, error) {
 		return nil, nil, fmt.Errorf("its state is %q and its version %q, they must be \"ok\" and \"v2\"", status.Healthz, status.Version)
 	}
 	if p.mu.seed == nil || status.KeyId != p.mu.keyID {
+		began := time.Now()
 		fresh := make(seed, seedSize)
 		_, _ = rand.Read(fresh) // as for the ciphers
 		out, err := p.client.Encrypt(ctx, &kmsv2.EncryptRequest{Plaintext: fresh, Uid: uuid.NewString()})
+		p.metrics.asked(p.name, "/v2.KeyManagementService/Encrypt", began, err)
+		p.metrics.madeKey(began, err)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -124,6 +130,7 @@ func (p *plugin) current(ctx context.Context) (seed, *sealedSeed, error) {
 		}
 		p.mu.seed, p.mu.sealed, p.mu.keyID = fresh, sealed, status.KeyId
 		p.seeds.Add(sealed.sum(), fresh)
+		p.metrics.remember(p.seeds.Len(), false)
 	}
 	p.mu.at = time.Now()
 	return p.mu.seed, &p.mu.sealed, nil
@@ -139,9 +146,11 @@ func (p *plugin) decrypt(ctx context.Context, data, associated []byte) ([]byte, 
 	if !ok {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.timeout)
 		defer cancel()
+		began := time.Now()
 		out, err := p.client.Decrypt(ctx, &kmsv2.DecryptRequest{
 			Ciphertext: sealed.ciphertext, Uid: uuid.NewString(), KeyId: sealed.keyID, Annotations: sealed.annotations,
 		})
+		p.metrics.asked(p.name, "/v2.KeyManagementService/Decrypt", began, err)
 		if err != nil {
 			return nil, false, fmt.Errorf("failed to decrypt DEK, error: %w", err)
 		}
@@ -149,6 +158,7 @@ func (p *plugin) decrypt(ctx context.Context, data, associated []byte) ([]byte, 
 			return nil, false, err
 		}
 		p.seeds.Add(sum, open)
+		p.metrics.remember(p.seeds.Len(), true)
 	}
 	plain, _, err := open.decrypt(ctx, body, associated)
 	p.mu.Lock()

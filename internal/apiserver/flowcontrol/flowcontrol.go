@@ -118,7 +118,21 @@ type Seat struct {
 	queue *queue
 	width int
 	start time.Time
+	// trail are seats that stay taken for some time after the release.
+	trail int
+	extra time.Duration
 }
+
+// Trail says that the request goes on to cause work when it is over: so many of
+// its seats stay taken for the time.
+func (s *Seat) Trail(seats int, extra time.Duration) { s.trail, s.extra = min(seats, s.width), extra }
+
+// Watched notes how many watchers there are of what a request of the class
+// changes.
+func (c *Class) Watched(watchers int) { c.schema.metrics.watchers.Observe(float64(watchers)) }
+
+// Seats is how many there are to share out.
+func (c *Controller) Seats() int { return c.seats }
 
 // Acquire waits for a seat of the given width, at most until ctx ends. The
 // error is ErrTooMany or the context's.

@@ -117,10 +117,11 @@ func (c *Controller) digest() []*flowcontrolv1.FlowSchema {
 	for name, p := range levels {
 		l := c.mu.running[name]
 		if l == nil {
-			l = newLevel(name, c.clock, c.adjustSoon)
+			l = newLevel(name, c.clock, c.metrics.level(name), c.adjustSoon)
 			c.mu.running[name] = l
 		}
 		b, initial := boundsOf(p, c.seats, sum)
+		c.metrics.target.WithLabelValues(name).Set(float64(b.nominal))
 		l.setUID(p.UID)
 		l.configure(p, b, initial)
 	}

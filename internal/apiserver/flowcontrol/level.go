@@ -24,7 +24,8 @@ const serviceTime = 3 * time.Millisecond
 type level struct {
 	name     string
 	exempt   bool
-	clock    clock.PassiveClock
+	clock    clock.WithDelayedExecution
+	metrics  *levelMetrics
 	object   atomic.Pointer[types.UID]
 	maxSeats atomic.Int32
 	// crowded is called, without the lock, when somebody finds no seat.
@@ -47,8 +48,11 @@ type level struct {
 		waiting, waitingSeats     int
 		active                    int
 		virtual                   float64
-		at                        time.Time
-		demand                    demand
+		// dispatched is virtual, and started the virtual start, as of the last
+		// dispatch.
+		dispatched, started float64
+		at                  time.Time
+		demand              demand
 	}
 }
 
@@ -73,8 +77,8 @@ type waiter struct {
 	seated bool
 }
 
-func newLevel(name string, c clock.PassiveClock, crowded func()) *level {
-	l := &level{name: name, exempt: name == flowcontrolv1.PriorityLevelConfigurationNameExempt, clock: c, crowded: crowded}
+func newLevel(name string, c clock.WithDelayedExecution, m *levelMetrics, crowded func()) *level {
+	l := &level{name: name, exempt: name == flowcontrolv1.PriorityLevelConfigurationNameExempt, clock: c, metrics: m, crowded: crowded}
 	l.mu.at = c.Now()
 	l.mu.demand.since, l.mu.demand.at = l.mu.at, l.mu.at
 	l.setUID("")
@@ -135,6 +139,8 @@ func (l *level) acquire(ctx context.Context, class Class, width int, wait time.D
 	l.mu.Lock()
 	now := l.clock.Now()
 	l.advanceLocked(now)
+	l.sampleLocked(width)
+	flow.width.Observe(float64(width))
 	if l.exempt {
 		l.seatLocked(nil, width, flow)
 		l.mu.Unlock()
@@ -223,9 +229,9 @@ func (l *level) release(s *Seat) {
 	l.mu.Lock()
 	l.advanceLocked(now)
 	l.mu.executing--
-	l.mu.executingSeats -= s.width
+	l.mu.executingSeats -= s.width - s.trail
 	flow.executing.Add(-1)
-	flow.seats.Add(-int64(s.width))
+	flow.seats.Add(-int64(s.width - s.trail))
 	if q := s.queue; q != nil {
 		q.executing--
 		q.start += float64(took-serviceTime) * float64(s.width)
@@ -236,6 +242,17 @@ func (l *level) release(s *Seat) {
 	l.dispatchLocked()
 	l.mu.Unlock()
 	flow.executed.Observe(took.Seconds())
+	if trail := s.trail; trail > 0 {
+		l.clock.AfterFunc(s.extra, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.advanceLocked(l.clock.Now())
+			l.mu.executingSeats -= trail
+			flow.seats.Add(-int64(trail))
+			l.dispatchLocked()
+		})
+		flow.trailed.Observe(s.extra.Seconds())
+	}
 }
 
 // advanceLocked brings the virtual clock and the account of the demand to now.
@@ -264,6 +281,7 @@ func (l *level) seatLocked(q *queue, width int, flow *flowMetrics) {
 		if q.executing == 0 && len(q.waiting) == 0 {
 			l.mu.active++
 		}
+		l.mu.dispatched, l.mu.started = l.mu.virtual, q.start
 		q.executing++
 		q.start += float64(serviceTime) * float64(width)
 	}

@@ -56,7 +56,7 @@ func (s *Server) Delete(ctx context.Context, req *Request, o *metav1.DeleteOptio
 		changed := s.beginDeletion(r, obj, o)
 		if r.finished(obj) {
 			if !dryRun {
-				rev, err := s.txn(ctx, store.Op{Key: key, Delete: true, Expect: entry.Revision})
+				rev, err := s.txn(ctx, r, store.Op{Key: key, Delete: true, Expect: entry.Revision})
 				if isStoreConflict(err) {
 					continue
 				}

@@ -36,7 +36,7 @@ func (s *Server) Get(ctx context.Context, req *Request, o *metav1.GetOptions) (*
 		}
 		return cache.DetachedEntry("", obj), nil
 	}
-	if err := s.waitFor(ctx, o.ResourceVersion); err != nil {
+	if err := s.waitFor(ctx, req.Resource(), o.ResourceVersion); err != nil {
 		return nil, err
 	}
 	if e := req.Resource().Collection.Get(req.key()); e != nil {
@@ -45,10 +45,15 @@ func (s *Server) Get(ctx context.Context, req *Request, o *metav1.GetOptions) (*
 	return nil, apierrors.NewNotFound(req.qualified(), req.Name)
 }
 
-// waitFor makes the cache as new as rv demands.
-func (s *Server) waitFor(ctx context.Context, rv string) error {
+// waitFor makes the cache as new as rv demands, for a read of the resource.
+func (s *Server) waitFor(ctx context.Context, r *Resource, rv string) error {
 	if rv == "" {
-		if err := s.cache.Sync(ctx); err != nil {
+		began := time.Now()
+		err := s.cache.Sync(ctx)
+		r.counts.waits().Observe(time.Since(began).Seconds())
+		r.counts.consistent.Add(1)
+		if err != nil {
+			r.counts.failed.Add(1)
 			return unavailable(err)
 		}
 		return nil
@@ -208,7 +213,7 @@ func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListR
 	if f.scope.Namespace != "" && req.Resource().Namespaced {
 		prefix += f.scope.Namespace + "/"
 	}
-	snap, from, err := s.snapshotFor(ctx, col, prefix, o)
+	snap, from, err := s.snapshotFor(ctx, req.Resource(), prefix, o)
 	if err != nil {
 		return nil, err
 	}
@@ -217,6 +222,7 @@ func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListR
 		if e := snap.Get(f.scope.Key); e != nil && e.Key >= from && f.matches(ctx, e) {
 			out.Entries = append(out.Entries, e)
 		}
+		req.Resource().counts.listed(f.scope.Namespace != "", 1, len(out.Entries))
 		return out, nil
 	}
 	if o.Limit == 0 && f.labels == nil && len(f.fields) == 0 {
@@ -232,9 +238,10 @@ func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListR
 			return nil, err
 		}
 	}
-	more := int64(0)
+	more, fetched := int64(0), 0
 	filtered := f.labels != nil || len(f.fields) > 1 || (len(f.fields) == 1 && f.scope.Namespace == "")
 	snap.Ascend(prefix, from, func(e *cache.Entry) bool {
+		fetched++
 		if o.Limit > 0 && int64(len(out.Entries)) == o.Limit {
 			if more == 0 && filtered && !f.matches(ctx, e) {
 				return true
@@ -247,6 +254,7 @@ func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListR
 		}
 		return true
 	})
+	req.Resource().counts.listed(f.scope.Namespace != "", fetched, len(out.Entries))
 	if more > 0 {
 		last := out.Entries[len(out.Entries)-1]
 		col.Pin(snap)
@@ -274,7 +282,8 @@ func (s *Server) listVirtual(ctx context.Context, req *Request, f *filter) (*Lis
 }
 
 // snapshotFor finds the state that o asks for and the key to go on from.
-func (s *Server) snapshotFor(ctx context.Context, col *cache.Collection, prefix string, o *ListOptions) (cache.Snapshot, string, error) {
+func (s *Server) snapshotFor(ctx context.Context, r *Resource, prefix string, o *ListOptions) (cache.Snapshot, string, error) {
+	col := r.Collection
 	if o.Continue != "" {
 		if o.ResourceVersion != "" && o.ResourceVersion != "0" {
 			return cache.Snapshot{}, "", apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
@@ -284,12 +293,12 @@ func (s *Server) snapshotFor(ctx context.Context, col *cache.Collection, prefix 
 			return cache.Snapshot{}, "", apierrors.NewBadRequest(fmt.Sprintf("continue key is not valid: %v", err))
 		}
 		if rev < 0 {
-			if err := s.waitFor(ctx, ""); err != nil {
+			if err := s.waitFor(ctx, r, ""); err != nil {
 				return cache.Snapshot{}, "", err
 			}
 			return col.Snapshot(), prefix + start, nil
 		}
-		snap, err := s.exact(ctx, col, rev)
+		snap, err := s.exact(ctx, r, rev)
 		if apierrors.IsResourceExpired(err) {
 			err = expiredContinue(start)
 		}
@@ -302,26 +311,31 @@ func (s *Server) snapshotFor(ctx context.Context, col *cache.Collection, prefix 
 	// A limited list at a revision is exact unless told otherwise (upstream's
 	// legacy semantics).
 	if o.ResourceVersionMatch == metav1.ResourceVersionMatchExact || (o.ResourceVersionMatch == "" && o.Limit > 0 && rev > 0) {
-		snap, err := s.exact(ctx, col, rev)
+		snap, err := s.exact(ctx, r, rev)
 		return snap, "", err
 	}
-	if err := s.waitFor(ctx, o.ResourceVersion); err != nil {
+	if err := s.waitFor(ctx, r, o.ResourceVersion); err != nil {
 		return cache.Snapshot{}, "", err
 	}
 	return col.Snapshot(), "", nil
 }
 
-func (s *Server) exact(ctx context.Context, col *cache.Collection, rev int64) (cache.Snapshot, error) {
+func (s *Server) exact(ctx context.Context, r *Resource, rev int64) (cache.Snapshot, error) {
 	if err := s.waitForRevision(ctx, rev); err != nil {
 		return cache.Snapshot{}, err
 	}
-	if snap, ok := col.At(rev); ok {
+	if snap, ok := r.Collection.At(rev); ok {
 		return snap, nil
 	}
-	snap, err := col.Reconstruct(ctx, rev)
+	began := time.Now()
+	snap, err := r.Collection.Reconstruct(ctx, rev)
+	r.counts.operated(operationList, began, err)
+	r.counts.past.Add(1)
 	if err != nil {
 		return snap, s.expired(err, rev)
 	}
+	r.counts.pastFetched.Add(int64(snap.Len()))
+	r.counts.pastReturned.Add(int64(snap.Len()))
 	return snap, nil
 }
 

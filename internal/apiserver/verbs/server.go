@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -41,6 +42,8 @@ type Config struct {
 	// StaleValue reports whether a key's stored bytes are out of date though
 	// the object is not, e.g. encrypted with an old key; nil: they never are.
 	StaleValue func(ctx context.Context, key string) bool
+	// Metrics is where the server's metrics go; nil: nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Server carries out verbs.
@@ -52,6 +55,7 @@ type Server struct {
 	log    *slog.Logger
 
 	staleValue func(ctx context.Context, key string) bool
+	metrics    *metrics
 
 	// authorizer and admission are set once, before the first request.
 	authorizer authz.Authorizer
@@ -74,7 +78,7 @@ type Server struct {
 
 // New makes a server without resources.
 func New(c Config) *Server {
-	s := &Server{engine: c.Engine, cache: c.Cache, scheme: c.Scheme, clock: c.Clock, log: c.Log, staleValue: c.StaleValue}
+	s := &Server{engine: c.Engine, cache: c.Cache, scheme: c.Scheme, clock: c.Clock, log: c.Log, staleValue: c.StaleValue, metrics: newMetrics(c.Metrics)}
 	if s.staleValue == nil {
 		s.staleValue = func(context.Context, string) bool { return false }
 	}
@@ -85,6 +89,9 @@ func New(c Config) *Server {
 	s.mu.resources = make(map[schema.GroupResource]*Resource)
 	s.mu.kinds = make(map[schema.GroupVersionKind]*Resource)
 	s.mu.changed = make(chan struct{})
+	if c.Metrics != nil {
+		c.Metrics.MustRegister(s)
+	}
 	return s
 }
 
@@ -115,6 +122,7 @@ type Resource struct {
 	hub *Version
 
 	selectable map[string]func(apis.Object) string
+	counts     *counts
 }
 
 // Version is one served version of a Resource.
@@ -130,7 +138,7 @@ type Version struct {
 }
 
 func (s *Server) newResource(d *apis.Resource) *Resource {
-	r := &Resource{Resource: d, selectable: map[string]func(apis.Object) string{
+	r := &Resource{Resource: d, counts: s.metrics.counts(d.Group, d.Names.Resource), selectable: map[string]func(apis.Object) string{
 		"metadata.name":      func(o apis.Object) string { return o.GetName() },
 		"metadata.namespace": func(o apis.Object) string { return o.GetNamespace() },
 	}}

@@ -65,7 +65,7 @@ func (s *Server) Watch(ctx context.Context, req *Request, o *ListOptions) (*Watc
 		return w, nil
 	}
 	if initial {
-		if err := s.waitFor(ctx, o.ResourceVersion); err != nil {
+		if err := s.waitFor(ctx, req.Resource(), o.ResourceVersion); err != nil {
 			return nil, err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -264,7 +265,7 @@ func (s *Server) commit(ctx context.Context, r *Resource, key string, obj apis.O
 		}
 		ops = append(ops, op)
 	}
-	rev, err := s.txn(ctx, ops...)
+	rev, err := s.txn(ctx, r, ops...)
 	if err != nil {
 		return nil, err
 	}
@@ -300,8 +301,18 @@ func operation(ctx context.Context, r *Resource, key string, obj apis.Object, ex
 	return op, nil
 }
 
-func (s *Server) txn(ctx context.Context, ops ...store.Op) (int64, error) {
+// txn carries out operations of which the first is about an object of r.
+func (s *Server) txn(ctx context.Context, r *Resource, ops ...store.Op) (int64, error) {
+	name := operationUpdate
+	switch {
+	case ops[0].Delete:
+		name = operationDelete
+	case ops[0].Expect == 0:
+		name = operationCreate
+	}
+	began := time.Now()
 	rev, err := s.engine.Txn(ctx, ops...)
+	r.counts.operated(name, began, err)
 	if err != nil {
 		var conflict *store.ConflictError
 		if errors.As(err, &conflict) {
@@ -371,12 +382,15 @@ func (s *Server) modify(ctx context.Context, req *Request, dryRun bool, change f
 			if dryRun {
 				return cache.DetachedEntry(key, obj), nil
 			}
-			_, err = s.txn(ctx, store.Op{Key: key, Delete: true, Expect: entry.Revision})
+			_, err = s.txn(ctx, r, store.Op{Key: key, Delete: true, Expect: entry.Revision})
 			if err == nil {
 				return cache.DetachedEntry(key, obj), nil
 			}
 		} else {
-			if unchanged(obj, old) && !r.stale(entry) && !s.staleValue(ctx, key) {
+			began := time.Now()
+			same := unchanged(obj, old)
+			s.metrics.compared(same, began)
+			if same && !r.stale(entry) && !s.staleValue(ctx, key) {
 				return entry, nil
 			}
 			a := s.attributes(ctx, admission.Update, req, obj, old, nil, dryRun)

@@ -22,6 +22,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/lru"
+
+	"skiff/internal/apiserver/weakcerts"
 )
 
 const (
@@ -56,6 +58,8 @@ type Service struct {
 type Client struct {
 	resolver Resolver
 	clients  *lru.Cache // by clientKey
+	// WeakCerts counts certificates that will not do for long; nil counts none.
+	WeakCerts *weakcerts.Counters
 }
 
 type clientKey struct {
@@ -187,7 +191,7 @@ func (c *Client) client(t *Target, u *url.URL) (*http.Client, error) {
 	} else {
 		transport.Proxy = http.ProxyFromEnvironment
 	}
-	client := &http.Client{Transport: transport}
+	client := &http.Client{Transport: c.WeakCerts.Wrap(transport)}
 	c.clients.Add(key, client)
 	return client, nil
 }

@@ -48,8 +48,56 @@ type Collection struct {
 	// pinned are trees that lists are being continued on.
 	pinned []pin
 
+	// bytes is the size of the stored values, received how many events came, and
+	// fellBehind how many watchers were too slow.
+	bytes, received int64
+	fellBehind      atomic.Int64
+
 	// changes counts what was applied; reading it takes no lock.
 	changes atomic.Int64
+}
+
+// Stats say how much a collection holds, and what has passed through it.
+type Stats struct {
+	Objects int
+	// Bytes is the size of the objects as they are stored.
+	Bytes int64
+	// Received are the events that came since the start; all of them were handed
+	// to whoever watched for them.
+	Received int64
+	// FellBehind are the watchers that were cut off because they were too slow.
+	FellBehind int64
+	// Watchers are the present ones, and Window the greatest number of events that
+	// are kept for them.
+	Watchers, Window int
+	// Revision is what the collection is known up to.
+	Revision int64
+}
+
+// Stats returns the present numbers.
+func (c *Collection) Stats() Stats {
+	c.cache.mu.RLock()
+	defer c.cache.mu.RUnlock()
+	s := Stats{
+		Objects: c.tree.Len(), Bytes: c.bytes, Received: c.received, FellBehind: c.fellBehind.Load(),
+		Window: maxEvents, Revision: c.cache.mu.revision,
+	}
+	for _, list := range c.watchers {
+		s.Watchers += len(list)
+	}
+	return s
+}
+
+// Watchers returns how many watchers an event of the object at key concerns,
+// those by field aside.
+func (c *Collection) Watchers(key string) int {
+	c.cache.mu.RLock()
+	defer c.cache.mu.RUnlock()
+	n := len(c.watchers[scopeKey{}]) + len(c.watchers[scopeKey{"key", key}])
+	if ns := c.namespaceOf(key); ns != "" {
+		n += len(c.watchers[scopeKey{"namespace", ns}])
+	}
+	return n
 }
 
 // Changes returns a number that grows whenever the collection changes, before
@@ -121,13 +169,23 @@ func (c *Collection) owns(key string) bool {
 
 func (c *Collection) loadLocked(kv store.KV) {
 	defer c.changes.Add(1)
-	c.tree.ReplaceOrInsert(newEntry(c, kv, nil))
+	c.putLocked(newEntry(c, kv, nil))
 	c.shared = nil
+}
+
+// putLocked puts an entry in the place of an older one, which it returns.
+func (c *Collection) putLocked(e *Entry) *Entry {
+	old, found := c.tree.ReplaceOrInsert(e)
+	c.bytes += int64(len(e.value))
+	if found {
+		c.bytes -= int64(len(old.value))
+	}
+	return old
 }
 
 // takeOverLocked fills an empty collection with what old holds, undecoded.
 func (c *Collection) takeOverLocked(old *Collection) {
-	c.oldest = old.oldest
+	c.oldest, c.received = old.oldest, old.received
 	fresh := make(map[*Entry]*Entry, len(old.events))
 	renew := func(e *Entry) *Entry {
 		if e == nil {
@@ -148,7 +206,7 @@ func (c *Collection) takeOverLocked(old *Collection) {
 		c.events = append(c.events, renewed)
 	}
 	old.tree.Ascend(func(e *Entry) bool {
-		c.tree.ReplaceOrInsert(renew(e))
+		c.putLocked(renew(e))
 		return true
 	})
 }
@@ -162,11 +220,13 @@ func (c *Collection) applyLocked(e *store.Event, now time.Time) {
 		if !found {
 			return
 		}
+		c.bytes -= int64(len(old.value))
 		ev.Old, ev.Last = old, old.tombstone(e.ModRevision)
 	} else {
 		ev.New = newEntry(c, e.KV, e.Decoded)
-		ev.Old, _ = c.tree.ReplaceOrInsert(ev.New)
+		ev.Old = c.putLocked(ev.New)
 	}
+	c.received++
 	c.events = append(c.events, ev)
 	c.trimLocked(now)
 	c.notifyLocked(ev)

@@ -187,6 +187,7 @@ func (w *Watcher) push(ev *Event) {
 	if w.mu.err == nil {
 		if len(w.mu.queue) >= maxQueue {
 			w.mu.queue, w.mu.err = nil, ErrFellBehind
+			w.collection.fellBehind.Add(1)
 		} else {
 			w.mu.queue = append(w.mu.queue, ev)
 		}

@@ -198,6 +198,20 @@ func (e *Engine) kv(kv *mvccpb.KeyValue) store.KV {
 	}
 }
 
+// Size implements store.Sized: what the first member's database takes.
+func (e *Engine) Size(caller context.Context) (int64, error) {
+	ctx, end, err := e.begin(caller)
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	status, err := e.client.Status(ctx, e.o.Endpoints[0])
+	if err != nil {
+		return 0, e.failure(caller, err)
+	}
+	return status.DbSize, nil
+}
+
 // Get implements store.Engine.
 func (e *Engine) Get(caller context.Context, key string) (store.KV, error) {
 	if err := store.CheckKey(key); err != nil {

@@ -250,6 +250,15 @@ func (e *Engine) Close() error {
 	return e.db.Close()
 }
 
+// Size implements store.Sized: what the database's files take.
+func (e *Engine) Size(context.Context) (int64, error) {
+	if err := e.begin(); err != nil {
+		return 0, err
+	}
+	defer e.uses.Done()
+	return int64(e.db.Metrics().DiskSpaceUsage()), nil
+}
+
 // Revision returns the newest durable revision. Watchers that are behind it
 // are told about it soon.
 func (e *Engine) Revision(ctx context.Context) (int64, error) {

@@ -67,6 +67,7 @@ type Deps struct {
 	Server   *verbs.Server
 	Webhooks *webhookclient.Client
 	Metrics  *admission.Metrics
+	CEL      *cel.Metrics
 }
 
 // plugin is one of the list.
@@ -81,7 +82,7 @@ type plugin struct {
 // plugins returns the plug-ins in upstream's order.
 func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 	ready := func(p any) func() (any, error) { return func() (any, error) { return p, nil } }
-	expressions := cel.NewAdmission()
+	expressions := cel.NewAdmission(d.CEL)
 	hooks := func(resource string) webhook.Deps {
 		return webhook.Deps{
 			Configurations: d.collection(admissionregistrationv1.GroupName, resource), Namespaces: d.namespace,

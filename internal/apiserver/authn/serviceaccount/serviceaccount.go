@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4/jwt"
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/utils/clock"
@@ -41,17 +42,19 @@ type Authenticator struct {
 	readers   []client.Reader
 	clock     clock.PassiveClock
 	verified  *lru.Cache[[sha256.Size]byte, *serviceaccount.Claims]
+	metrics   *metrics
 }
 
 // New returns an authenticator for tokens that are meant for one of audiences.
 // Objects that tokens are bound to are looked up in readers, in order: the cache
-// first, and then, since it may be a moment late, the store.
-func New(v *serviceaccount.Verifier, audiences []string, c clock.PassiveClock, readers ...client.Reader) (*Authenticator, error) {
+// first, and then, since it may be a moment late, the store. Metrics go to reg,
+// if there is one.
+func New(v *serviceaccount.Verifier, audiences []string, c clock.PassiveClock, reg prometheus.Registerer, readers ...client.Reader) (*Authenticator, error) {
 	verified, err := lru.New[[sha256.Size]byte, *serviceaccount.Claims](remembered)
 	if err != nil {
 		return nil, err
 	}
-	return &Authenticator{verifier: v, audiences: audiences, readers: readers, clock: c, verified: verified}, nil
+	return &Authenticator{verifier: v, audiences: audiences, readers: readers, clock: c, verified: verified, metrics: newMetrics(reg)}, nil
 }
 
 // AuthenticateToken implements bearer.Token.
@@ -81,6 +84,7 @@ func (a *Authenticator) Review(ctx context.Context, token string, audiences []st
 	if err := a.checkBound(ctx, &claims.Kubernetes, now.Add(-jwt.DefaultLeeway)); err != nil {
 		return nil, nil, err
 	}
+	a.metrics.used(&claims.Kubernetes, now)
 	return userOf(claims), forAudiences, nil
 }
 
