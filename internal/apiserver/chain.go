@@ -14,6 +14,7 @@ import (
 
 	"skiff/internal/apiserver/audit"
 	"skiff/internal/apiserver/authz"
+	"skiff/internal/apiserver/features"
 	"skiff/internal/apiserver/verbs"
 	"skiff/internal/identity"
 )
@@ -65,6 +66,9 @@ func (s *Server) serve(ctx context.Context, w *recorder, r *http.Request, info *
 	ctx = context.WithValue(ctx, warnKey{}, warn)
 	ctx = verbs.WithWarnings(ctx, warn)
 	ctx = verbs.WithUserAgent(ctx, r.UserAgent())
+	if s.Features.Enabled(features.CBORServingAndStorage) {
+		ctx = context.WithValue(ctx, cborKey{}, true)
+	}
 	r = r.WithContext(ctx)
 	if late != nil {
 		writeError(w, r, late)

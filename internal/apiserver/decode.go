@@ -73,6 +73,12 @@ func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object
 			return apierrors.NewBadRequest("decoding protobuf: " + err.Error())
 		}
 		return nil
+	case mediaCBOR:
+		js, err := jsonOfCBOR(data)
+		if err != nil {
+			return err
+		}
+		data = js
 	case mediaYAML:
 		js, err := yaml.YAMLToJSON(data)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"sigs.k8s.io/yaml"
 
 	"skiff/internal/apis"
@@ -53,6 +54,9 @@ func encodeItem(ctx context.Context, e *cache.Entry, v *verbs.Version, media str
 				return nil, errNoProtobuf(v)
 			}
 			return m.Marshal()
+		}
+		if media == mediaCBOR {
+			return direct.Marshal(out)
 		}
 		return json.Marshal(out)
 	})
@@ -123,6 +127,9 @@ func encodeObject(obj runtime.Object, gvk schema.GroupVersionKind, media string)
 			return appendEnvelope(nil, gvk, raw[:n]), nil
 		}
 	}
+	if media == mediaCBOR {
+		return encodeCBOR(obj, gvk)
+	}
 	data, err := verbs.EncodeJSON(gvk, obj)
 	if err == nil && media == mediaYAML {
 		return yaml.JSONToYAML(data)
@@ -139,6 +146,10 @@ func writeEntry(w http.ResponseWriter, r *http.Request, m *mediaType, v *verbs.V
 	switch m.Media {
 	case mediaProtobuf:
 		item = appendEnvelope(make([]byte, 0, len(item)+80), v.GVK(), item)
+	case mediaCBOR:
+		if item, err = cborEntry(v, item); err != nil {
+			return err
+		}
 	case mediaYAML:
 		if item, err = yaml.JSONToYAML(verbs.WithKind(v.GVK(), item)); err != nil {
 			return err
@@ -216,6 +227,14 @@ func writeList(w http.ResponseWriter, r *http.Request, m *mediaType, v *verbs.Ve
 			buf = appendField(buf, 2, item)
 		}
 		writeBytes(w, r, m, http.StatusOK, append(buf, envelopeTail...))
+		return nil
+	}
+	if m.Media == mediaCBOR {
+		buf, err := encodeCBORList(r.Context(), v, list)
+		if err != nil {
+			return err
+		}
+		writeBytes(w, r, m, http.StatusOK, buf)
 		return nil
 	}
 	buf, err := encodeList(r.Context(), v, list)

@@ -91,6 +91,11 @@ func negotiate(r *http.Request, offers accepted) (*mediaType, error) {
 			m.Media = mediaYAML
 		case mediaProtobuf:
 			m.Media = mediaProtobuf
+		case mediaCBOR, mediaCBORSequence:
+			if !offersCBOR(r.Context()) {
+				continue
+			}
+			m.Media = mediaCBOR
 		default:
 			continue
 		}
@@ -103,7 +108,7 @@ func negotiate(r *http.Request, offers accepted) (*mediaType, error) {
 	}
 	if best == nil {
 		e := apierrors.NewGenericServerResponse(http.StatusNotAcceptable, r.Method, noResource, "", "", 0, false)
-		e.ErrStatus.Message = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+		e.ErrStatus.Message = "only the following media types are accepted: " + acceptedMedia(r.Context())
 		e.ErrStatus.Reason = "NotAcceptable"
 		e.ErrStatus.Details = nil
 		return nil, e
@@ -128,10 +133,14 @@ func bodyMedia(r *http.Request) (string, error) {
 		switch t {
 		case mediaJSON, mediaYAML, mediaProtobuf:
 			return t, nil
+		case mediaCBOR:
+			if offersCBOR(r.Context()) {
+				return t, nil
+			}
 		}
 	}
 	e := apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, r.Method, noResource, "", "", 0, false)
-	e.ErrStatus.Message = "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+	e.ErrStatus.Message = "the body of the request was in an unknown format - accepted media types include: " + acceptedMedia(r.Context())
 	e.ErrStatus.Reason = "UnsupportedMediaType"
 	e.ErrStatus.Details = nil
 	return "", e

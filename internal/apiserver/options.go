@@ -76,6 +76,11 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 		recordRequest(r.Context(), o, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"})
 		return o, err
 	}
+	if media == mediaCBOR {
+		if data, err = jsonOfCBOR(data); err != nil {
+			return nil, err
+		}
+	}
 	alt := &metav1.DeleteOptions{}
 	if verbs.DecodeJSON(r.Context(), data, alt, metav1.FieldValidationIgnore) != nil || alt.Kind != "DeleteOptions" {
 		return nil, err

@@ -35,9 +35,9 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 	if v == nil {
 		return notFound()
 	}
-	if v.Warning != "" {
+	if v.Deprecation != "" {
 		s.metrics.askedDeprecated(info)
-		warning(r.Context(), v.Warning)
+		warning(r.Context(), v.Deprecation)
 	}
 	req := &verbs.Request{Version: v, Namespace: info.Namespace, Name: info.Name, Subresource: info.Subresource}
 	collection := info.Verb == "list" || info.Verb == "watch" || info.Verb == "deletecollection"
@@ -286,6 +286,12 @@ func patchBody(r *http.Request) (types.PatchType, []byte, *metav1.PatchOptions, 
 	data, err := readBody(r)
 	if err != nil {
 		return "", nil, nil, err
+	}
+	if types.PatchType(t) == types.ApplyCBORPatchType && offersCBOR(r.Context()) {
+		t = string(types.ApplyYAMLPatchType)
+		if data, err = jsonOfCBOR(data); err != nil {
+			return "", nil, nil, err
+		}
 	}
 	recordPatch(r.Context(), data)
 	o, err := parse(r, metav1.Convert_url_Values_To_v1_PatchOptions)

@@ -259,7 +259,8 @@ func (i *requestInfo) label(r *http.Request) string {
 	case "delete", "deletecollection":
 		return "DELETE"
 	case "patch":
-		if types.PatchType(r.Header.Get("Content-Type")) == types.ApplyPatchType {
+		switch types.PatchType(r.Header.Get("Content-Type")) {
+		case types.ApplyYAMLPatchType, types.ApplyCBORPatchType:
 			return "APPLY"
 		}
 		return "PATCH"

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -62,8 +63,12 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 	}
 	h := w.Header()
 	ct := m.contentType()
-	if m.Media == mediaProtobuf {
+	switch m.Media {
+	case mediaProtobuf:
 		ct += ";stream=watch"
+	case mediaCBOR:
+		// Many documents, one after the other.
+		ct = mediaCBORSequence + strings.TrimPrefix(ct, mediaCBOR)
 	}
 	h.Set("Content-Type", ct)
 	h.Set("Cache-Control", "no-cache, private")
@@ -188,6 +193,13 @@ func (e *eventEncoder) appendEvent(dst []byte, ev *verbs.WatchEvent) ([]byte, er
 		head := appendEnvelopeHead(nil, gvk, len(item))
 		return appendFrame(dst, ev.Type, len(head)+len(item)+len(envelopeTail), head, item, []byte(envelopeTail)), nil
 	}
+	if e.media.Media == mediaCBOR {
+		object, err := cborEntry(e.version, item)
+		if err != nil {
+			return dst, err
+		}
+		return appendCBOREvent(dst, ev.Type, object), nil
+	}
 	dst = append(dst, `{"type":"`...)
 	dst = append(dst, ev.Type...)
 	dst = append(dst, `","object":`...)
@@ -251,6 +263,9 @@ func (e *eventEncoder) appendObject(dst []byte, t watch.EventType, obj runtime.O
 	}
 	if media == mediaProtobuf {
 		return appendFrame(dst, t, len(data), data), nil
+	}
+	if media == mediaCBOR {
+		return appendCBOREvent(dst, t, data), nil
 	}
 	event, err := json.Marshal(metav1.WatchEvent{Type: string(t), Object: runtime.RawExtension{Raw: data}})
 	if err != nil {

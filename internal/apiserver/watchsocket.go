@@ -38,7 +38,7 @@ func (s *Server) watchSocket(ctx context.Context, w http.ResponseWriter, r *http
 		}
 	}()
 	kind := websocket.TextMessage
-	if enc.media.Media == mediaProtobuf {
+	if enc.media.Media == mediaProtobuf || enc.media.Media == mediaCBOR {
 		kind = websocket.BinaryMessage
 	}
 	send := func(message []byte) error {

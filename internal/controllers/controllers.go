@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apiserver/pkg/cel/openapi/resolver"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -91,11 +92,14 @@ type Config struct {
 	Autoscaler podautoscaler.Options
 	Clock      clock.WithTicker
 	Log        *slog.Logger
+	// Metrics is where the controllers' metrics go; nil: nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Controllers are all controllers, ready to run.
 type Controllers struct {
-	all []named
+	all     []named
+	metrics *controller.Metrics
 }
 
 type named struct {
@@ -107,6 +111,9 @@ type named struct {
 // started with Pods, ReplicaSets … before.
 func New(ctx context.Context, c Config) (*Controllers, error) {
 	all := &Controllers{}
+	if c.Metrics != nil {
+		all.metrics = controller.NewMetrics(c.Metrics)
+	}
 	indexed := map[cache.Cache]bool{}
 	var problems []error
 	addAs := func(name string, set client.Set, make func(controller.Deps) (controller.Runnable, error)) {
@@ -116,7 +123,7 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 				problems = append(problems, err)
 			}
 		}
-		r, err := make(controller.Deps{Set: set, Clock: c.Clock, Log: c.Log.With("controller", name)})
+		r, err := make(controller.Deps{Set: set, Clock: c.Clock, Log: c.Log.With("controller", name), Metrics: all.metrics})
 		if err != nil {
 			problems = append(problems, fmt.Errorf("controller %s: %w", name, err))
 		}
@@ -199,6 +206,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 	var problems []error
 	for _, n := range c.all {
 		wg.Go(func() {
+			defer c.metrics.Running(n.name)()
 			if err := n.Start(ctx); err != nil {
 				err = fmt.Errorf("controller %s: %w", n.name, err)
 				cancel(err)

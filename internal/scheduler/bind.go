@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,24 +24,36 @@ func (s *Scheduler) bind(ctx context.Context, d decision) {
 		s.report(ctx, d)
 		return
 	}
-	s.profileOf(d.pod.Pod).recorder.Eventf(d.pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %v/%v to %v", d.pod.Namespace, d.pod.Name, d.node)
-	for _, p := range s.profileOf(d.pod.Pod).PostBind {
+	profile := s.profileOf(d.pod.Pod)
+	profile.metrics.ended(outcomeScheduled, time.Since(d.began))
+	s.metrics.scheduled(d.pod, s.clock.Now())
+	profile.recorder.Eventf(d.pod.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %v/%v to %v", d.pod.Namespace, d.pod.Name, d.node)
+	began := time.Now()
+	for _, p := range profile.PostBind {
 		p.PostBind(ctx, d.pod.Pod, d.node)
 	}
+	profile.metrics.passed("PostBind", began, nil)
 }
 
 func (s *Scheduler) tryBind(ctx context.Context, pod *corev1.Pod, node string) *framework.Status {
 	profile := s.profileOf(pod)
+	began := time.Now()
 	for _, p := range profile.Permit {
 		if why := p.Permit(ctx, pod, node); why != nil {
+			profile.metrics.passed("Permit", began, why)
 			return why
 		}
 	}
+	profile.metrics.passed("Permit", began, nil)
+	began = time.Now()
 	for _, p := range profile.PreBind {
 		if why := p.PreBind(ctx, pod, node); why != nil {
+			profile.metrics.passed("PreBind", began, why)
 			return why
 		}
 	}
+	profile.metrics.passed("PreBind", began, nil)
+	began = time.Now()
 	for _, e := range s.interested(pod) {
 		if e.Binds() {
 			if err := e.Bind(ctx, pod, node); err != nil {
@@ -51,6 +64,7 @@ func (s *Scheduler) tryBind(ctx context.Context, pod *corev1.Pod, node string) *
 	}
 	for _, p := range profile.Bind {
 		if why := p.Bind(ctx, pod, node); why == nil || why.Code != framework.Skip {
+			profile.metrics.passed("Bind", began, why)
 			return why
 		}
 	}
@@ -76,10 +90,11 @@ func (s *Scheduler) unassume(d decision) {
 // makes room for it if it can be made.
 func (s *Scheduler) report(ctx context.Context, d decision) {
 	s.profileOf(d.pod.Pod).recorder.Event(d.pod.Pod, corev1.EventTypeWarning, "FailedScheduling", d.message)
-	reason := corev1.PodReasonUnschedulable
+	reason, outcome := corev1.PodReasonUnschedulable, outcomeUnschedulable
 	if d.failed {
-		reason = corev1.PodReasonSchedulerError
+		reason, outcome = corev1.PodReasonSchedulerError, outcomeError
 	}
+	s.profileOf(d.pod.Pod).metrics.ended(outcome, time.Since(d.began))
 	nominated := d.pod.Status.NominatedNodeName
 	if d.nomination != nil {
 		nominated = d.nomination.Node

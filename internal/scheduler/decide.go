@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"slices"
+	"time"
 
 	"skiff/internal/scheduler/class"
 	"skiff/internal/scheduler/framework"
@@ -18,6 +19,8 @@ type decision struct {
 	failed  bool
 	// nomination is how room is made for it, if it can be.
 	nomination *framework.Nomination
+	// began is when the attempt did.
+	began time.Time
 }
 
 // next decides about the first pod of the queue and assumes the decision. It
@@ -29,18 +32,30 @@ func (s *Scheduler) next(ctx context.Context) (decision, bool) {
 	if pod == nil {
 		return decision{}, false
 	}
+	began := time.Now()
+	var d decision
 	if asked := s.interested(pod.Pod); len(asked) > 0 {
-		return s.consultLocked(ctx, pod, asked), true
+		d = s.consultLocked(ctx, pod, asked)
+	} else {
+		d = s.decideLocked(pod)
 	}
-	return s.decideLocked(pod), true
+	d.began = began
+	s.metrics.algorithm.Observe(time.Since(began).Seconds())
+	return d, true
 }
 
 func (s *Scheduler) decideLocked(pod *framework.QueuedPod) decision {
+	began := time.Now()
 	k := s.classLocked(pod.PodInfo)
 	n := s.nominatedLocked(k, pod.PodInfo)
 	if n == nil {
 		n = k.Best()
 	}
+	var why *framework.Status
+	if n == nil {
+		why = &framework.Status{Code: framework.Unschedulable}
+	}
+	s.profileOf(pod.Pod).metrics.passed("Filter", began, why)
 	if n == nil {
 		return s.rejectLocked(k, pod)
 	}
@@ -50,8 +65,10 @@ func (s *Scheduler) decideLocked(pod *framework.QueuedPod) decision {
 // assumeLocked puts the pod on the node, as far as the scheduler is concerned.
 func (s *Scheduler) assumeLocked(pod *framework.QueuedPod, node string) decision {
 	plugins := s.profileOf(pod.Pod).Reserve
+	began := time.Now()
 	for i, p := range plugins {
 		if why := p.Reserve(pod.PodInfo, node); why != nil {
+			s.profileOf(pod.Pod).metrics.passed("Reserve", began, why)
 			for _, done := range slices.Backward(plugins[:i+1]) {
 				done.Unreserve(pod.PodInfo, node)
 			}
@@ -59,6 +76,7 @@ func (s *Scheduler) assumeLocked(pod *framework.QueuedPod, node string) decision
 			return decision{pod: pod, message: why.Message(), failed: true}
 		}
 	}
+	s.profileOf(pod.Pod).metrics.passed("Reserve", began, nil)
 	s.nominateLocked(pod.PodInfo, "")
 	s.mu.cache.Assume(pod.PodInfo, node)
 	s.mu.queue.Helped(pod.UID)
@@ -106,6 +124,7 @@ func (s *Scheduler) rejectLocked(k *class.Class, pod *framework.QueuedPod) decis
 		s.mu.queue.Reject(pod.UID, []string{noNodes}, false)
 		return d
 	}
+	began := time.Now()
 	for _, p := range s.profileOf(pod.Pod).PostFilter {
 		nomination, why := p.PostFilter(pod.PodInfo, trial{k, s.mu.nominated[pod.UID]})
 		if why != nil {
@@ -120,6 +139,7 @@ func (s *Scheduler) rejectLocked(k *class.Class, pod *framework.QueuedPod) decis
 			break
 		}
 	}
+	s.madeRoom(pod, d.nomination, began)
 	// While room is being made it would be made again if the pod were tried.
 	makingRoom := d.nomination != nil && d.nomination.MakeRoom != nil
 	if makingRoom {
@@ -127,6 +147,19 @@ func (s *Scheduler) rejectLocked(k *class.Class, pod *framework.QueuedPod) decis
 	}
 	s.mu.queue.Reject(pod.UID, k.RejectedBy(), makingRoom)
 	return d
+}
+
+// madeRoom counts an attempt to make room for a pod.
+func (s *Scheduler) madeRoom(pod *framework.QueuedPod, n *framework.Nomination, began time.Time) {
+	var why *framework.Status
+	if n == nil {
+		why = &framework.Status{Code: framework.Unschedulable}
+	}
+	s.profileOf(pod.Pod).metrics.passed("PostFilter", began, why)
+	s.metrics.preemptions.Inc()
+	if n != nil && len(n.Victims) > 0 {
+		s.metrics.victims.Observe(float64(len(n.Victims)))
+	}
 }
 
 // trial is what a class knows, and where room is being made for one of its pods.

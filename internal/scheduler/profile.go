@@ -14,6 +14,7 @@ import (
 type profile struct {
 	*framework.Profile
 	hints    map[string]framework.HintPlugin
+	metrics  *profileMetrics
 	recorder record.EventRecorder
 }
 
@@ -31,7 +32,7 @@ func (s *Scheduler) newProfiles() (map[string]*profile, error) {
 	for i := range s.config.Profiles {
 		c := &s.config.Profiles[i]
 		b := &builder{config: c, known: known, made: make(map[string]framework.Plugin), errs: nil}
-		p := &profile{Profile: b.build(), hints: make(map[string]framework.HintPlugin), recorder: s.client.Recorder(*c.SchedulerName)}
+		p := &profile{Profile: b.build(), hints: make(map[string]framework.HintPlugin), recorder: s.client.Recorder(*c.SchedulerName), metrics: s.metrics.profiles(*c.SchedulerName)}
 		if b.errs != nil {
 			return nil, fmt.Errorf("scheduler profile %q: %w", *c.SchedulerName, b.errs)
 		}

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -54,6 +55,8 @@ type Config struct {
 	Log   *slog.Logger
 	// Seed decides between nodes that are equally good.
 	Seed uint64
+	// Metrics is where the scheduler's metrics go; nil: nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Scheduler schedules pods.
@@ -67,6 +70,7 @@ type Scheduler struct {
 	profiles  map[string]*profile
 	extenders []*extender.Extender
 	volumes   *volumebinding.Plugin
+	metrics   *metrics
 	// woken has a token if there may be something to do.
 	woken chan struct{}
 	// slots limits the writers.
@@ -97,8 +101,9 @@ func New(c Config) (*Scheduler, error) {
 	}
 	s := &Scheduler{
 		client: c.Client, config: c.Configuration, clock: c.Clock, log: c.Log, seed: c.Seed,
-		woken: make(chan struct{}, 1),
-		slots: make(chan struct{}, writers),
+		metrics: newMetrics(c.Metrics),
+		woken:   make(chan struct{}, 1),
+		slots:   make(chan struct{}, writers),
 	}
 	s.mu.cache = cache.New()
 	s.mu.classes = class.NewClasses(keptClasses)
@@ -119,11 +124,27 @@ func New(c Config) (*Scheduler, error) {
 	s.mu.queue = queue.New(queue.Options{
 		// All profiles have the same order.
 		Less: s.profiles[*c.Configuration.Profiles[0].SchedulerName].QueueSort.Less,
-		Gate: s.gate, Cures: s.cures, Now: s.clock.Now,
+		Gate: s.gate, Cures: s.cures, Now: s.clock.Now, Moved: s.moved(),
 		InitialBackoff: time.Duration(*c.Configuration.PodInitialBackoffSeconds) * time.Second,
 		MaxBackoff:     time.Duration(*c.Configuration.PodMaxBackoffSeconds) * time.Second,
 	})
+	if c.Metrics != nil {
+		c.Metrics.MustRegister(s)
+	}
 	return s, nil
+}
+
+// moved counts pods that are put on a queue. It is called with the lock held.
+func (s *Scheduler) moved() func(queue, event string) {
+	known := map[[2]string]prometheus.Counter{}
+	return func(queue, event string) {
+		c := known[[2]string{queue, event}]
+		if c == nil {
+			c = s.metrics.incoming.WithLabelValues(queue, event)
+			known[[2]string{queue, event}] = c
+		}
+		c.Inc()
+	}
 }
 
 // Run schedules pods until ctx ends. It returns an error if it could not follow

@@ -16,7 +16,7 @@ import (
 )
 
 func TestCompile(t *testing.T) {
-	admission := NewAdmission()
+	admission := NewAdmission(nil)
 	plain := admission.Environment(Declares{})
 	for source, want := range map[string]string{
 		"object.x == 1":       "",
@@ -58,7 +58,7 @@ func (everyone) Authorize(_ context.Context, a *authz.Attributes) (authz.Decisio
 }
 
 func TestScope(t *testing.T) {
-	scope := NewAdmission().Scope(true)
+	scope := NewAdmission(nil).Scope(true)
 	for _, v := range [][2]string{{"five", "object.n + 3"}, {"ten", "variables.five * 2"}, {"broken", "nonsense("}, {"unused", "object.none"}} {
 		if err := scope.Variable(v[0], v[1], false); (err != nil) != (v[0] == "broken") {
 			t.Errorf("variable %s: %v", v[0], err)
@@ -99,7 +99,7 @@ func TestScope(t *testing.T) {
 }
 
 func TestBudget(t *testing.T) {
-	scope := NewAdmission().Scope(false)
+	scope := NewAdmission(nil).Scope(false)
 	if err := scope.Variable("many", "object.l.map(x, object.l.map(y, y + x))", false); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func FuzzExpression(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
-	admission := NewAdmission()
+	admission := NewAdmission(nil)
 	f.Fuzz(func(t *testing.T, source string) {
 		scope := admission.Scope(false)
 		if err := scope.Variable("v", "object.n", false); err != nil {

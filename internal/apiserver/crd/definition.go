@@ -1,6 +1,7 @@
 package crd
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	kjson "sigs.k8s.io/json"
@@ -153,7 +155,12 @@ func (d *definition) deprecation(v *version) string {
 // decode reads a stored object and gives it the defaults of its version.
 func (d *definition) decode(value []byte) (apis.Object, error) {
 	u := &unstructured.Unstructured{}
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(value, &u.Object); err != nil {
+	read := kjson.UnmarshalCaseSensitivePreserveInts
+	if bytes.HasPrefix(value, []byte("\xd9\xd9\xf7")) {
+		// Another API server may have stored it as CBOR.
+		read = direct.Unmarshal
+	}
+	if err := read(value, &u.Object); err != nil {
 		return nil, fmt.Errorf("stored %s is not readable: %w", d.names.Kind, err)
 	}
 	v := d.versionOf(u)

@@ -129,6 +129,9 @@ type Resource struct {
 type Version struct {
 	*apis.Version
 	IsHub bool
+	// Deprecation is the warning that comes with every answer in a version that is
+	// deprecated.
+	Deprecation string
 
 	resource *Resource
 	managers map[string]func() (*managedfields.FieldManager, error)
@@ -155,8 +158,33 @@ func (s *Server) newResource(d *apis.Resource) *Resource {
 	}
 	for _, v := range r.Versions {
 		s.prepareFieldManagers(v)
+		v.Deprecation = v.Warning
+		if v.Deprecation == "" && d.Custom == nil {
+			v.Deprecation = deprecation(v.GVK(), v.New())
+		}
 	}
 	return r
+}
+
+// deprecation is the warning against a kind that its type says is deprecated.
+func deprecation(gvk schema.GroupVersionKind, obj runtime.Object) string {
+	d, ok := obj.(interface{ APILifecycleDeprecated() (major, minor int) })
+	if !ok {
+		return ""
+	}
+	major, minor := d.APILifecycleDeprecated()
+	text := fmt.Sprintf("%s %s is deprecated in v%d.%d+", gvk.GroupVersion(), gvk.Kind, major, minor)
+	if r, ok := obj.(interface{ APILifecycleRemoved() (major, minor int) }); ok {
+		major, minor := r.APILifecycleRemoved()
+		text += fmt.Sprintf(", unavailable in v%d.%d+", major, minor)
+	}
+	if r, ok := obj.(interface {
+		APILifecycleReplacement() schema.GroupVersionKind
+	}); ok {
+		other := r.APILifecycleReplacement()
+		text += fmt.Sprintf("; use %s %s", other.GroupVersion(), other.Kind)
+	}
+	return text
 }
 
 // Add serves a resource from now on.

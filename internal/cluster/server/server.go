@@ -124,6 +124,7 @@ func control(ctx context.Context, p *cluster.ControlPlane) error {
 		Autoscaler: podautoscaler.Options{REST: autoscaler},
 		Server:     as(identity.Loopback()),
 		Schemas:    schemas(p),
+		Metrics:    p.Metrics,
 		SignToken:  p.SecretToken, Manager: as(identity.Component("system:kube-controller-manager")),
 	})
 	if err != nil {
@@ -138,6 +139,7 @@ func control(ctx context.Context, p *cluster.ControlPlane) error {
 	sched, err := scheduler.New(scheduler.Config{
 		Configuration: profiles,
 		Client:        as(identity.Component("system:kube-scheduler")), Clock: clock.RealClock{}, Log: c.Log.With("part", "scheduler"), Seed: rand.Uint64(),
+		Metrics: p.Metrics,
 	})
 	if err != nil {
 		return err

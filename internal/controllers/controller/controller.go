@@ -29,6 +29,8 @@ type Deps struct {
 	client.Set
 	Clock clock.WithTicker
 	Log   *slog.Logger
+	// Metrics counts what goes through the queues; nil counts nothing.
+	Metrics *Metrics
 }
 
 // Runnable is a controller that is ready to run.
@@ -66,14 +68,20 @@ const (
 // says but never twice at a time for one key, with what the sources put on its
 // queue.
 func New(d Deps, name string, workers int, f Reconcile, sources ...source.Source) (Runnable, error) {
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[Request](firstRetry, lastRetry)
+	var waiting workqueue.Queue[Request] // nil: the library's own
+	if d.Metrics != nil {
+		q := d.Metrics.queue(name, d.Clock)
+		limiter, waiting, f = retrying{limiter, q}, &order{queueMetrics: q}, q.work(f)
+	}
 	c, err := crcontroller.NewTypedUnmanaged(name, crcontroller.TypedOptions[Request]{
 		SkipNameValidation:      ptr.To(true),
 		MaxConcurrentReconciles: workers,
-		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[Request](firstRetry, lastRetry),
+		RateLimiter:             limiter,
 		// A queue with a name reports to a process-wide metrics provider, and
 		// wakes up twice a second for it.
 		NewQueue: func(_ string, limiter workqueue.TypedRateLimiter[Request]) Queue {
-			q := workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[Request]{Clock: d.Clock})
+			q := newQueue(limiter, waiting, d.Clock)
 			for _, s := range sources {
 				if c, ok := s.(capture); ok {
 					c.give(q)
@@ -114,6 +122,15 @@ func New(d Deps, name string, workers int, f Reconcile, sources ...source.Source
 		}
 	}
 	return c, nil
+}
+
+// newQueue makes a queue whose keys wait in the order that waiting says; nil
+// means one after the other.
+func newQueue(limiter workqueue.TypedRateLimiter[Request], waiting workqueue.Queue[Request], c clock.WithTicker) Queue {
+	keys := workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[Request]{Clock: c, Queue: waiting})
+	return workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[Request]{
+		Clock: c, DelayingQueue: workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[Request]{Clock: c, Queue: keys}),
+	})
 }
 
 // Watch calls changed with every change of objects of T's kind: old is nil

@@ -57,6 +57,9 @@ func (c *Cache) Node(name string) *framework.NodeInfo {
 // Len returns the number of nodes.
 func (c *Cache) Len() int { return c.nodes }
 
+// Pods returns how many pods are on nodes, or assumed to be.
+func (c *Cache) Pods() int { return len(c.pods) }
+
 // LowestPriority returns the lowest priority of a pod on a node; any is false
 // if there are no pods.
 func (c *Cache) LowestPriority() (lowest int32, any bool) {

@@ -41,6 +41,8 @@ type QueuedPod struct {
 	*PodInfo
 	// Added is when the pod was put on the queue the last time.
 	Added time.Time
+	// First is when the pod could be tried for the first time.
+	First time.Time
 	// Attempts counts the attempts to schedule it.
 	Attempts int
 	// RejectedBy names the plugins that rejected it in the last attempt.

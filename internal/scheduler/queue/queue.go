@@ -27,6 +27,8 @@ type Options struct {
 	// which the plugin rejected.
 	Cures func(plugin string, pod *framework.PodInfo, e framework.Event) bool
 	Now   func() time.Time
+	// Moved, if set, is told of every pod that is put on a queue, and why.
+	Moved func(queue, event string)
 	// A pod waits InitialBackoff after the first failure and twice as long after
 	// each further one, up to MaxBackoff.
 	InitialBackoff, MaxBackoff time.Duration
@@ -102,7 +104,7 @@ func (q *Queue) Set(p *framework.PodInfo) {
 	if e == nil {
 		e = &entry{QueuedPod: &framework.QueuedPod{PodInfo: p, Added: q.Now()}, index: -1}
 		q.pods[p.UID] = e
-		q.enqueue(e)
+		q.enqueue(e, PodAdd)
 		return
 	}
 	matters := e.Class != p.Class || len(e.Spec.SchedulingGates) != len(p.Spec.SchedulingGates) ||
@@ -114,7 +116,7 @@ func (q *Queue) Set(p *framework.PodInfo) {
 	case matters && e.state == isStuck:
 		q.leave(e)
 		e.PodInfo = p
-		q.enqueue(e)
+		q.enqueue(e, PodUpdate)
 	case matters && e.state == isActive:
 		e.PodInfo = p
 		heap.Fix(&q.active, e.index)
@@ -123,28 +125,39 @@ func (q *Queue) Set(p *framework.PodInfo) {
 	}
 }
 
-func (q *Queue) enqueue(e *entry) {
+// enqueue puts a pod where it belongs; event is what happened to it.
+func (q *Queue) enqueue(e *entry, event string) {
 	if why := q.Gate(e.Pod); why != nil {
 		e.RejectedBy = []string{why.Plugin}
-		q.wait(e, why.Plugin)
+		q.wait(e, why.Plugin, event)
 		return
+	}
+	if e.First.IsZero() {
+		e.First = q.Now()
 	}
 	if e.ready.After(q.Now()) {
 		e.state = isBackoff
 		heap.Push(&q.backoff, e)
+		q.moved(Backoff, event)
 		return
 	}
-	q.activate(e)
+	q.activate(e, event)
 }
 
-func (q *Queue) activate(e *entry) {
+func (q *Queue) activate(e *entry, event string) {
+	q.moved(Active, event)
 	e.state = isActive
 	e.Added = q.Now()
 	heap.Push(&q.active, e)
 }
 
 // wait puts the pod where it waits for an event.
-func (q *Queue) wait(e *entry, gate string) {
+func (q *Queue) wait(e *entry, gate, event string) {
+	if gate == "" {
+		q.moved(Unschedulable, event)
+	} else {
+		q.moved(Gated, event)
+	}
 	e.state, e.woken = isStuck, false
 	e.ailment = ailment{e.Class, gate}
 	w := q.stuck[e.ailment]
@@ -213,7 +226,7 @@ func (q *Queue) Take() *framework.QueuedPod {
 func (q *Queue) flush(h *backoff) {
 	now := q.Now()
 	for len(*h) > 0 && !(*h)[0].ready.After(now) {
-		q.activate(heap.Pop(h).(*entry))
+		q.activate(heap.Pop(h).(*entry), BackoffComplete)
 	}
 }
 
@@ -238,9 +251,10 @@ func (q *Queue) Reject(uid types.UID, plugins []string, hold bool) {
 	if hold {
 		e.state, e.cured = isHeld, false
 		q.held[uid] = e
+		q.moved(Unschedulable, ScheduleAttemptFailure)
 		return
 	}
-	q.wait(e, "")
+	q.wait(e, "", ScheduleAttemptFailure)
 }
 
 // Release ends holding the pod.
@@ -251,9 +265,9 @@ func (q *Queue) Release(uid types.UID) {
 	}
 	q.leave(e)
 	if e.cured {
-		q.enqueue(e)
+		q.enqueue(e, ClusterEvent)
 	} else {
-		q.wait(e, "")
+		q.wait(e, "", ClusterEvent)
 	}
 }
 
@@ -280,7 +294,7 @@ func (q *Queue) handOn(e *entry) {
 func (q *Queue) wake(e *entry) {
 	q.leave(e)
 	e.woken = true
-	q.enqueue(e)
+	q.enqueue(e, ClusterEvent)
 }
 
 // Retry returns a pod that failed for another reason than that it fits nowhere:
@@ -295,6 +309,7 @@ func (q *Queue) Retry(uid types.UID) {
 	e.ready = q.Now().Add(q.delay(e.Attempts))
 	e.state = isFailed
 	heap.Push(&q.failed, e)
+	q.moved(Backoff, ScheduleAttemptFailure)
 }
 
 func (q *Queue) delay(attempts int) time.Duration {
@@ -313,7 +328,7 @@ func (q *Queue) Wake(ev framework.Event) {
 		for _, p := range ev.Host.Nominated {
 			if e := q.pods[p.UID]; e != nil && e.state == isStuck {
 				q.leave(e)
-				q.enqueue(e)
+				q.enqueue(e, ClusterEvent)
 			}
 		}
 	}
