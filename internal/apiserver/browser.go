@@ -43,16 +43,24 @@ func (s *Server) goaway(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// probes reports whether a request asks how the server is.
+func probes(r *http.Request) bool {
+	for _, prefix := range []string{"/readyz", "/livez", "/healthz", "/metrics"} {
+		if strings.HasPrefix(r.URL.Path, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // refusedAtEnd refuses what is new once the server no longer serves, where that
 // is wished. Probes are always answered.
 func (s *Server) refusedAtEnd(w http.ResponseWriter, r *http.Request) bool {
 	if !s.ShutdownRetryAfter || s.stopping.Err() == nil {
 		return false
 	}
-	for _, prefix := range []string{"/readyz", "/livez", "/healthz", "/metrics"} {
-		if strings.HasPrefix(r.URL.Path, prefix) {
-			return false
-		}
+	if probes(r) {
+		return false
 	}
 	w.Header().Set("Connection", "close")
 	w.Header().Set("Retry-After", "5")

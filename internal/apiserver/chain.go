@@ -36,6 +36,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.goaway(w, r)
 	info := parseRequest(r)
+	if !info.longRunning() && !probes(r) {
+		s.underWay.RLock()
+		defer s.underWay.RUnlock()
+	}
 	rec := newRecorder(w, r, info.longRunning())
 	observed := s.metrics.begin(s.Verbs, info, r)
 	var out outcome

@@ -159,13 +159,11 @@ func TestFlowControl(t *testing.T) {
 	grant(t, tc, "ann")
 	ann = as(t, tc, "ann")
 	finish, result := ann.slowCreate("x", "")
-	var refused answer
-	eventually(t, "the only seat to be taken", func() bool {
-		refused = ann.do("GET", configMaps, nil)
-		return refused.StatusCode == http.StatusTooManyRequests
-	})
+	executing := `apiserver_flowcontrol_current_executing_requests{flow_schema="narrow",priority_level="narrow"}`
+	eventually(t, "the only seat to be taken", func() bool { return metric(as(t, tc, "").do("GET", "/metrics", nil).body, executing) == 1 })
+	refused := ann.do("GET", configMaps, nil)
 	h := refused.Header
-	if h.Get("Retry-After") != "1" || refused.body != "Too many requests, please try again later.\n" ||
+	if refused.StatusCode != http.StatusTooManyRequests || h.Get("Retry-After") != "1" || refused.body != "Too many requests, please try again later.\n" ||
 		h.Get(flowcontrolv1.ResponseHeaderMatchedFlowSchemaUID) != string(schema.UID) || h.Get(flowcontrolv1.ResponseHeaderMatchedPriorityLevelConfigurationUID) != string(level.UID) {
 		t.Errorf("%v %q", h, refused.body)
 	}
@@ -197,10 +195,12 @@ func TestMaxInFlight(t *testing.T) {
 	grant(t, tc, "bob")
 	bob := as(t, tc, "bob")
 	finish, first := bob.slowCreate("first", "")
-	eventually(t, "a refusal", func() bool {
-		got := bob.do("POST", configMaps, strings.NewReader(`{"metadata":{"generateName":"x"}}`))
-		return got.StatusCode == http.StatusTooManyRequests && got.Header.Get("Retry-After") == "1"
+	eventually(t, "the first request to arrive", func() bool {
+		return metric(bob.do("GET", "/metrics", nil).body, `apiserver_current_inflight_requests{request_kind="mutating"}`) == 1
 	})
+	if got := bob.do("POST", configMaps, strings.NewReader(`{"metadata":{"generateName":"x"}}`)); got.StatusCode != http.StatusTooManyRequests || got.Header.Get("Retry-After") != "1" {
+		t.Errorf("a second one: %d %v", got.StatusCode, got.Header)
+	}
 	if got := bob.do("GET", configMaps, nil); got.StatusCode != 200 {
 		t.Errorf("reading: %d", got.StatusCode)
 	}

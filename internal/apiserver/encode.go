@@ -292,6 +292,17 @@ func statusOf(err error) *metav1.Status {
 	return &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: err.Error()}
 }
 
+// acceptsGzip reports whether the client takes compressed answers. As with
+// upstream, it must say so without a weight.
+func acceptsGzip(r *http.Request) bool {
+	for encoding := range strings.SplitSeq(r.Header.Get("Accept-Encoding"), ",") {
+		if strings.TrimSpace(encoding) == "gzip" {
+			return true
+		}
+	}
+	return false
+}
+
 func writeBytes(w http.ResponseWriter, r *http.Request, m *mediaType, code int, data []byte) {
 	if m.Pretty && m.Media == mediaJSON {
 		var out bytes.Buffer
@@ -302,7 +313,7 @@ func writeBytes(w http.ResponseWriter, r *http.Request, m *mediaType, code int, 
 	h := w.Header()
 	h.Set("Content-Type", m.contentType())
 	h.Set("Cache-Control", "no-cache, private")
-	if len(data) > gzipThreshold && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+	if len(data) > gzipThreshold && acceptsGzip(r) {
 		h.Set("Content-Encoding", "gzip")
 		h.Add("Vary", "Accept-Encoding")
 		w.WriteHeader(code)

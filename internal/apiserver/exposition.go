@@ -58,10 +58,8 @@ func stability(name string) string {
 func (e *exposition) Gather() ([]*dto.MetricFamily, error) {
 	all, err := e.Gatherer.Gather()
 	registered := map[string]int{}
-	disabled := 0
 	all = slices.DeleteFunc(all, func(f *dto.MetricFamily) bool {
 		if slices.Contains(e.disabled, f.GetName()) {
-			disabled++
 			return true
 		}
 		if level := stability(f.GetName()); level != "" {
@@ -76,7 +74,7 @@ func (e *exposition) Gather() ([]*dto.MetricFamily, error) {
 	value := func(n int, labels ...*dto.LabelPair) *dto.Metric {
 		return &dto.Metric{Label: labels, Counter: &dto.Counter{Value: proto.Float64(float64(n))}}
 	}
-	counter("disabled_metrics_total", "Metrics that are disabled.", value(disabled))
+	counter("disabled_metrics_total", "Metrics that are disabled.", value(len(e.disabled)))
 	counter("hidden_metrics_total", "Metrics that are hidden because they are deprecated: none are.", value(0))
 	var levels []*dto.Metric
 	for _, level := range []string{alpha, beta, stable} {

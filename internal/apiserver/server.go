@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -113,6 +114,8 @@ type Server struct {
 	draining atomic.Bool
 	stopping context.Context
 	stop     context.CancelFunc
+	// underWay is held for reading by every request that has an end of its own.
+	underWay sync.RWMutex
 }
 
 // New makes a server; Handler or Serve put it to work.
@@ -177,11 +180,29 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Confi
 	s.stop()
 	finish, cancel := context.WithTimeout(context.Background(), s.RequestTimeout)
 	defer cancel()
+	if s.ShutdownRetryAfter {
+		// What is new is refused by an answer, not by a closed port.
+		s.finish(finish)
+	}
 	if err := server.Shutdown(finish); err != nil {
 		s.Log.Warn("some requests did not finish in time", "error", err)
 		server.Close()
 	}
 	return ctx.Err()
+}
+
+// finish waits for the requests under way.
+func (s *Server) finish(ctx context.Context) {
+	finished := make(chan struct{})
+	go func() {
+		s.underWay.Lock()
+		defer s.underWay.Unlock()
+		close(finished)
+	}()
+	select {
+	case <-finished:
+	case <-ctx.Done():
+	}
 }
 
 func (s *Server) servePath(w http.ResponseWriter, r *http.Request, info *requestInfo) {

@@ -25,6 +25,10 @@ import (
 // resource has come.
 const bookmarkInterval = time.Minute
 
+// lastBookmark is how long before a watch's time is up its client hears, too,
+// how far the resource has come: it can go on from there.
+const lastBookmark = 2 * time.Second
+
 // watchChunk is how many bytes of events are encoded before they are sent: a
 // watch of very many objects holds no more of them.
 const watchChunk = 256 << 10
@@ -128,7 +132,13 @@ func (s *Server) nextEvents(ctx context.Context, stream *verbs.Watch, bookmarks 
 		return stream.Next(ctx)
 	}
 	for {
-		wait, cancel := context.WithTimeout(ctx, bookmarkInterval)
+		interval := bookmarkInterval
+		if end, ok := ctx.Deadline(); ok {
+			if left := time.Until(end) - lastBookmark; left > 0 {
+				interval = min(interval, left)
+			}
+		}
+		wait, cancel := context.WithTimeout(ctx, interval)
 		events, err := stream.Next(wait)
 		quiet := wait.Err() != nil
 		cancel()

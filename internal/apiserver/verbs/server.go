@@ -42,6 +42,8 @@ type Config struct {
 	// StaleValue reports whether a key's stored bytes are out of date though
 	// the object is not, e.g. encrypted with an old key; nil: they never are.
 	StaleValue func(ctx context.Context, key string) bool
+	// Names makes a name that begins with base; nil: with five random characters.
+	Names func(base string) string
 	// Metrics is where the server's metrics go; nil: nowhere.
 	Metrics prometheus.Registerer
 }
@@ -56,6 +58,7 @@ type Server struct {
 
 	staleValue func(ctx context.Context, key string) bool
 	metrics    *metrics
+	names      func(base string) string
 
 	// authorizer and admission are set once, before the first request.
 	authorizer authz.Authorizer
@@ -78,9 +81,12 @@ type Server struct {
 
 // New makes a server without resources.
 func New(c Config) *Server {
-	s := &Server{engine: c.Engine, cache: c.Cache, scheme: c.Scheme, clock: c.Clock, log: c.Log, staleValue: c.StaleValue, metrics: newMetrics(c.Metrics)}
+	s := &Server{engine: c.Engine, cache: c.Cache, scheme: c.Scheme, clock: c.Clock, log: c.Log, staleValue: c.StaleValue, metrics: newMetrics(c.Metrics), names: c.Names}
 	if s.staleValue == nil {
 		s.staleValue = func(context.Context, string) bool { return false }
+	}
+	if s.names == nil {
+		s.names = generateName
 	}
 	s.typeConverter = sync.OnceValue(func() managedfields.TypeConverter {
 		return applyconfigurations.NewTypeConverter(c.Scheme)

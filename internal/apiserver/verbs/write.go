@@ -97,7 +97,7 @@ func (s *Server) create(ctx context.Context, req *Request, obj apis.Object, o *m
 		if attempt < nameAttempts {
 			try = obj.DeepCopyObject().(apis.Object)
 		}
-		try.SetName(generateName(obj.GetGenerateName()))
+		try.SetName(s.names(obj.GetGenerateName()))
 		named.Name = try.GetName()
 		e, err := s.createMutated(ctx, &named, a, try)
 		if err == nil || !apierrors.IsAlreadyExists(err) {
