@@ -196,7 +196,7 @@ func TestMaxInFlight(t *testing.T) {
 	bob := as(t, tc, "bob")
 	finish, first := bob.slowCreate("first", "")
 	eventually(t, "the first request to arrive", func() bool {
-		return metric(bob.do("GET", "/metrics", nil).body, `apiserver_current_inflight_requests{request_kind="mutating"}`) == 1
+		return metric(as(t, tc, "").do("GET", "/metrics", nil).body, `apiserver_current_inflight_requests{request_kind="mutating"}`) == 1
 	})
 	if got := bob.do("POST", configMaps, strings.NewReader(`{"metadata":{"generateName":"x"}}`)); got.StatusCode != http.StatusTooManyRequests || got.Header.Get("Retry-After") != "1" {
 		t.Errorf("a second one: %d %v", got.StatusCode, got.Header)
