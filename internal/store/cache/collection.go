@@ -325,7 +325,7 @@ func (c *Collection) At(revision int64) (Snapshot, bool) {
 		s.Revision = revision
 		return s, true
 	}
-	if revision < c.oldest {
+	if revision < c.oldest || revision > c.cache.mu.revision {
 		return Snapshot{}, false
 	}
 	// Undo the events after revision on a private clone.
