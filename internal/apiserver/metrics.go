@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"log"
 	"log/slog"
 	"net/http"
 	"runtime"
@@ -263,12 +262,7 @@ func (m *metrics) endedLate(out outcome) {
 	m.afterTime.WithLabelValues("timeout-handler", status).Inc()
 }
 
-// errorLog is the log of the HTTP server, which says there that a handshake
-// failed.
-func (m *metrics) errorLog(to slog.Handler) *log.Logger {
-	return slog.NewLogLogger(handshakes{to, m.handshakes}, slog.LevelDebug)
-}
-
+// handshakes counts what the HTTP server says of handshakes in its log.
 type handshakes struct {
 	slog.Handler
 	failed prometheus.Counter

@@ -164,7 +164,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Confi
 		IdleTimeout:       90 * time.Second,
 		MaxHeaderBytes:    1 << 20,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: s.StreamsPerConnection},
-		ErrorLog:          s.metrics.errorLog(s.Log.Handler()),
+		ErrorLog:          slog.NewLogLogger(handshakes{s.Log.Handler(), s.metrics.handshakes}, slog.LevelDebug),
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.ServeTLS(l, "", "") }()

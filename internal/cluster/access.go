@@ -23,7 +23,7 @@ func (p *ControlPlane) RESTConfig(u *identity.User) (*rest.Config, error) {
 		return nil, err
 	}
 	return &rest.Config{
-		Host: p.URL(), QPS: -1, Impersonate: rest.ImpersonationConfig{UserName: u.Name, Groups: u.Groups},
+		Host: p.URL(), QPS: -1, WrapTransport: p.rest.wrap, Impersonate: rest.ImpersonationConfig{UserName: u.Name, Groups: u.Groups},
 		TLSClientConfig: rest.TLSClientConfig{CAData: p.PKI.CA.PEM, CertData: cert, KeyData: key},
 	}, nil
 }

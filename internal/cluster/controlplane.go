@@ -71,6 +71,7 @@ type ControlPlane struct {
 	staleValue func(ctx context.Context, key string) bool
 	issuer     *serviceaccount.Issuer
 	kubelets   *kubelets
+	rest       *restMetrics
 	log        *slog.Logger
 }
 
@@ -128,6 +129,7 @@ func OpenControlPlane(ctx context.Context, c ServerConfig) (_ *ControlPlane, err
 
 func (p *ControlPlane) assemble(ctx context.Context) error {
 	c, clk := p.Config, clock.RealClock{}
+	p.rest = newRESTMetrics(p.Metrics)
 	state := cache.New(p.engine, clk, c.Log)
 	p.Verbs = verbs.New(verbs.Config{Engine: p.engine, Cache: state, Scheme: p.Scheme, Clock: clk, Log: c.Log, StaleValue: p.staleValue, Metrics: p.Metrics})
 

@@ -19,6 +19,7 @@ import (
 // changes with time is worked out when somebody asks. A nil *Metrics counts
 // nothing.
 type Metrics struct {
+	registerer    prometheus.Registerer
 	adds, retries *prometheus.CounterVec
 	waits, works  *prometheus.HistogramVec
 	running       *prometheus.GaugeVec
@@ -52,6 +53,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	name := []string{"name"}
 	seconds := prometheus.ExponentialBuckets(10e-9, 10, 10)
 	m := &Metrics{
+		registerer: reg,
+
 		adds:    auto.NewCounterVec(prometheus.CounterOpts{Name: "workqueue_adds_total", Help: "Keys that were put on a queue."}, name),
 		retries: auto.NewCounterVec(prometheus.CounterOpts{Name: "workqueue_retries_total", Help: "Keys that were put on a queue again after a failure."}, name),
 		waits:   auto.NewHistogramVec(prometheus.HistogramOpts{Name: "workqueue_queue_duration_seconds", Help: "Time that keys wait in a queue.", Buckets: seconds}, name),
@@ -61,6 +64,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	reg.MustRegister(m)
 	return m
+}
+
+// Registerer is where a controller registers metrics of its own; nil if they
+// are shown nowhere.
+func (m *Metrics) Registerer() prometheus.Registerer {
+	if m == nil {
+		return nil
+	}
+	return m.registerer
 }
 
 // Running tells that a controller runs, until the result is called.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -35,11 +37,17 @@ const workers = 5
 type reconciler struct {
 	controller.Deps
 	events record.EventRecorder
+	// skew is how late Jobs are made.
+	skew prometheus.Histogram
 }
 
 // New makes the CronJob controller.
 func New(d controller.Deps) (controller.Runnable, error) {
 	r := &reconciler{Deps: d, events: d.Recorder("cronjob-controller")}
+	r.skew = promauto.With(d.Metrics.Registerer()).NewHistogram(prometheus.HistogramOpts{
+		Name: "cronjob_controller_job_creation_skew_duration_seconds", Help: "Time between when a Job should be made and when it is.",
+		Buckets: prometheus.ExponentialBuckets(1, 2, 10),
+	})
 	return controller.New(d, "cronjob", workers, r.reconcile,
 		controller.Watch(d, &batchv1.CronJob{}, r.changed),
 		controller.Watch(d, &batchv1.Job{}, func(q controller.Queue, old, job *batchv1.Job) {
@@ -238,6 +246,7 @@ func (r *reconciler) startJob(ctx context.Context, cj *batchv1.CronJob, at time.
 		r.events.Eventf(cj, corev1.EventTypeWarning, "FailedCreate", "Error creating job: %v", err)
 		return err
 	default:
+		r.skew.Observe(r.Clock.Since(at).Seconds())
 		r.events.Eventf(cj, corev1.EventTypeNormal, "SuccessfulCreate", "Created job %v", job.Name)
 	}
 	cj.Status.LastScheduleTime = &metav1.Time{Time: at}

@@ -3,6 +3,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"sync"
@@ -48,6 +49,7 @@ type reconciler struct {
 	control pods.Control
 	tracker *expect.Tracker
 	events  record.EventRecorder
+	metrics *metrics
 
 	mu       sync.Mutex
 	backoffs map[types.NamespacedName]backoff
@@ -63,6 +65,7 @@ type backoff struct {
 // New makes the Job controller.
 func New(d controller.Deps) (controller.Runnable, error) {
 	r := &reconciler{Deps: d, tracker: expect.New(d.Clock), events: d.Recorder("job-controller"), backoffs: map[types.NamespacedName]backoff{}}
+	r.metrics = newMetrics(d.Metrics.Registerer())
 	r.control = pods.Control{Client: d.Client, Recorder: r.events, Tracker: r.tracker}
 	return controller.New(d, "job", workers, r.reconcile,
 		controller.WatchSelf(d, &batchv1.Job{}),
@@ -115,9 +118,12 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	t := newTally(job, owned, now)
 	b := r.backoff(key, t)
 	wait, manageErr := r.act(ctx, t, b)
-	if err := r.track(ctx, &stored, t); err != nil {
+	err = r.track(ctx, &stored, t)
+	r.metrics.synced(job, r.Clock.Since(now), cmp.Or(err, manageErr))
+	if err != nil {
 		return reconcile.Result{}, err
 	}
+	r.metrics.tracked(&stored, job)
 	r.remember(key, b)
 	return reconcile.Result{RequeueAfter: wait}, manageErr
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +19,10 @@ import (
 // NewTTL makes the controller that deletes finished Jobs after their
 // ttlSecondsAfterFinished (KEP-592).
 func NewTTL(d controller.Deps) (controller.Runnable, error) {
+	late := promauto.With(d.Metrics.Registerer()).NewHistogram(prometheus.HistogramOpts{
+		Name: "ttl_after_finished_controller_job_deletion_duration_seconds", Help: "Time between when a Job should be deleted and when it is.",
+		Buckets: prometheus.ExponentialBuckets(0.1, 2, 14),
+	})
 	return controller.New(d, "ttlafterfinished", 1, func(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
 		var cached batchv1.Job
 		if err := d.Cache.Get(ctx, key, &cached, crclient.UnsafeDisableDeepCopy); err != nil {
@@ -31,11 +37,14 @@ func NewTTL(d controller.Deps) (controller.Runnable, error) {
 		if err := d.Client.Get(ctx, key, &live); err != nil {
 			return reconcile.Result{}, crclient.IgnoreNotFound(err)
 		}
-		if left, ok := expiresIn(&live, d.Clock.Now()); !ok || left > 0 {
+		if left, ok = expiresIn(&live, d.Clock.Now()); !ok || left > 0 {
 			return reconcile.Result{RequeueAfter: left}, nil
 		}
 		err := d.Client.Delete(ctx, &live, crclient.PropagationPolicy(metav1.DeletePropagationForeground),
 			crclient.Preconditions{UID: &live.UID, ResourceVersion: &live.ResourceVersion})
+		if err == nil {
+			late.Observe(-left.Seconds())
+		}
 		return reconcile.Result{}, crclient.IgnoreNotFound(err)
 	}, controller.WatchSelf(d, &batchv1.Job{}))
 }

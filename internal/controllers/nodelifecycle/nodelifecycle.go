@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -57,6 +58,8 @@ type reconciler struct {
 	// clock: nodes' clocks are not trusted.
 	heard map[string]time.Time
 	zones *zones
+
+	evictions *prometheus.CounterVec
 }
 
 // New makes the node lifecycle controller.
@@ -64,6 +67,7 @@ func New(d controller.Deps, o Options) (controller.Runnable, error) {
 	o.setDefaults()
 	r := &reconciler{Deps: d, Options: o, events: d.Recorder("node-controller"), heard: map[string]time.Time{}}
 	r.zones = newZones(o.EvictionInterval, o.SecondaryInterval)
+	r.register(d.Metrics.Registerer())
 	return controller.New(d, "nodelifecycle", workers, r.reconcile,
 		controller.Capture(func(q controller.Queue) { r.queue = q }),
 		controller.Watch(d, &coordinationv1.Lease{}, r.leaseChanged),
@@ -135,6 +139,7 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 		if err != nil {
 			return reconcile.Result{}, crclient.IgnoreNotFound(err)
 		}
+		r.tainted(&cached, node)
 	}
 	if silentIn > 0 && (wait == 0 || silentIn < wait) {
 		wait = silentIn
