@@ -6,6 +6,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis/checks/checkstest"
@@ -57,6 +58,11 @@ func TestV1(t *testing.T) {
 			t.Errorf("no annotation %s", key)
 		}
 	}
+	if got, want := v1.Annotations[behaviorAnnotation], `{"ScaleUp":{"StabilizationWindowSeconds":0,"SelectPolicy":"Max","Policies":[`+
+		`{"Type":"Pods","Value":4,"PeriodSeconds":15},{"Type":"Percent","Value":100,"PeriodSeconds":15}],"Tolerance":null},`+
+		`"ScaleDown":{"StabilizationWindowSeconds":null,"SelectPolicy":"Disabled","Policies":[{"Type":"Percent","Value":100,"PeriodSeconds":15}],"Tolerance":null}}`; got != want {
+		t.Errorf("behavior is annotated as\n%s, want\n%s", got, want)
+	}
 	if back := fromV1(v1); !equality.Semantic.DeepEqual(back, before) {
 		t.Errorf("there and back made a difference:\n%+v\n%+v", back, before)
 	}
@@ -80,15 +86,67 @@ func TestValidation(t *testing.T) {
 		change("less", func(h *hpa) { h.Spec.MaxReplicas = 1 }, "spec.maxReplicas: Invalid value: must be greater than or equal to `minReplicas`"),
 		change("target", func(h *hpa) { h.Spec.ScaleTargetRef.Kind, h.Spec.ScaleTargetRef.Name = "", "a/b" },
 			"spec.scaleTargetRef.kind: Required value: ", "spec.scaleTargetRef.name: Invalid value: may not contain '/'"),
-		change("source", func(h *hpa) { h.Spec.Metrics[0].Type = "Resource" },
-			"spec.metrics[0].resource: Required value: must populate information for the given metric source",
-			"spec.metrics[0].pods: Forbidden: must populate the given metric source only"),
+		change("two sources", func(h *hpa) { h.Spec.Metrics[0].Object = h.Spec.Metrics[1].Object },
+			"spec.metrics[0].object: Forbidden: must populate the given metric source only"),
 		change("utilization", func(h *hpa) { h.Spec.Metrics[4].Resource.Target.AverageUtilization = nil },
 			"spec.metrics[4].resource.target.averageUtilization: Required value: must set either a target raw value or a target utilization"),
+		change("another source", func(h *hpa) { h.Spec.Metrics[4].Type = "Pods" },
+			"spec.metrics[4].pods: Required value: must populate information for the given metric source"),
+		change("no source", func(h *hpa) { h.Spec.Metrics[0].Pods = nil },
+			"spec.metrics[0].pods: Required value: must populate information for the given metric source"),
+		change("no type", func(h *hpa) { h.Spec.Metrics[0].Type = "" },
+			"spec.metrics[0].type: Required value: must specify a metric source type",
+			`spec.metrics[0].type: Unsupported value: supported values: "ContainerResource", "External", "Object", "Pods", "Resource"`),
+		change("core target", func(h *hpa) { h.Spec.ScaleTargetRef.APIVersion = "v1" },
+			"spec.scaleTargetRef.apiVersion: Invalid value: apiVersion must specify API group"),
+		change("replication controller", func(h *hpa) {
+			h.Spec.ScaleTargetRef = autoscalingv2.CrossVersionObjectReference{APIVersion: "v1", Kind: "ReplicationController", Name: "web"}
+		}),
+		change("container", func(h *hpa) {
+			r := h.Spec.Metrics[3].ContainerResource
+			r.Name, r.Container = "disk", "a.b"
+		},
+			"spec.metrics[3].containerResource.name: Invalid value: must be a standard resource type or fully qualified",
+			"spec.metrics[3].containerResource.name: Invalid value: must be a standard resource for containers",
+			"spec.metrics[3].containerResource.container: Invalid value: must not contain dots"),
+		change("no metric target", func(h *hpa) { h.Spec.Metrics[0].Pods.Target = autoscalingv2.MetricTarget{} },
+			"spec.metrics[0].pods.target.type: Required value: must specify a metric target type",
+			"spec.metrics[0].pods.target.type: Invalid value: must be either Utilization, Value, or AverageValue",
+			"spec.metrics[0].pods.target.averageValue: Required value: must specify a positive target averageValue"),
+		change("rules", func(h *hpa) {
+			h.Spec.Behavior.ScaleUp = &autoscalingv2.HPAScalingRules{
+				StabilizationWindowSeconds: ptr.To[int32](-1), SelectPolicy: ptr.To[autoscalingv2.ScalingPolicySelect](""),
+				Tolerance: resource.NewMilliQuantity(-1, resource.DecimalSI), Policies: []autoscalingv2.HPAScalingPolicy{{}},
+			}
+		},
+			"spec.behavior.scaleUp.stabilizationWindowSeconds: Invalid value: must be greater than or equal to zero",
+			`spec.behavior.scaleUp.selectPolicy: Unsupported value: supported values: "Disabled", "Max", "Min"`,
+			"spec.behavior.scaleUp.tolerance: Invalid value: must be greater than or equal to 0",
+			`spec.behavior.scaleUp.policies[0].type: Unsupported value: supported values: "Percent", "Pods"`,
+			"spec.behavior.scaleUp.policies[0].value: Invalid value: must be greater than zero",
+			"spec.behavior.scaleUp.policies[0].periodSeconds: Invalid value: must be greater than zero"),
 		change("policy", func(h *hpa) { h.Spec.Behavior.ScaleDown.Policies[0].PeriodSeconds = 1801 },
 			"spec.behavior.scaleDown.policies[0].periodSeconds: Invalid value: must be less than or equal to 1800"),
 		change("window", func(h *hpa) { h.Spec.Behavior.ScaleUp.StabilizationWindowSeconds = ptr.To[int32](3601) },
 			"spec.behavior.scaleUp.stabilizationWindowSeconds: Invalid value: must be less than or equal to 3600"),
+	)
+}
+
+// TestUpdate shows what may stay though it could not be made any more.
+func TestUpdate(t *testing.T) {
+	change := checkstest.Change[*autoscalingv2.HorizontalPodAutoscaler]
+	type hpa = autoscalingv2.HorizontalPodAutoscaler
+	r := checkstest.Find(t, Resources(), "horizontalpodautoscalers")
+	old := checkstest.Parse[*hpa](t, r, full)
+	old.Spec.ScaleTargetRef.APIVersion = "v1"
+	old.Spec.MinReplicas = ptr.To[int32](0)
+	old.Spec.Metrics[1].Object.DescribedObject.APIVersion = "a/b/c"
+	checkstest.Update(t, r, old,
+		change("nothing", func(*hpa) {}),
+		change("metrics", func(h *hpa) { h.Spec.Metrics = h.Spec.Metrics[3:] },
+			"spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas"),
+		change("kind", func(h *hpa) { h.Spec.ScaleTargetRef.Kind = "ReplicaSet" },
+			"spec.scaleTargetRef.apiVersion: Invalid value: apiVersion must specify API group"),
 	)
 }
 

@@ -40,6 +40,7 @@ func horizontalPodAutoscaler() *apis.Resource {
 		HasStatus:            true,
 		Default:              defaultAutoscaler,
 		Validate:             validateAutoscaler,
+		ValidateUpdate:       validateAutoscalerUpdate,
 		ValidateStatusUpdate: validateAutoscalerStatus,
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),

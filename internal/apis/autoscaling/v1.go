@@ -84,7 +84,7 @@ func toV1(in *autoscalingv2.HorizontalPodAutoscaler) (*autoscalingv1.HorizontalP
 		{metricsAnnotation, others, len(others) > 0},
 		{currentMetricsAnnotation, current, len(current) > 0},
 		{conditionsAnnotation, conditions, len(conditions) > 0},
-		{behaviorAnnotation, in.Spec.Behavior, in.Spec.Behavior != nil},
+		{behaviorAnnotation, untagged(in.Spec.Behavior), in.Spec.Behavior != nil},
 	} {
 		if err := annotate(a.key, a.value, a.present); err != nil {
 			return nil, err
@@ -155,6 +155,42 @@ func fromV1(in *autoscalingv1.HorizontalPodAutoscaler) *autoscalingv2.Horizontal
 	}
 	out.Annotations = withoutExtras(in.Annotations)
 	return out
+}
+
+// behavior is v2's type under the keys that the annotation has: the names of
+// the Go fields. Reading takes either.
+type behavior struct {
+	ScaleUp, ScaleDown *rules
+}
+
+type rules struct {
+	StabilizationWindowSeconds *int32
+	SelectPolicy               *autoscalingv2.ScalingPolicySelect
+	Policies                   []policy
+	Tolerance                  *resource.Quantity
+}
+
+type policy struct {
+	Type          autoscalingv2.HPAScalingPolicyType
+	Value         int32
+	PeriodSeconds int32
+}
+
+func untagged(b *autoscalingv2.HorizontalPodAutoscalerBehavior) *behavior {
+	if b == nil {
+		return nil
+	}
+	convert := func(r *autoscalingv2.HPAScalingRules) *rules {
+		if r == nil {
+			return nil
+		}
+		out := &rules{StabilizationWindowSeconds: r.StabilizationWindowSeconds, SelectPolicy: r.SelectPolicy, Tolerance: r.Tolerance}
+		for _, p := range r.Policies {
+			out.Policies = append(out.Policies, policy(p))
+		}
+		return out
+	}
+	return &behavior{ScaleUp: convert(b.ScaleUp), ScaleDown: convert(b.ScaleDown)}
 }
 
 // isCPU reports whether m is what v1 has a field for.

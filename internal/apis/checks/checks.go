@@ -26,11 +26,16 @@ func OptionalNonnegative[T ~int32 | ~int64](v *T, path *field.Path) field.ErrorL
 // Enum refuses values that are not among known; a missing one is said to be
 // required.
 func Enum[T ~string](v T, path *field.Path, known ...T) field.ErrorList {
-	switch {
-	case slices.Contains(known, v):
-		return nil
-	case v == "":
+	if v == "" {
 		return field.ErrorList{field.Required(path, "")}
+	}
+	return Supported(v, path, known...)
+}
+
+// Supported refuses values that are not among known, a missing one too.
+func Supported[T ~string](v T, path *field.Path, known ...T) field.ErrorList {
+	if slices.Contains(known, v) {
+		return nil
 	}
 	return field.ErrorList{field.NotSupported(path, v, known)}
 }

@@ -70,6 +70,14 @@ func (p *problems) resourceName(at *field.Path, name corev1.ResourceName) (ok bo
 	return true
 }
 
+// ValidateContainerResourceName checks the name of a resource that containers
+// can ask for.
+func ValidateContainerResourceName(name corev1.ResourceName, at *field.Path) field.ErrorList {
+	var p problems
+	p.containerResourceName(at, name)
+	return p.list()
+}
+
 func (p *problems) containerResourceName(at *field.Path, name corev1.ResourceName) {
 	p.resourceName(at, name)
 	if !strings.Contains(string(name), "/") {
