@@ -22,6 +22,10 @@ func defaultPod(pod *corev1.Pod) {
 		}
 	}
 	defaultPodResources(pod)
+	// Templates keep what was taken from them once.
+	if ptr.Deref(spec.TerminationGracePeriodSeconds, 0) < 0 {
+		spec.TerminationGracePeriodSeconds = ptr.To[int64](1)
+	}
 	if spec.EnableServiceLinks == nil {
 		spec.EnableServiceLinks = ptr.To(corev1.DefaultEnableServiceLinks)
 	}

@@ -153,10 +153,10 @@ func (c *podCheck) names(at *field.Path) {
 			c.one(field.TooLong(at, *override, longest))
 		}
 		if spec.HostNetwork {
-			c.invalid(at, *override, "must not be set when `hostNetwork` is true")
+			c.forbidden(at, "may not be specified when hostNetwork is true")
 		}
 		if spec.SetHostnameAsFQDN != nil && *spec.SetHostnameAsFQDN {
-			c.invalid(at, *override, "must not be set when `setHostnameAsFQDN` is true")
+			c.forbidden(at, "may not be specified when setHostnameAsFQDN is true")
 		}
 	}
 }
@@ -248,18 +248,28 @@ func (c *podCheck) podResources(at *field.Path) {
 	if r == nil {
 		return
 	}
+	if c.spec.OS != nil && c.spec.OS.Name == corev1.Windows {
+		c.forbidden(at, "may not be set for a windows pod")
+		return
+	}
 	if r.Claims != nil {
-		c.forbidden(at.Child("claims"), "claims cannot be set for Resources at pod-level")
+		c.forbidden(at.Child("claims"), "claims may not be set for Resources at pod-level")
 	}
 	c.resources(at, r, c.claims, c.podResourceName)
-	sum := resourcehelper.AggregateContainerRequests(&corev1.Pod{Spec: *c.spec}, resourcehelper.PodResourcesOptions{})
-	for _, name := range sortedNames(sum) {
-		request, needed := r.Requests[name], sum[name]
-		if resourcehelper.IsSupportedPodLevelResource(name) && needed.Cmp(request) > 0 {
-			c.invalid(at.Child("requests").Key(string(name)), request.String(),
-				fmt.Sprintf("must be greater than or equal to aggregate container requests of %s", needed.String()))
+	room := func(at *field.Path, whole, parts corev1.ResourceList, counts func(corev1.ResourceName) bool, of string) {
+		for _, name := range sortedNames(parts) {
+			is, set := whole[name]
+			if needed := parts[name]; set && counts(name) && needed.Cmp(is) > 0 {
+				c.invalid(at.Key(string(name)), is.String(),
+					fmt.Sprintf("must be greater than or equal to aggregate container %s of %s", of, needed.String()))
+			}
 		}
 	}
+	pod := &corev1.Pod{Spec: *c.spec}
+	all := func(corev1.ResourceName) bool { return true }
+	room(at.Child("requests"), r.Requests, resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{}), all, "requests")
+	// Huge pages cannot be overcommitted: their limits are requests too.
+	room(at.Child("limits"), r.Limits, resourcehelper.AggregateContainerLimits(pod, resourcehelper.PodResourcesOptions{}), isHugePages, "limits")
 	for i := range c.spec.Containers {
 		limits := c.spec.Containers[i].Resources.Limits
 		for _, name := range sortedNames(limits) {

@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -72,25 +73,22 @@ func (c *podCheck) keyRef(at *field.Path, name, key string) {
 // fileKeyRef checks a variable that an init container writes into a file of an
 // emptyDir (KEP-3721).
 func (c *podCheck) fileKeyRef(at *field.Path, ref *corev1.FileKeySelector) {
-	const longest = 128
 	if ref.Key == "" {
 		c.required(at.Child("key"))
 	} else {
 		c.invalids(at.Child("key"), ref.Key, validation.IsRelaxedEnvVarName(ref.Key))
 	}
-	if len(ref.Key) > longest {
-		c.one(field.TooLong(at.Child("key"), ref.Key, longest))
-	}
 	c.requiredText(at, "volumeName", ref.VolumeName, "path", ref.Path)
 	if ref.Path != "" {
 		c.fileName(at.Child("path"), ref.Path)
 	}
-	if ref.VolumeName == "" {
-		return
+	if ref.VolumeName != "" {
+		c.dnsLabel(at.Child("volumeName"), ref.VolumeName)
 	}
-	if volume, ok := c.volumes[ref.VolumeName]; !ok {
+	i := slices.IndexFunc(c.spec.Volumes, func(v corev1.Volume) bool { return v.Name == ref.VolumeName })
+	if i < 0 {
 		c.one(field.NotFound(at.Child("volumeName"), ref.VolumeName))
-	} else if volume.EmptyDir == nil {
+	} else if c.spec.Volumes[i].EmptyDir == nil {
 		c.invalid(at.Child("volumeName"), ref.VolumeName, "referenced volume must be of type emptyDir")
 	}
 }
@@ -258,7 +256,11 @@ func (c *podCheck) mountPropagation(at *field.Path, m *corev1.VolumeMount, ctr *
 		return
 	}
 	at = at.Child("recursiveReadOnly")
-	anyOf(&c.problems, at, m.RecursiveReadOnly, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)
+	known := []corev1.RecursiveReadOnlyMode{corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible}
+	if !contains(known, *m.RecursiveReadOnly) {
+		c.one(field.NotSupported(at, *m.RecursiveReadOnly, known))
+		return
+	}
 	if !m.ReadOnly {
 		c.forbidden(at, "may only be specified when readOnly is true")
 	}

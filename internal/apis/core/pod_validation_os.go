@@ -2,7 +2,9 @@ package core
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,7 +20,7 @@ func (c *podCheck) operatingSystem(at *field.Path) {
 	switch {
 	case system == nil:
 	case system.Name == "":
-		c.missing(at.Child("os", "name"), "cannot be empty")
+		c.required(at.Child("os", "name"))
 	case system.Name == corev1.Linux:
 		const not = "windows options cannot be set for a linux pod"
 		if sc := c.spec.SecurityContext; sc != nil && sc.WindowsOptions != nil {
@@ -38,8 +40,8 @@ func (c *podCheck) operatingSystem(at *field.Path) {
 
 // forbiddenIf forbids fields, given by name, that are set.
 func (c *podCheck) forbiddenIf(at *field.Path, detail string, set map[string]bool) {
-	for name, is := range set {
-		if is {
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		if set[name] {
 			c.forbidden(at.Child(name), detail)
 		}
 	}

@@ -235,12 +235,10 @@ func (p *problems) spreadLabelKeys(at *field.Path, c *corev1.TopologySpreadConst
 	}
 	if c.LabelSelector == nil {
 		p.forbidden(at, "must not be specified when labelSelector is not set")
+		return
 	}
 	for i, key := range c.MatchLabelKeys {
 		p.add(metav1validation.ValidateLabelName(key, at.Index(i)))
-		if c.LabelSelector == nil {
-			continue
-		}
 		uses := 0
 		if _, ok := c.LabelSelector.MatchLabels[key]; ok {
 			uses++

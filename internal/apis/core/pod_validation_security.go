@@ -155,7 +155,7 @@ func (c *podCheck) userNamespace(at *field.Path) {
 	if ptr.Deref(c.spec.HostUsers, true) {
 		return
 	}
-	const when = "when `pod.Spec.HostUsers` is false"
+	const when = "when `hostUsers` is false"
 	if c.spec.HostNetwork {
 		c.forbidden(at.Child("hostNetwork"), when)
 	}
@@ -165,4 +165,10 @@ func (c *podCheck) userNamespace(at *field.Path) {
 	if c.spec.HostIPC {
 		c.forbidden(at.Child("HostIPC"), when)
 	}
+	// Block devices have no mounts whose owners could be mapped.
+	visitContainers(c.spec, at, func(ctr *corev1.Container, at *field.Path) {
+		if len(ctr.VolumeDevices) > 0 {
+			c.forbidden(at.Child("volumeDevices"), when)
+		}
+	})
 }

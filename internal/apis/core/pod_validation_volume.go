@@ -2,11 +2,9 @@ package core
 
 import (
 	"fmt"
-	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -21,6 +19,13 @@ func (c *podCheck) podVolumes(at *field.Path) {
 		v, at := &volumes[i], at.Index(i)
 		before := c.count()
 		c.oneVolumeSource(at, c.podSources(v))
+		// The claim that an ephemeral volume becomes is named after both.
+		if v.Ephemeral != nil && c.isPod && c.meta.Name != "" && v.Name != "" {
+			claim := c.meta.Name + "-" + v.Name
+			for _, m := range apivalidation.NameIsDNSSubdomain(claim, false) {
+				c.invalid(at.Child("name"), v.Name, fmt.Sprintf("PVC name %q: %v", claim, m))
+			}
+		}
 		if s := v.ISCSI; s != nil && iscsiTooLong(v.Name, s.TargetPortal, s.InitiatorName) {
 			c.invalid(at.Child("name"), v.Name, iscsiLength)
 		}
@@ -96,7 +101,7 @@ func (c *podCheck) podSources(v *corev1.Volume) []volumeSource {
 		}},
 		{field: "cephFS", at: "cephfs", set: s.CephFS != nil, check: func(at *field.Path) { c.monitors(at, s.CephFS.Monitors) }},
 		{field: "quobyte", set: s.Quobyte != nil, check: func(at *field.Path) { c.quobyte(at, s.Quobyte) }},
-		{field: "downwardAPI", set: s.DownwardAPI != nil, check: func(at *field.Path) {
+		{field: "downwarAPI", at: "downwardAPI", set: s.DownwardAPI != nil, check: func(at *field.Path) {
 			c.fileMode(at.Child("defaultMode"), s.DownwardAPI.DefaultMode)
 			for i := range s.DownwardAPI.Items {
 				c.downwardFile(at, &s.DownwardAPI.Items[i])
@@ -134,7 +139,9 @@ func (c *podCheck) podSources(v *corev1.Volume) []volumeSource {
 				}
 			}
 		}},
-		{field: "ephemeral", set: s.Ephemeral != nil, check: func(at *field.Path) { c.ephemeral(at, v) }},
+		{field: "ephemeral", set: s.Ephemeral != nil, check: func(at *field.Path) {
+			c.claimTemplate(at.Child("volumeClaimTemplate"), v.Ephemeral.VolumeClaimTemplate)
+		}},
 		{field: "image", set: s.Image != nil, check: func(at *field.Path) {
 			if c.isPod {
 				c.requiredText(at, "reference", s.Image.Reference)
@@ -282,27 +289,29 @@ func (c *podCheck) podCertificate(at *field.Path, s *corev1.PodCertificateProjec
 	}
 }
 
-// ephemeral checks a volume that is made with the pod, as a claim that is
-// named after both.
-func (c *podCheck) ephemeral(at *field.Path, v *corev1.Volume) {
-	t := v.Ephemeral.VolumeClaimTemplate
+// claimTemplate checks what a volume that is made with the pod is made from.
+func (c *podCheck) claimTemplate(at *field.Path, t *corev1.PersistentVolumeClaimTemplate) {
 	if t == nil {
-		c.required(at.Child("volumeClaimTemplate"))
-	} else {
-		at := at.Child("volumeClaimTemplate")
-		c.add(apivalidation.ValidateAnnotations(t.Annotations, at.Child("metadata", "annotations")))
-		c.add(metav1validation.ValidateLabels(t.Labels, at.Child("metadata", "labels")))
-		rest := t.ObjectMeta
-		rest.Annotations, rest.Labels = nil, nil
-		if !reflect.DeepEqual(rest, metav1.ObjectMeta{}) {
-			c.forbidden(at.Child("metadata"), "only labels and annotations can be set")
-		}
-		c.add(ValidatePersistentVolumeClaimSpec(&t.Spec, at.Child("spec")))
+		c.required(at)
+		return
 	}
-	if c.isPod && c.meta.Name != "" && v.Name != "" {
-		claim := c.meta.Name + "-" + v.Name
-		for _, m := range apivalidation.NameIsDNSSubdomain(claim, false) {
-			c.invalid(at.Child("name"), v.Name, fmt.Sprintf("PVC name %q: %v", claim, m))
-		}
-	}
+	c.add(apivalidation.ValidateAnnotations(t.Annotations, at.Child("metadata", "annotations")))
+	c.add(metav1validation.ValidateLabels(t.Labels, at.Child("metadata", "labels")))
+	m := &t.ObjectMeta
+	c.forbiddenIf(at.Child("metadata"), "cannot be set", map[string]bool{
+		"name":                       m.Name != "",
+		"generateName":               m.GenerateName != "",
+		"namespace":                  m.Namespace != "",
+		"selfLink":                   m.SelfLink != "",
+		"uID":                        m.UID != "",
+		"resourceVersion":            m.ResourceVersion != "",
+		"generation":                 m.Generation != 0,
+		"creationTimestamp":          !m.CreationTimestamp.IsZero(),
+		"deletionTimestamp":          m.DeletionTimestamp != nil,
+		"deletionGracePeriodSeconds": m.DeletionGracePeriodSeconds != nil,
+		"ownerReferences":            m.OwnerReferences != nil,
+		"finalizers":                 m.Finalizers != nil,
+		"managedFields":              m.ManagedFields != nil,
+	})
+	c.add(ValidatePersistentVolumeClaimSpec(&t.Spec, at.Child("spec")))
 }
