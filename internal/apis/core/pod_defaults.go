@@ -22,6 +22,7 @@ func defaultPod(pod *corev1.Pod) {
 		}
 	}
 	defaultPodResources(pod)
+	defaultPodIPs(&pod.Status)
 	// Templates keep what was taken from them once.
 	if ptr.Deref(spec.TerminationGracePeriodSeconds, 0) < 0 {
 		spec.TerminationGracePeriodSeconds = ptr.To[int64](1)
@@ -84,6 +85,16 @@ func defaultPodResources(pod *corev1.Pod) {
 	}
 	if len(requests) > 0 {
 		r.Requests = requests
+	}
+}
+
+// defaultPodIPs lets clients know only one of podIP, which wins, and podIPs.
+func defaultPodIPs(s *corev1.PodStatus) {
+	switch {
+	case s.PodIP != "" && (len(s.PodIPs) == 0 || s.PodIPs[0].IP != s.PodIP):
+		s.PodIPs = []corev1.PodIP{{IP: s.PodIP}}
+	case s.PodIP == "" && len(s.PodIPs) > 0:
+		s.PodIP = s.PodIPs[0].IP
 	}
 }
 

@@ -233,7 +233,10 @@ func TestValidatePod(t *testing.T) {
 		}), []string{`spec.containers[0].volumeMounts[0].name: Not found: "v"`}},
 		"restart rules": {container(func(c *corev1.Container) {
 			c.RestartPolicyRules = []corev1.ContainerRestartRule{{Action: "Restart"}}
-		}), []string{"spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used"}},
+		}), []string{
+			"spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used",
+			"spec.containers[0].restartPolicyRules[0].exitCodes: Required value: must be specified",
+		}},
 		"two sources": {volume(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}, HostPath: &corev1.HostPathVolumeSource{Path: "/x"}}),
 			[]string{"spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"}},
 		"host path": {volume(corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/a/../b", Type: ptr.To(corev1.HostPathType("X"))}}), []string{

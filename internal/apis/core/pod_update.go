@@ -9,11 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	netutils "k8s.io/utils/net"
 )
 
 // contentOfUpdate checks a changed pod as a new one is, but for what was
@@ -213,127 +210,4 @@ func validateEphemeralContainersUpdate(pod, old *corev1.Pod) field.ErrorList {
 		}
 	}
 	return p.list()
-}
-
-// preparePodStatus keeps what a kubelet that does not know a field would lose.
-func preparePodStatus(pod, old *corev1.Pod) {
-	pod.OwnerReferences = old.OwnerReferences
-	if pod.Status.QOSClass == "" {
-		pod.Status.QOSClass = old.Status.QOSClass
-	}
-	if pod.Status.ObservedGeneration == 0 {
-		pod.Status.ObservedGeneration = old.Status.ObservedGeneration
-	}
-	for i := range pod.Status.Conditions {
-		c := &pod.Status.Conditions[i]
-		for _, was := range old.Status.Conditions {
-			if c.Type == was.Type && c.ObservedGeneration == 0 {
-				c.ObservedGeneration = was.ObservedGeneration
-			}
-		}
-	}
-}
-
-func validatePodStatus(pod, old *corev1.Pod) field.ErrorList {
-	var p problems
-	at := field.NewPath("status")
-	p.fixedAnnotations(pod.Annotations, old.Annotations)
-	for i, c := range pod.Status.Conditions {
-		p.qualifiedName(field.NewPath("metadata", "conditions").Index(i).Child("Type"), string(c.Type))
-	}
-	if pod.Spec.NodeName != old.Spec.NodeName {
-		p.forbidden(at.Child("nodeName"), "may not be changed directly")
-	}
-	if name := pod.Status.NominatedNodeName; name != old.Status.NominatedNodeName && name != "" {
-		p.invalids(at.Child("nominatedNodeName"), name, apivalidation.NameIsDNSSubdomain(name, false))
-	}
-	p.immutable(at.Child("qosClass"), pod.Status.QOSClass, old.Status.QOSClass)
-	sidecars := sets.New[string]()
-	for i := range old.Spec.InitContainers {
-		if isSidecar(&old.Spec.InitContainers[i]) {
-			sidecars.Insert(old.Spec.InitContainers[i].Name)
-		}
-	}
-	p.ended(at.Child("containerStatuses"), pod.Status.ContainerStatuses, old.Status.ContainerStatuses, old.Spec.Containers, old.Spec.RestartPolicy, nil)
-	p.ended(at.Child("initContainerStatuses"), pod.Status.InitContainerStatuses, old.Status.InitContainerStatuses, old.Spec.InitContainers, old.Spec.RestartPolicy, sidecars)
-	p.ended(at.Child("ephemeralContainerStatuses"), pod.Status.EphemeralContainerStatuses, old.Status.EphemeralContainerStatuses, nil, corev1.RestartPolicyNever, nil)
-	p.claimStatuses(at.Child("resourceClaimStatuses"), pod)
-	podIPs, hostIPs := make([]string, len(pod.Status.PodIPs)), make([]string, len(pod.Status.HostIPs))
-	for i, ip := range pod.Status.PodIPs {
-		podIPs[i] = ip.IP
-	}
-	for i, ip := range pod.Status.HostIPs {
-		hostIPs[i] = ip.IP
-	}
-	p.statusIPs(at.Child("podIPs"), podIPs)
-	if len(hostIPs) > 0 && hostIPs[0] != pod.Status.HostIP {
-		p.invalid(at.Child("hostIPs").Index(0).Child("ip"), hostIPs[0], "must be equal to `hostIP`")
-	}
-	p.statusIPs(at.Child("hostIPs"), hostIPs)
-	return p.list()
-}
-
-// ended checks that a container which has ended, and does not start again by
-// the rules, stays so.
-func (p *problems) ended(at *field.Path, now, old []corev1.ContainerStatus, containers []corev1.Container, policy corev1.RestartPolicy, sidecars sets.Set[string]) {
-	if policy == corev1.RestartPolicyAlways {
-		return
-	}
-	restartsByRule := sets.New[string]()
-	for i := range containers {
-		if containers[i].RestartPolicy != nil {
-			restartsByRule.Insert(containers[i].Name)
-		}
-	}
-	for i, was := range old {
-		end := was.State.Terminated
-		if end == nil || end.ExitCode != 0 && policy == corev1.RestartPolicyOnFailure || sidecars.Has(was.Name) || restartsByRule.Has(was.Name) {
-			continue
-		}
-		for _, is := range now {
-			if is.Name == was.Name && is.State.Terminated == nil {
-				p.forbidden(at.Index(i).Child("state"), "may not be transitioned to non-terminated state")
-			}
-		}
-	}
-}
-
-func (p *problems) claimStatuses(at *field.Path, pod *corev1.Pod) {
-	known, seen := sets.New[string](), sets.New[string]()
-	for _, claim := range pod.Spec.ResourceClaims {
-		known.Insert(claim.Name)
-	}
-	for i, s := range pod.Status.ResourceClaimStatuses {
-		at := at.Index(i).Child("name")
-		if !known.Has(s.Name) {
-			p.invalid(at, s.Name, "must match the name of an entry in `spec.resourceClaims`")
-		}
-		if seen.Has(s.Name) {
-			p.duplicate(at, s.Name)
-		}
-		seen.Insert(s.Name)
-		if s.ResourceClaimName != nil {
-			p.className(at, *s.ResourceClaimName)
-		}
-	}
-}
-
-// statusIPs checks a list of addresses: at most one of each family.
-func (p *problems) statusIPs(at *field.Path, ips []string) {
-	for i, ip := range ips {
-		p.legacyIP(at.Index(i), ip)
-		if contains(ips[:i], ip) {
-			p.duplicate(at.Index(i), ip)
-		}
-	}
-	if len(ips) < 2 {
-		return
-	}
-	dual, err := netutils.IsDualStackIPStrings(ips)
-	if err != nil {
-		p.one(field.InternalError(at, fmt.Errorf("failed to check for dual stack with error:%v", err)))
-	}
-	if !dual || len(ips) > 2 {
-		p.invalid(at, ips, "may specify no more than one IP for each IP family")
-	}
 }
