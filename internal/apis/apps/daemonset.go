@@ -42,8 +42,11 @@ func daemonSet() *apis.Resource {
 		Validate:             validateDaemonSet,
 		ValidateUpdate:       validateDaemonSetUpdate,
 		ValidateStatusUpdate: validateDaemonSetStatus,
-		Warnings: func(_ context.Context, d, _ *appsv1.DaemonSet) []string {
-			return core.PodTemplateWarnings(&d.Spec.Template, field.NewPath("spec", "template"))
+		Warnings: func(_ context.Context, d, old *appsv1.DaemonSet) []string {
+			if old != nil && templateGeneration(d) == templateGeneration(old) {
+				return nil
+			}
+			return templateWarnings(&d.Spec.Template)
 		},
 		Columns: append(append([]metav1.TableColumnDefinition{
 			columns.Name(),

@@ -38,11 +38,13 @@ func deployment() *apis.Resource {
 		ValidateUpdate:       validateDeploymentUpdate,
 		ValidateStatusUpdate: validateDeploymentStatus,
 		Warnings: func(_ context.Context, d, old *appsv1.Deployment) []string {
-			warnings := core.PodTemplateWarnings(&d.Spec.Template, field.NewPath("spec", "template"))
 			if old == nil {
-				warnings = append(warnings, checks.PodPrefixWarnings(d.Name)...)
+				return append(checks.PodPrefixWarnings(d.Name), templateWarnings(&d.Spec.Template)...)
 			}
-			return warnings
+			if d.Generation == old.Generation {
+				return nil
+			}
+			return templateWarnings(&d.Spec.Template)
 		},
 		Scale: scale(
 			func(d *appsv1.Deployment) **int32 { return &d.Spec.Replicas },

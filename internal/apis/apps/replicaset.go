@@ -36,11 +36,13 @@ func replicaSet() *apis.Resource {
 		ValidateUpdate:       validateReplicaSetUpdate,
 		ValidateStatusUpdate: validateReplicaSetStatus,
 		Warnings: func(_ context.Context, r, old *appsv1.ReplicaSet) []string {
-			warnings := core.PodTemplateWarnings(&r.Spec.Template, field.NewPath("spec", "template"))
 			if old == nil {
-				warnings = append(warnings, checks.PodPrefixWarnings(r.Name)...)
+				return append(checks.PodPrefixWarnings(r.Name), templateWarnings(&r.Spec.Template)...)
 			}
-			return warnings
+			if r.Generation == old.Generation {
+				return nil
+			}
+			return templateWarnings(&r.Spec.Template)
 		},
 		Scale: scale(
 			func(r *appsv1.ReplicaSet) **int32 { return &r.Spec.Replicas },

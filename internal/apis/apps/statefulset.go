@@ -7,6 +7,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -38,13 +39,8 @@ func statefulSet() *apis.Resource {
 		Validate:             validateStatefulSet,
 		ValidateUpdate:       validateStatefulSetUpdate,
 		ValidateStatusUpdate: validateStatefulSetStatus,
-		Warnings: func(_ context.Context, s, old *appsv1.StatefulSet) []string {
-			warnings := core.PodTemplateWarnings(&s.Spec.Template, field.NewPath("spec", "template"))
-			if old == nil {
-				warnings = append(warnings, checks.PodPrefixWarnings(s.Name)...)
-			}
-			return warnings
-		},
+		ValidateName:         validation.NameIsDNSLabel, // it becomes a host name
+		Warnings:             statefulSetWarnings,
 		Scale: scale(
 			func(s *appsv1.StatefulSet) **int32 { return &s.Spec.Replicas },
 			func(s *appsv1.StatefulSet) int32 { return s.Status.Replicas },
@@ -63,6 +59,21 @@ func statefulSet() *apis.Resource {
 			}
 		},
 	}.Resource()
+}
+
+func statefulSetWarnings(_ context.Context, s, old *appsv1.StatefulSet) []string {
+	var warnings []string
+	if old == nil || s.Generation != old.Generation {
+		warnings = templateWarnings(&s.Spec.Template)
+		for i := range s.Spec.VolumeClaimTemplates {
+			at := field.NewPath("spec", "volumeClaimTemplates").Index(i)
+			warnings = append(warnings, core.ClaimWarnings(&s.Spec.VolumeClaimTemplates[i].Spec, at)...)
+		}
+	}
+	if ptr.Deref(s.Spec.RevisionHistoryLimit, 0) < 0 {
+		warnings = append(warnings, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
+	}
+	return warnings
 }
 
 func defaultStatefulSet(obj *appsv1.StatefulSet) {
@@ -179,7 +190,6 @@ func validateStatefulSetSpec(s *appsv1.StatefulSetSpec, path *field.Path) field.
 	if s.Ordinals != nil {
 		errs = append(errs, checks.Nonnegative(s.Ordinals.Start, path.Child("ordinals", "start"))...)
 	}
-	errs = append(errs, checks.OptionalNonnegative(s.RevisionHistoryLimit, path.Child("revisionHistoryLimit"))...)
 	errs = append(errs, validateSelector(s.Selector, "empty selector is invalid for statefulset", path.Child("selector"))...)
 	errs = append(errs, validateMatch(s.Selector, &s.Template, path.Child("template"))...)
 	return append(errs, validateEndless(&s.Template, "StatefulSet", path.Child("template"))...)

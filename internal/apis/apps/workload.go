@@ -10,6 +10,7 @@ import (
 	"skiff/internal/apis"
 	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
+	"skiff/internal/apis/core"
 )
 
 // validateSelector checks a workload's selector, which must say something;
@@ -23,6 +24,12 @@ func validateSelector(s *metav1.LabelSelector, empty string, path *field.Path) f
 		errs = append(errs, field.Invalid(path, s, empty))
 	}
 	return errs
+}
+
+// templateWarnings tells what is allowed in a workload's template but hardly
+// meant.
+func templateWarnings(t *corev1.PodTemplateSpec) []string {
+	return core.PodTemplateWarnings(t, field.NewPath("spec", "template"))
 }
 
 // validateMatch refuses a template whose pods the selector would not find.

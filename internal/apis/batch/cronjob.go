@@ -25,7 +25,7 @@ import (
 const maxCronJobName = 52
 
 // zoneName is what names in the time zone database look like.
-var zoneName = regexp.MustCompile(`^[A-Za-z0-9+_\-]+(/[A-Za-z0-9+_\-]+)*$`)
+var zonePart = regexp.MustCompile(`^[A-Za-z.\-_0-9+]{1,14}$`)
 
 func cronJob() *apis.Resource {
 	spec, status := batchv1.CronJobSpec{}.SwaggerDoc(), batchv1.CronJobStatus{}.SwaggerDoc()
@@ -44,8 +44,14 @@ func cronJob() *apis.Resource {
 		Default:        defaultCronJob,
 		Validate:       validateCronJob,
 		ValidateUpdate: validateCronJobUpdate,
-		Warnings: func(_ context.Context, c, _ *batchv1.CronJob) []string {
-			warnings := core.PodTemplateWarnings(&c.Spec.JobTemplate.Spec.Template, field.NewPath("spec", "jobTemplate", "spec", "template"))
+		Warnings: func(_ context.Context, c, old *batchv1.CronJob) []string {
+			var warnings []string
+			if old == nil {
+				warnings = checks.PodPrefixWarnings(c.Name)
+			}
+			if old == nil || c.Generation != old.Generation {
+				warnings = append(warnings, core.PodTemplateWarnings(&c.Spec.JobTemplate.Spec.Template, field.NewPath("spec", "jobTemplate", "spec", "template"))...)
+			}
 			if !strings.Contains(c.Spec.Schedule, "TZ") {
 				return warnings
 			}
@@ -150,12 +156,12 @@ func validateSchedule(s, old *batchv1.CronJobSpec, path *field.Path) field.Error
 	if !strings.Contains(s.Schedule, "TZ") {
 		return errs
 	}
-	// Older servers took time zones here: they may stay as they are.
-	switch unchanged := old != nil && old.Schedule == s.Schedule; {
+	// Older servers took time zones here: jobs that have one may go on so.
+	switch had := old != nil && strings.Contains(old.Schedule, "TZ"); {
+	case !had:
+		errs = append(errs, field.Invalid(path, s.Schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"))
 	case s.TimeZone != nil:
 		errs = append(errs, field.Invalid(path, s.Schedule, "cannot use both timeZone field and TZ or CRON_TZ in schedule"))
-	case !unchanged:
-		errs = append(errs, field.Invalid(path, s.Schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"))
 	}
 	return errs
 }
@@ -167,10 +173,12 @@ func validateTimeZone(zone *string, path *field.Path) field.ErrorList {
 	if *zone == "" {
 		return field.ErrorList{field.Invalid(path, *zone, "timeZone must be nil or non-empty string")}
 	}
-	var errs field.ErrorList
-	if !zoneName.MatchString(*zone) {
-		errs = append(errs, field.Invalid(path, *zone, "unknown time zone "+*zone))
+	for _, part := range strings.Split(*zone, "/") {
+		if part == "." || part == ".." || strings.HasPrefix(part, "-") || !zonePart.MatchString(part) {
+			return field.ErrorList{field.Invalid(path, *zone, "unknown time zone "+*zone)}
+		}
 	}
+	var errs field.ErrorList
 	if strings.EqualFold(*zone, "Local") {
 		errs = append(errs, field.Invalid(path, *zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"))
 	}

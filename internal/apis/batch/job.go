@@ -134,10 +134,13 @@ func generateSelector(j *batchv1.Job) {
 }
 
 func jobWarnings(_ context.Context, j, old *batchv1.Job) []string {
-	warnings := core.PodTemplateWarnings(&j.Spec.Template, field.NewPath("spec", "template"))
+	var warnings []string
 	if old == nil {
-		warnings = append(warnings, checks.PodPrefixWarnings(j.Name)...)
+		warnings = checks.PodPrefixWarnings(j.Name)
+	} else if j.Generation == old.Generation {
+		return nil
 	}
+	warnings = append(warnings, core.PodTemplateWarnings(&j.Spec.Template, field.NewPath("spec", "template"))...)
 	if isIndexed(&j.Spec) && ptr.Deref(j.Spec.Completions, 0) > completionsSoftLimit && ptr.Deref(j.Spec.Parallelism, 0) > parallelismLimitForHighCompletions {
 		warnings = append(warnings, "In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes correctly")
 	}

@@ -30,22 +30,27 @@ const (
 )
 
 func validateJob(_ context.Context, j *batchv1.Job) field.ErrorList {
-	errs := validateGeneratedSelector(j)
-	if n := ptr.Deref(j.Spec.Completions, 0); isIndexed(&j.Spec) && n > 0 {
-		// The highest index ends up in a host name.
-		if host := fmt.Sprintf("%s-%d", j.Name, n-1); len(utilvalidation.IsDNS1123Label(host)) > 0 {
-			errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), j.Name, "will not able to create pod with invalid DNS label: "+host))
-		}
-	}
+	errs := validateHostNames(j)
+	errs = append(errs, validateGeneratedSelector(j, true)...)
 	path := field.NewPath("spec")
 	errs = append(errs, validateJobSpec(&j.Spec, path)...)
 	errs = append(errs, core.ValidatePodTemplateSpec(&j.Spec.Template, path.Child("template"))...)
 	return append(errs, validateSelector(&j.Spec, path)...)
 }
 
+func validateHostNames(j *batchv1.Job) field.ErrorList {
+	if n := ptr.Deref(j.Spec.Completions, 0); isIndexed(&j.Spec) && n > 0 {
+		// The highest index ends up in a host name.
+		if host := fmt.Sprintf("%s-%d", j.Name, n-1); len(utilvalidation.IsDNS1123Label(host)) > 0 {
+			return field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), j.Name, "will not able to create pod with invalid DNS label: "+host)}
+		}
+	}
+	return nil
+}
+
 // validateGeneratedSelector finds what generateSelector could not make because
-// of what the user had set.
-func validateGeneratedSelector(j *batchv1.Job) field.ErrorList {
+// of what the user had set. Jobs of older servers lack the prefixed labels.
+func validateGeneratedSelector(j *batchv1.Job, prefixed bool) field.ErrorList {
 	if ptr.Deref(j.Spec.ManualSelector, false) || j.Spec.Selector == nil {
 		return nil
 	}
@@ -53,12 +58,14 @@ func validateGeneratedSelector(j *batchv1.Job) field.ErrorList {
 	if j.UID == "" {
 		errs = append(errs, field.Required(field.NewPath("metadata", "uid"), ""))
 	}
-	want := labels.Set{
-		legacyControllerUIDLabel: string(j.UID), batchv1.ControllerUidLabel: string(j.UID),
-		legacyJobNameLabel: j.Name, batchv1.JobNameLabel: j.Name,
+	want := labels.Set{legacyControllerUIDLabel: string(j.UID), legacyJobNameLabel: j.Name}
+	keys := []string{legacyControllerUIDLabel, legacyJobNameLabel}
+	if prefixed {
+		want[batchv1.ControllerUidLabel], want[batchv1.JobNameLabel] = string(j.UID), j.Name
+		keys = append(keys, batchv1.ControllerUidLabel, batchv1.JobNameLabel)
 	}
 	path := field.NewPath("spec", "template", "metadata", "labels")
-	for _, key := range []string{batchv1.ControllerUidLabel, batchv1.JobNameLabel, legacyControllerUIDLabel, legacyJobNameLabel} {
+	for _, key := range keys {
 		switch got, found := j.Spec.Template.Labels[key]; {
 		case !found:
 			errs = append(errs, field.Required(path.Key(key), fmt.Sprintf("must be '%s'", want[key])))
@@ -124,20 +131,19 @@ func validateJobSpec(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
 }
 
 func validateRestartPolicy(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	policy := s.Template.Spec.RestartPolicy
-	switch policy {
+	switch policy := s.Template.Spec.RestartPolicy; policy {
 	case corev1.RestartPolicyAlways, "":
 		// Always is what defaulting makes of a missing policy.
-		errs = append(errs, field.Required(path, fmt.Sprintf("valid values: %q, %q", corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)))
-	case corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever:
+		return field.ErrorList{field.Required(path, fmt.Sprintf("valid values: %q, %q", corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever))}
+	case corev1.RestartPolicyOnFailure:
+		if s.PodFailurePolicy != nil {
+			return field.ErrorList{field.Invalid(path, policy, fmt.Sprintf("only %q is supported when podFailurePolicy is specified", corev1.RestartPolicyNever))}
+		}
+	case corev1.RestartPolicyNever:
 	default:
-		errs = append(errs, field.NotSupported(path, policy, []corev1.RestartPolicy{corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever}))
+		return field.ErrorList{field.NotSupported(path, policy, []corev1.RestartPolicy{corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever})}
 	}
-	if s.PodFailurePolicy != nil && policy != corev1.RestartPolicyNever {
-		errs = append(errs, field.Invalid(path, policy, fmt.Sprintf("only %q is supported when podFailurePolicy is specified", corev1.RestartPolicyNever)))
-	}
-	return errs
+	return nil
 }
 
 func validateCompletionMode(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
@@ -187,7 +193,11 @@ func validateCompletionMode(s *batchv1.JobSpec, path *field.Path) field.ErrorLis
 
 func validateJobUpdate(_ context.Context, j, old *batchv1.Job) field.ErrorList {
 	s, was, path := &j.Spec, &old.Spec, field.NewPath("spec")
-	errs := validateJobSpec(s, path)
+	_, hadName := was.Template.Labels[batchv1.JobNameLabel]
+	_, hadUID := was.Template.Labels[batchv1.ControllerUidLabel]
+	errs := validateHostNames(j)
+	errs = append(errs, validateGeneratedSelector(j, hadName && hadUID)...)
+	errs = append(errs, validateJobSpec(s, path)...)
 	errs = append(errs, core.ValidatePodTemplateSpecUpdate(&s.Template, &was.Template, path.Child("template"))...)
 	errs = append(errs, validateSelector(s, path)...)
 	errs = append(errs, validateCompletionsUpdate(s, was, path)...)
@@ -203,22 +213,21 @@ func validateJobUpdate(_ context.Context, j, old *batchv1.Job) field.ErrorList {
 // validateCompletionsUpdate allows indexed jobs to change their size if
 // parallelism goes with it (KEP-3715).
 func validateCompletionsUpdate(s, old *batchv1.JobSpec, path *field.Path) field.ErrorList {
-	if !isIndexed(s) || s.Completions == nil {
+	if !isIndexed(s) {
 		return validation.ValidateImmutableField(s.Completions, old.Completions, path.Child("completions"))
 	}
-	if ptr.Equal(s.Completions, old.Completions) || (ptr.Equal(s.Completions, s.Parallelism) && ptr.Equal(old.Completions, old.Parallelism)) {
+	if s.Completions == nil || ptr.Equal(s.Completions, old.Completions) || ptr.Equal(s.Completions, s.Parallelism) {
 		return nil
 	}
 	return field.ErrorList{field.Invalid(path.Child("completions"), *s.Completions, "can only be modified in tandem with spec.parallelism")}
 }
 
 // validateTemplateUpdate refuses changes of the template, but for scheduling
-// directives (KEP-2926) and resources of jobs that are suspended and have not
-// run.
+// directives (KEP-2926) and resources (KEP-5440) of jobs at rest.
 func validateTemplateUpdate(j, old *batchv1.Job, path *field.Path) field.ErrorList {
 	template := j.Spec.Template.DeepCopy()
 	was := &old.Spec.Template
-	if ptr.Deref(old.Spec.Suspend, false) && old.Status.StartTime == nil {
+	if mayChangeTemplate(old) {
 		template.Annotations, template.Labels = was.Annotations, was.Labels
 		template.Spec.NodeSelector, template.Spec.Tolerations = was.Spec.NodeSelector, was.Spec.Tolerations
 		template.Spec.SchedulingGates = was.Spec.SchedulingGates
@@ -227,6 +236,13 @@ func validateTemplateUpdate(j, old *batchv1.Job, path *field.Path) field.ErrorLi
 		keepResources(template.Spec.InitContainers, was.Spec.InitContainers)
 	}
 	return validation.ValidateImmutableField(*template, *was, path)
+}
+
+// mayChangeTemplate tells whether a job is suspended and no pod has been made
+// from its template, or none is left.
+func mayChangeTemplate(j *batchv1.Job) bool {
+	return ptr.Deref(j.Spec.Suspend, false) && j.Status.Active == 0 &&
+		(j.Status.StartTime == nil || hasCondition(&j.Status, batchv1.JobSuspended))
 }
 
 // keepNodeAffinity returns affinity with its node affinity, which may change,
@@ -254,25 +270,4 @@ func keepResources(containers, was []corev1.Container) {
 			containers[i].Resources = was[i].Resources
 		}
 	}
-}
-
-func validateJobStatus(_ context.Context, j, old *batchv1.Job) field.ErrorList {
-	s, path := &j.Status, field.NewPath("status")
-	errs := checks.Nonnegative(s.Active, path.Child("active"))
-	errs = append(errs, checks.Nonnegative(s.Succeeded, path.Child("succeeded"))...)
-	errs = append(errs, checks.Nonnegative(s.Failed, path.Child("failed"))...)
-	errs = append(errs, checks.OptionalNonnegative(s.Ready, path.Child("ready"))...)
-	errs = append(errs, checks.OptionalNonnegative(s.Terminating, path.Child("terminating"))...)
-	if s.Ready != nil && *s.Ready > s.Active {
-		errs = append(errs, field.Invalid(path.Child("ready"), *s.Ready, "cannot set more ready pods than active"))
-	}
-	if hasCondition(s, batchv1.JobComplete) && hasCondition(s, batchv1.JobFailed) {
-		errs = append(errs, field.Invalid(path.Child("conditions"), field.OmitValueType{}, "cannot set Complete=True and Failed=true conditions"))
-	}
-	for _, final := range []batchv1.JobConditionType{batchv1.JobComplete, batchv1.JobFailed} {
-		if hasCondition(&old.Status, final) && !hasCondition(s, final) {
-			errs = append(errs, field.Invalid(path.Child("conditions"), field.OmitValueType{}, fmt.Sprintf("cannot disable the terminal %s=True condition", final)))
-		}
-	}
-	return errs
 }

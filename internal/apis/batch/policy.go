@@ -169,6 +169,26 @@ func countIndexes(list string, completions int32) (int32, error) {
 	}
 	var total int32
 	last := int32(-1)
+	for _, text := range strings.Split(list, ",") {
+		i, err := parseInterval(text, completions)
+		if err != nil {
+			return 0, err
+		}
+		if i.first <= last {
+			return 0, fmt.Errorf("non-increasing order, previous: %d, current: %d", last, i.first)
+		}
+		total += i.last - i.first + 1
+		last = i.last
+	}
+	return total, nil
+}
+
+// interval is the indexes from first to last.
+type interval struct{ first, last int32 }
+
+// parseInterval reads one index or two with a hyphen between, all below
+// completions.
+func parseInterval(text string, completions int32) (interval, error) {
 	index := func(s string) (int32, error) {
 		n, err := strconv.ParseInt(s, 10, 32)
 		if err != nil {
@@ -179,29 +199,23 @@ func countIndexes(list string, completions int32) (int32, error) {
 		}
 		return int32(n), nil
 	}
-	for _, interval := range strings.Split(list, ",") {
-		parts := strings.Split(interval, "-")
-		if len(parts) > 2 {
-			return 0, fmt.Errorf("the fragment %q violates the requirement that an index interval can have at most two parts separated by '-'", interval)
-		}
-		first, err := index(parts[0])
-		if err != nil {
-			return 0, err
-		}
-		end := first
-		if len(parts) == 2 {
-			if end, err = index(parts[1]); err != nil {
-				return 0, err
-			}
-			if end <= first {
-				return 0, fmt.Errorf("non-increasing order, previous: %d, current: %d", first, end)
-			}
-		}
-		if first <= last {
-			return 0, fmt.Errorf("non-increasing order, previous: %d, current: %d", last, first)
-		}
-		total += end - first + 1
-		last = end
+	parts := strings.Split(text, "-")
+	if len(parts) > 2 {
+		return interval{}, fmt.Errorf("the fragment %q violates the requirement that an index interval can have at most two parts separated by '-'", text)
 	}
-	return total, nil
+	first, err := index(parts[0])
+	if err != nil {
+		return interval{}, err
+	}
+	if len(parts) == 1 {
+		return interval{first, first}, nil
+	}
+	last, err := index(parts[1])
+	if err != nil {
+		return interval{}, err
+	}
+	if last <= first {
+		return interval{}, fmt.Errorf("non-increasing order, previous: %d, current: %d", first, last)
+	}
+	return interval{first, last}, nil
 }

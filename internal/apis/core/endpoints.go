@@ -54,6 +54,9 @@ func endpoints() *apis.Resource {
 // endpointsText lists the first three ready addresses with their ports.
 func endpointsText(e *corev1.Endpoints) string {
 	const shown = 3
+	if len(e.Subsets) == 0 {
+		return columns.None
+	}
 	var all []string
 	for i := range e.Subsets {
 		s := &e.Subsets[i]
@@ -68,10 +71,7 @@ func endpointsText(e *corev1.Endpoints) string {
 			}
 		}
 	}
-	switch {
-	case len(all) == 0:
-		return columns.None
-	case len(all) > shown:
+	if len(all) > shown {
 		return fmt.Sprintf("%s + %d more...", strings.Join(all[:shown], ","), len(all)-shown)
 	}
 	return strings.Join(all, ",")

@@ -21,11 +21,12 @@ import (
 
 func persistentVolumes() *apis.Resource {
 	return apis.Of[*corev1.PersistentVolume]{
-		Names:   apis.Names{Resource: "persistentvolumes", Singular: "persistentvolume", Kind: "PersistentVolume", ShortNames: []string{"pv"}},
-		Version: "v1",
-		New:     func() *corev1.PersistentVolume { return &corev1.PersistentVolume{} },
-		NewList: func() runtime.Object { return &corev1.PersistentVolumeList{} },
-		Default: defaultPersistentVolume,
+		Names:    apis.Names{Resource: "persistentvolumes", Singular: "persistentvolume", Kind: "PersistentVolume", ShortNames: []string{"pv"}},
+		Version:  "v1",
+		Warnings: volumeWarnings,
+		New:      func() *corev1.PersistentVolume { return &corev1.PersistentVolume{} },
+		NewList:  func() runtime.Object { return &corev1.PersistentVolumeList{} },
+		Default:  defaultPersistentVolume,
 		PrepareCreate: func(_ context.Context, pv *corev1.PersistentVolume) {
 			now := metav1.Now()
 			pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: &now}

@@ -23,9 +23,10 @@ func persistentVolumeClaims() *apis.Resource {
 	return apis.Of[*corev1.PersistentVolumeClaim]{
 		Names: apis.Names{Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim", Kind: "PersistentVolumeClaim",
 			ShortNames: []string{"pvc"}, Namespaced: true},
-		Version: "v1",
-		New:     func() *corev1.PersistentVolumeClaim { return &corev1.PersistentVolumeClaim{} },
-		NewList: func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
+		Version:  "v1",
+		Warnings: claimWarnings,
+		New:      func() *corev1.PersistentVolumeClaim { return &corev1.PersistentVolumeClaim{} },
+		NewList:  func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
 		Default: func(c *corev1.PersistentVolumeClaim) {
 			DefaultPersistentVolumeClaimSpec(&c.Spec)
 			if c.Status.Phase == "" {

@@ -12,6 +12,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
 )
 
@@ -30,12 +31,7 @@ func replicationControllers() *apis.Resource {
 		ValidateUpdate: func(_ context.Context, rc, old *corev1.ReplicationController) field.ErrorList {
 			return validateReplicationController(rc, old)
 		},
-		Warnings: func(_ context.Context, rc, _ *corev1.ReplicationController) []string {
-			if rc.Spec.Template == nil {
-				return nil
-			}
-			return PodTemplateWarnings(rc.Spec.Template, field.NewPath("spec", "template"))
-		},
+		Warnings:             replicationControllerWarnings,
 		HasStatus:            true,
 		ValidateStatusUpdate: validateReplicationControllerStatus,
 		Generation:           true,
@@ -70,6 +66,19 @@ func replicationControllers() *apis.Resource {
 			},
 		},
 	}.Resource()
+}
+
+func replicationControllerWarnings(_ context.Context, rc, old *corev1.ReplicationController) []string {
+	var w []string
+	if old == nil {
+		w = checks.PodPrefixWarnings(rc.Name)
+	} else if rc.Generation == old.Generation {
+		return nil
+	}
+	if rc.Spec.Template == nil {
+		return w
+	}
+	return append(w, PodTemplateWarnings(rc.Spec.Template, field.NewPath("spec", "template"))...)
 }
 
 func defaultReplicationController(rc *corev1.ReplicationController) {

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -87,6 +88,7 @@ func serviceExternalIP(s *corev1.Service) string {
 				all = append(all, at)
 			}
 		}
+		slices.Sort(all)
 		if all = append(all, own...); len(all) > 0 {
 			return strings.Join(all, ",")
 		}

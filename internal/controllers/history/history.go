@@ -135,6 +135,9 @@ func (c Control) new(owner crclient.Object, template *corev1.PodTemplateSpec, da
 // Truncate deletes the oldest revisions that are not in use, until no more
 // than limit of those are left.
 func (c Control) Truncate(ctx context.Context, all []*appsv1.ControllerRevision, limit int32, inUse func(*appsv1.ControllerRevision) bool) error {
+	if limit < 0 {
+		return nil
+	}
 	var unused []*appsv1.ControllerRevision
 	for _, r := range all {
 		if !inUse(r) {
