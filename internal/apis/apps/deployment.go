@@ -36,6 +36,8 @@ func deployment() *apis.Resource {
 		Default:              defaultDeployment,
 		Validate:             validateDeployment,
 		ValidateUpdate:       validateDeploymentUpdate,
+		// Labels belong to whoever writes the spec.
+		PrepareStatusUpdate:  func(_ context.Context, d, old *appsv1.Deployment) { d.Labels = old.Labels },
 		ValidateStatusUpdate: validateDeploymentStatus,
 		Warnings: func(_ context.Context, d, old *appsv1.Deployment) []string {
 			if old == nil {
