@@ -26,7 +26,7 @@ import (
 )
 
 // patience is how long a condition may take to come true on a busy machine.
-const patience = 90 * time.Second
+const patience = 3 * time.Minute
 
 // testCluster is a cut-off development cluster, which ends with the test.
 type testCluster struct {
@@ -140,7 +140,7 @@ func (c *testCluster) eventually(what string, check func(context.Context) error)
 	c.Helper()
 	ctx, cancel := context.WithTimeout(c.Context(), patience)
 	defer cancel()
-	for {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		err := check(ctx)
 		if err == nil {
 			return
@@ -148,7 +148,7 @@ func (c *testCluster) eventually(what string, check func(context.Context) error)
 		select {
 		case <-ctx.Done():
 			c.Fatalf("%s: %v", what, err)
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }

@@ -22,6 +22,13 @@ const BusyboxName = "skiff.local/busybox:1"
 // link for each of its commands. The test is skipped where there is none.
 func Busybox(t testing.TB) []byte {
 	t.Helper()
+	return BusyboxWith(t, BusyboxName)
+}
+
+// BusyboxWith returns an archive of an image like Busybox's, of another name and
+// with more files.
+func BusyboxWith(t testing.TB, name string, more ...images.File) []byte {
+	t.Helper()
 	path, err := exec.LookPath("busybox")
 	if err != nil {
 		t.Skip("no busybox; install it (Debian: apt-get install busybox-static)")
@@ -48,9 +55,9 @@ func Busybox(t testing.TB) []byte {
 		}
 	}
 	archive, err := images.Build{
-		Name:   BusyboxName,
+		Name:   name,
 		Arch:   runtime.GOARCH,
-		Files:  files,
+		Files:  append(files, more...),
 		Config: ocispec.ImageConfig{Env: []string{"PATH=/bin"}, Cmd: []string{"sh"}, WorkingDir: "/"},
 	}.Archive()
 	if err != nil {
