@@ -127,13 +127,14 @@ func (m *Manager) due(k key) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := m.probes[k]
-	if p == nil || p.running {
-		return
-	}
-	if p.target.Stopping && k.kind != Readiness {
+	if p == nil || p.target.Stopping && k.kind != Readiness {
 		return
 	}
 	m.queue.Set(k, m.clock.Now().Add(period(p.spec)))
+	if p.running {
+		// It takes longer than its period: this turn is left out.
+		return
+	}
 	if k.kind != Startup {
 		if s := m.probes[key{k.containerID, Startup}]; s != nil && s.run.result != Success {
 			return

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"skiff/internal/kubelet/handlers"
 )
@@ -112,4 +113,70 @@ func TestGate(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// TestSlowProbe runs a probe that once takes longer than its period: it goes on
+// afterwards.
+func TestSlowProbe(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case asked <- struct{}{}:
+		case <-r.Context().Done():
+		}
+		select {
+		case <-answer:
+		case <-r.Context().Done():
+		}
+	}))
+	defer server.Close()
+	host, port, err := net.SplitHostPort(server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &v1.Container{Name: "c", ReadinessProbe: &v1.Probe{
+		ProbeHandler:  v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/", Port: intstr.Parse(port)}},
+		PeriodSeconds: 1, FailureThreshold: 1, SuccessThreshold: 1, TimeoutSeconds: 60,
+	}}
+	clk := clocktesting.NewFakeClock(time.Now())
+	changed := make(chan string, 100)
+	ctx, cancel := context.WithCancel(t.Context())
+	m := New(ctx, &handlers.Runner{}, record.NewFakeRecorder(100), clk, slog.New(slog.DiscardHandler), func(uid string) { changed <- uid })
+	done := make(chan struct{})
+	go func() { defer close(done); m.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	pod := &v1.Pod{}
+	pod.UID = "uid"
+	m.SetPod("uid", []Target{{Pod: pod, Container: c, ContainerID: "id", StartedAt: clk.Now(), PodIP: host, Reference: &v1.ObjectReference{}}})
+	<-asked
+	late := time.After(30 * time.Second)
+	// pass lets periods pass until something happens.
+	pass := func(what string, happens <-chan struct{}) {
+		t.Helper()
+		for {
+			clk.Step(time.Second)
+			select {
+			case <-happens:
+				return
+			case <-late:
+				t.Fatalf("no %s", what)
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	// Two turns come while it runs.
+	for range 2 {
+		for !clk.HasWaiters() {
+			select {
+			case <-late:
+				t.Fatal("no further turn is planned")
+			case <-time.After(time.Millisecond):
+			}
+		}
+		clk.Step(time.Second)
+	}
+	answer <- struct{}{}
+	<-changed
+	pass("second run", asked)
+	close(answer)
 }
