@@ -171,7 +171,7 @@ func (s *space) testDiff() {
 	changed := strings.ReplaceAll(s.kubectl("get", "deployment", "diff", "-o", "yaml"), imagetest.BusyboxName, serverImage)
 	out, err := s.with(changed, "diff", "-f", "-")
 	var exit *exec.ExitError
-	s.condition("a difference is no error", errors.As(err, &exit) && exit.ExitCode() == 1, fmt.Sprint(err))
+	s.condition("a difference is no error", errors.As(err, &exit) && exit.ExitCode() == 1, err)
 	s.expect(out, "-        image: "+imagetest.BusyboxName, "+        image: "+serverImage)
 }
 

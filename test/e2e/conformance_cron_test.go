@@ -130,8 +130,13 @@ func (s *space) testCronJobSuspend() {
 	s.activeJobs(0)
 	// It would have begun jobs had it not been suspended.
 	s.patch(batchv1.SchemeGroupVersion.WithResource("cronjobs"), "cron", `{"spec":{"suspend":false}}`)
-	s.minutes(1)
-	s.activeJobs(1)
+	s.eventually("there is a job", func(ctx context.Context) error {
+		names, err := s.active(ctx)
+		if err == nil && len(names) == 0 {
+			err = fmt.Errorf("there is none")
+		}
+		return err
+	})
 }
 
 var disruptions = []conformant{
@@ -166,7 +171,7 @@ func (s *space) allows(name string, n int32) {
 }
 
 func (s *space) evict(pod string) error {
-	return s.client.PolicyV1().Evictions(s.ns).Evict(s.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod}})
+	return s.client.PolicyV1().Evictions(s.ns).Evict(s.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod, Namespace: s.ns}})
 }
 
 func (s *space) testBudgetCollection() {

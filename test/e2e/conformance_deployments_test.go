@@ -139,14 +139,16 @@ func (s *space) testDeploymentRecreate() {
 	}
 	w := s.watch(s.of(podsResource), map[string]string{"app": "recreate"})
 	s.setImage("recreate", serverImage)
-	// The new pod comes after the end of the old one.
+	// The new pod comes after the end of the old one, which may still be there.
 	ended := false
 	w.until("the new pod was made", func(e watch.Event) bool {
-		ended = ended || e.Type == watch.Deleted
+		obj, _ := e.Object.(*unstructured.Unstructured)
+		phase, _, _ := unstructured.NestedString(obj.Object, "status", "phase")
+		ended = ended || e.Type == watch.Deleted || phase == string(corev1.PodFailed) || phase == string(corev1.PodSucceeded)
 		return e.Type == watch.Added
 	})
 	if !ended {
-		s.Error("a new pod was made while an old one was there")
+		s.Error("a new pod was made while an old one ran")
 	}
 	if got := s.rolledOut("recreate").Annotations[revisionAnnotation]; got != "2" {
 		s.Errorf("the second revision is %q", got)

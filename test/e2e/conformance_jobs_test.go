@@ -9,7 +9,6 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -108,7 +107,7 @@ func (s *space) testJobIgnoresEviction() {
 			_, err := s.exec(p.Name, "[ -e /marks/$JOB_COMPLETION_INDEX ]")
 			return err
 		})
-		s.ok(s.client.PolicyV1().Evictions(s.ns).Evict(s.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: p.Name}}))
+		s.ok(s.evict(p.Name))
 	}
 	j := s.ends("ignore", "SuccessCriteriaMet CompletionsReached", "Complete CompletionsReached")
 	s.condition("no failure counts", j.Status.Failed == 0 && j.Status.Succeeded == 2, j.Status)

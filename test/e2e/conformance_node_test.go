@@ -242,14 +242,14 @@ func (s *space) ofClass(class string) (*corev1.Pod, error) {
 
 func (s *space) testNoRuntimeClass() {
 	_, err := s.ofClass("nonexistent")
-	s.condition("the pod is refused", apierrors.IsForbidden(err) && strings.Contains(err.Error(), `pod rejected: RuntimeClass "nonexistent" not found`), fmt.Sprint(err))
+	s.condition("the pod is refused", apierrors.IsForbidden(err) && strings.Contains(err.Error(), `pod rejected: RuntimeClass "nonexistent" not found`), err)
 }
 
 func (s *space) testDeletedRuntimeClass() {
 	class := s.runtimeClass("runc", nil)
 	s.ok(s.client.NodeV1().RuntimeClasses().Delete(s.Context(), class, metav1.DeleteOptions{}))
 	_, err := s.ofClass(class)
-	s.condition("the pod is refused", apierrors.IsForbidden(err), fmt.Sprint(err))
+	s.condition("the pod is refused", apierrors.IsForbidden(err), err)
 }
 
 func (s *space) testRuntimeClass() {

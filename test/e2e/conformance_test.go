@@ -141,6 +141,9 @@ func (s *space) end() {
 
 // text is an object as a person reads it.
 func text(v any) string {
+	if err, ok := v.(error); ok {
+		return err.Error()
+	}
 	data, err := json.Marshal(v)
 	if err != nil {
 		return err.Error()
