@@ -42,7 +42,7 @@ func (s *space) proxied() {
 	t := template("proxied", "")
 	serving(&t)
 	t.Spec.Containers[0].Command = []string{"testserver", "http:80", "http:160", "http:162", "https:443", "https:460"}
-	t.Spec.Containers[0].Ports = []corev1.ContainerPort{{Name: "dest", ContainerPort: 160}, {Name: "tlsdest", ContainerPort: 460}}
+	t.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80}, {Name: "dest", ContainerPort: 160}, {Name: "tlsdest", ContainerPort: 460}}
 	s.startPod("proxied", t)
 	s.service("proxied", func(v *corev1.Service) {
 		v.Spec.Ports = []corev1.ServicePort{

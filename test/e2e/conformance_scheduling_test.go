@@ -285,11 +285,12 @@ func (s *space) testHostPorts() {
 	s.startPod("udp", hostPort("udp", node, ip, corev1.ProtocolUDP, port))
 	t := template("client", idle)
 	t.Spec.HostNetwork, t.Spec.NodeName = true, node
+	t.Spec.Containers[0].Image = serverImage
 	s.startPod("client", t)
 	for script, want := range map[string]string{
-		fmt.Sprintf("timeout 5 wget -qO- http://127.0.0.1:%d/hostname", port):  "local",
-		fmt.Sprintf("timeout 5 wget -qO- http://%s:%d/hostname", ip, port):     "tcp",
-		fmt.Sprintf("(echo; sleep 3) | timeout 4 nc -u %s %d; true", ip, port): "udp",
+		fmt.Sprintf("timeout 5 wget -qO- http://127.0.0.1:%d/hostname", port): "local",
+		fmt.Sprintf("timeout 5 wget -qO- http://%s:%d/hostname", ip, port):    "tcp",
+		fmt.Sprintf("testserver ask:%s:%d", ip, port):                         "udp",
 	} {
 		s.eventually(script, func(context.Context) error {
 			got, err := s.exec("client", script)

@@ -610,7 +610,9 @@ func (s *space) testMultiport() {
 }
 
 func (s *space) testProtocols() {
-	s.startPod("client", template("client", idle))
+	client := template("client", idle)
+	client.Spec.Containers[0].Image = serverImage
+	s.startPod("client", client)
 	t := template("both", "")
 	serving(&t)
 	t.Spec.Containers[0].Command = []string{"testserver", "http:8080", "udp:8080"}
@@ -621,7 +623,7 @@ func (s *space) testProtocols() {
 	}
 	v := s.service("both", func(v *corev1.Service) { v.Spec.Ports = ports })
 	tcp := "timeout 5 wget -qO- http://" + v.Spec.ClusterIP + "/hostname || echo refused"
-	udp := "(echo; sleep 3) | timeout 4 nc -u " + v.Spec.ClusterIP + " 80; true"
+	udp := "testserver ask:" + v.Spec.ClusterIP + ":80 2>/dev/null || echo refused"
 	is := func(script, want string) {
 		s.Helper()
 		s.asks(script, func(got string) bool { return got == want })
@@ -629,7 +631,7 @@ func (s *space) testProtocols() {
 	is(tcp, "both")
 	is(udp, "both")
 	s.changeService("both", func(v *corev1.Service) { v.Spec.Ports = ports[:1] })
-	is(udp, "")
+	is(udp, "refused")
 	is(tcp, "both")
 	s.changeService("both", func(v *corev1.Service) { v.Spec.Ports = ports[1:] })
 	is(tcp, "refused")

@@ -1,6 +1,6 @@
 // Command testserver answers in pods of end-to-end tests: over HTTP and HTTPS it
 // says who was asked what, over UDP it says who was asked. Each argument is a
-// port: http:8080, https:8443, udp:8080.
+// port: http:8080, https:8443, udp:8080. With ask:HOST:PORT it is a UDP client.
 package main
 
 import (
@@ -20,6 +20,13 @@ import (
 )
 
 func main() {
+	if address, ok := strings.CutPrefix(strings.Join(os.Args[1:], " "), "ask:"); ok {
+		if err := ask(address); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	failed := make(chan error)
 	for _, arg := range os.Args[1:] {
 		protocol, port, _ := strings.Cut(arg, ":")
@@ -72,6 +79,27 @@ func serve(protocol, port string) error {
 		}
 	}
 	return fmt.Errorf("the protocols are http, https and udp")
+}
+
+// ask prints what a UDP server answers.
+func ask(address string) error {
+	conn, err := net.Dial("udp", address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte("who?")); err != nil {
+		return err
+	}
+	answer := make([]byte, 1<<10)
+	n, err := conn.Read(answer)
+	if err == nil {
+		_, err = os.Stdout.Write(answer[:n])
+	}
+	return err
 }
 
 // selfSigned returns a certificate that nobody is to trust.
