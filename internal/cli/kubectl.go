@@ -52,6 +52,7 @@ func runKubectl(ctx context.Context, s Streams, args []string) (err error) {
 		ConfigFlags:   flags,
 		IOStreams:     streams,
 	})
+	tellVersion(command, flags, s)
 	command.SetArgs(args)
 	command.SetContext(ctx)
 

@@ -46,6 +46,20 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+// TestKubectlVersion is of a kubectl that the linker told nothing.
+func TestKubectlVersion(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	for format, want := range map[string]string{"": "Client Version: v1.36.3\n", "json": `"gitVersion": "v1.36.3"`, "yaml": `minor: "36"`} {
+		out, _, err := run(t, "kubectl", "version", "--client", "--output="+format)
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("--output=%s: got %q, %v", format, out, err)
+		}
+	}
+	if _, stderr, err := run(t, "kubectl", "version", "--client", "--output=table"); err == nil || !strings.Contains(stderr, `not "table"`) {
+		t.Errorf("--output=table: %q, %v", stderr, err)
+	}
+}
+
 func TestBadCommandLinesSayWhatIsWrong(t *testing.T) {
 	t.Setenv("SKIFF_HOME", t.TempDir())
 	t.Setenv("SKIFF_CLUSTER", "")

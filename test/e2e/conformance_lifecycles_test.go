@@ -56,6 +56,7 @@ provisioner: e2e-fake-provisioner
 	{"[sig-storage] VolumeAttributesClass [FeatureGate:VolumeAttributesClass] should run through the lifecycle of a VolumeAttributesClass", lifecycle("storage.k8s.io/v1", "volumeattributesclasses", `
 kind: VolumeAttributesClass
 driverName: e2e-fake-csi-driver
+parameters: {iops: "1000"}
 `, "")},
 	{"[sig-storage] VolumeAttachment Conformance should run through the lifecycle of a VolumeAttachment", lifecycle("storage.k8s.io/v1", "volumeattachments", volumeAttachment, "")},
 	{"[sig-storage] VolumeAttachment Conformance should apply changes to a volumeattachment status", lifecycle("storage.k8s.io/v1", "volumeattachments", volumeAttachment, `{"attached":true}`)},
