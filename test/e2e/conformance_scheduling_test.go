@@ -89,12 +89,12 @@ func needs(t *corev1.PodTemplateSpec, name corev1.ResourceName, amount string) {
 // unschedulable waits until the scheduler says that it has no node for a pod.
 func (s *space) unschedulable(name string, words ...string) {
 	s.Helper()
-	p := s.podThat(name, "is unschedulable", func(p *corev1.Pod) bool {
+	s.podThat(name, fmt.Sprintf("is unschedulable because of %q", words), func(p *corev1.Pod) bool {
 		return p.Spec.NodeName == "" && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-			return c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable
+			return c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable &&
+				!slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(c.Message, w) })
 		})
 	})
-	s.expect(text(p.Status.Conditions), words...)
 	s.eventually("an event says so", func(ctx context.Context) error {
 		events, err := s.client.CoreV1().Events(s.ns).List(ctx, metav1.ListOptions{FieldSelector: "reason=FailedScheduling,involvedObject.name=" + name})
 		if err == nil && len(events.Items) == 0 {
