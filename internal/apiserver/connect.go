@@ -162,7 +162,7 @@ func (s *Server) podLog(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 	if streams.IsLog(r) {
 		return streams.Log(w, r, target, rt)
 	}
-	s.forward(w, r, target, rt, false)
+	s.forward(w, r, target, rt, false, false)
 	return nil
 }
 
@@ -249,19 +249,21 @@ func (s *Server) podStream(w http.ResponseWriter, r *http.Request, info *request
 		})
 		return nil
 	}
-	s.forward(w, r, target, rt, true)
+	s.forward(w, r, target, rt, false, true)
 	return nil
 }
 
-// forward hands the request on, upgrades (SPDY, WebSocket) included.
-func (s *Server) forward(w http.ResponseWriter, r *http.Request, target *url.URL, rt http.RoundTripper, upgrade bool) {
+// forward hands the request on, upgrades (SPDY, WebSocket) included. Pages may
+// be meant for browsers: then their links lead through here, and their root is
+// redirected to where relative links do.
+func (s *Server) forward(w http.ResponseWriter, r *http.Request, target *url.URL, rt http.RoundTripper, pages, upgrade bool) {
 	r = r.Clone(r.Context())
 	r.URL.RawQuery = target.RawQuery
 	// The requester's credentials are for this server alone.
 	for _, h := range []string{"Authorization", "Impersonate-User", "Impersonate-Group", "Impersonate-Uid"} {
 		r.Header.Del(h)
 	}
-	h := proxy.NewUpgradeAwareHandler(target, rt, false, upgrade, responder{r})
+	h := proxy.NewUpgradeAwareHandler(target, rt, pages, upgrade, responder{r})
 	h.UseLocationHost = true
 	h.UseRequestLocation = false
 	h.ServeHTTP(w, r)
@@ -343,16 +345,7 @@ func (s *Server) serviceProxy(w http.ResponseWriter, r *http.Request, info *requ
 }
 
 func (s *Server) proxyTo(w http.ResponseWriter, r *http.Request, info *requestInfo, target *url.URL, rt http.RoundTripper) error {
-	target.Path = info.Rest
-	if target.Path == "" {
-		if !strings.HasSuffix(r.URL.Path, "/") && r.Method == http.MethodGet {
-			http.Redirect(w, r, r.URL.Path+"/", http.StatusMovedPermanently)
-			return nil
-		}
-		target.Path = "/"
-	}
-	target.RawQuery = r.URL.RawQuery
-	prefix := strings.TrimSuffix(r.URL.Path, info.Rest)
-	s.forward(w, r, target, &proxy.Transport{Scheme: "https", Host: r.Host, PathPrepend: prefix, RoundTripper: rt}, false)
+	target.Path, target.RawQuery = info.Rest, r.URL.RawQuery
+	s.forward(w, r, target, rt, true, false)
 	return nil
 }

@@ -117,7 +117,7 @@ spec:
 func (s *space) testApplication() {
 	s.create(application)
 	for _, name := range []string{"backend", "frontend"} {
-		s.kubectl("rollout", "status", "deployment/"+name, "--timeout=90s")
+		s.rolledOut(name)
 	}
 	for _, question := range []string{"set+entry", "get"} {
 		s.through(http.MethodGet, "services/frontend/proxy/cgi-bin/book?"+question, http.StatusOK, "entry\n")
@@ -309,9 +309,9 @@ func (s *space) testUpdateDemo() {
 func (s *space) testUpdateDemoScale() {
 	s.create(controllerManifest)
 	s.demo(2)
-	s.kubectl("scale", "rc", "demo", "--replicas=1", "--timeout=90s")
+	s.kubectl("scale", "rc", "demo", "--replicas=1", "--timeout=150s")
 	s.demo(1)
-	s.kubectl("scale", "rc", "demo", "--replicas=2", "--timeout=90s")
+	s.kubectl("scale", "rc", "demo", "--replicas=2", "--timeout=150s")
 	s.demo(2)
 }
 
