@@ -43,14 +43,19 @@ func FuzzRequest(f *testing.F) {
 
 // FuzzBody: a body becomes an object or an error of the API.
 func FuzzBody(f *testing.F) {
-	media := []string{mediaJSON, mediaYAML, mediaProtobuf}
+	media := []string{mediaJSON, mediaYAML, mediaProtobuf, mediaCBOR}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}}
 	proto, err := encodeObject(pod, corev1.SchemeGroupVersion.WithKind("Pod"), mediaProtobuf)
 	if err != nil {
 		f.Fatal(err)
 	}
+	cbor, err := encodeObject(pod, corev1.SchemeGroupVersion.WithKind("Pod"), mediaCBOR)
+	if err != nil {
+		f.Fatal(err)
+	}
 	for _, body := range []string{
-		string(proto), `{"kind":"Pod","apiVersion":"v1","metadata":{"name":"p"},"spec":{"a":1,"a":2}}`, "kind: Pod\nspec: {containers: [{name: c}]}\nspec: 1\n", "k8s\x00", "k8s\x00\x0a\xff\xff\xff\xff\x0f",
+		string(proto), string(cbor), "\xd9\xd9\xf7\xa0", "\xa1\x44spec\xbf", "\x9b\xff\xff\xff\xff\xff\xff\xff\xff", strings.Repeat("\x81", 1000), "\xa1\xf6\xf6", "\xa1\x44kind\xfb\x7f\xf0\x00\x00\x00\x00\x00\x00",
+		`{"kind":"Pod","apiVersion":"v1","metadata":{"name":"p"},"spec":{"a":1,"a":2}}`, "kind: Pod\nspec: {containers: [{name: c}]}\nspec: 1\n", "k8s\x00", "k8s\x00\x0a\xff\xff\xff\xff\x0f",
 		"null", "[]", "{", "&a [*a]", "a: &a [*a, *a]\n", `{"metadata":{"creationTimestamp":"x"}}`, `{"spec":{"activeDeadlineSeconds":1e99}}`, strings.Repeat("[", 100_000),
 	} {
 		for i := range media {
@@ -70,8 +75,10 @@ func FuzzBody(f *testing.F) {
 				}
 				continue
 			}
-			if _, err := encodeObject(obj, gvk, mediaJSON); err != nil {
-				t.Errorf("%s %q: what was read cannot be written: %v", media[kind], body, err)
+			for _, m := range media {
+				if _, err := encodeObject(obj, gvk, m); err != nil {
+					t.Errorf("%s %q: what was read cannot be written as %s: %v", media[kind], body, m, err)
+				}
 			}
 		}
 	})

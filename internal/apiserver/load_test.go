@@ -461,3 +461,35 @@ func TestDisabledMetrics(t *testing.T) {
 		t.Errorf("%v are disabled", metric(text, "disabled_metrics_total"))
 	}
 }
+
+// TestPages asks for the pages for people, and for their structured forms.
+func TestPages(t *testing.T) {
+	t.Parallel()
+	admin := as(t, testcluster.Start(t), "")
+	for _, path := range []string{"/statusz", "/flagz"} {
+		name := strings.TrimPrefix(path, "/")
+		kind := strings.ToUpper(name[:1]) + name[1:]
+		for _, accept := range []string{"", "*/*", "text/plain", "text/html, text/*;q=0.5"} {
+			got := admin.do("GET", path, nil, "Accept", accept)
+			if got.StatusCode != 200 || got.Header.Get("Content-Type") != "text/plain; charset=utf-8" || !strings.HasPrefix(got.body, "\nkube-apiserver "+name+"\nWarning: ") {
+				t.Errorf("%s for %s: %d %v %s", path, accept, got.StatusCode, got.Header, got.body)
+			}
+		}
+		for _, version := range []string{"v1beta1", "v1alpha1"} {
+			got := admin.do("GET", path, nil, "Accept", "application/json;as="+kind+";v="+version+";g=config.k8s.io")
+			if got.StatusCode != 200 || !strings.Contains(got.body, `"apiVersion":"config.k8s.io/`+version+`"`) || !strings.Contains(got.body, `"kind":"`+kind+`"`) ||
+				!strings.Contains(got.body, `"name":"kube-apiserver"`) || (got.Header.Get("Warning") != "") != (version == "v1alpha1") {
+				t.Errorf("%s in %s: %d %v %s", path, version, got.StatusCode, got.Header, got.body)
+			}
+		}
+		if got := admin.do("GET", path, nil, "Accept", "application/json"); got.StatusCode != http.StatusNotAcceptable {
+			t.Errorf("%s in plain JSON: %d %s", path, got.StatusCode, got.body)
+		}
+	}
+	if got := admin.do("GET", "/statusz", nil, "Accept", "application/json;as=Statusz;v=v1beta1;g=config.k8s.io"); !strings.Contains(got.body, `"paths":["/flagz","/healthz","/livez","/metrics","/readyz","/statusz","/version"]`) {
+		t.Errorf("%s", got.body)
+	}
+	if got := admin.do("GET", "/flagz", nil, "Accept", "application/json;as=Flagz;v=v1beta1;g=config.k8s.io"); !strings.Contains(got.body, `"bind-address":"127.0.0.1"`) {
+		t.Errorf("%s", got.body)
+	}
+}

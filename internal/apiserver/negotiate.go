@@ -107,11 +107,7 @@ func negotiate(r *http.Request, offers accepted) (*mediaType, error) {
 		}
 	}
 	if best == nil {
-		e := apierrors.NewGenericServerResponse(http.StatusNotAcceptable, r.Method, noResource, "", "", 0, false)
-		e.ErrStatus.Message = "only the following media types are accepted: " + acceptedMedia(r.Context())
-		e.ErrStatus.Reason = "NotAcceptable"
-		e.ErrStatus.Details = nil
-		return nil, e
+		return nil, notAcceptable(r, acceptedMedia(r.Context()))
 	}
 	best.Pretty = asked
 	if !asked && pretty == "" && best.Media == mediaJSON {
@@ -120,6 +116,15 @@ func negotiate(r *http.Request, offers accepted) (*mediaType, error) {
 		best.Pretty = strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
 	}
 	return best, nil
+}
+
+// notAcceptable refuses a request whose client takes none of what there is.
+func notAcceptable(r *http.Request, offered string) error {
+	e := apierrors.NewGenericServerResponse(http.StatusNotAcceptable, r.Method, noResource, "", "", 0, false)
+	e.ErrStatus.Message = "only the following media types are accepted: " + offered
+	e.ErrStatus.Reason = "NotAcceptable"
+	e.ErrStatus.Details = nil
+	return e
 }
 
 // bodyMedia is the serialisation of a request's body.
