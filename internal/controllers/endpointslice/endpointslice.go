@@ -30,11 +30,12 @@ type reconciler struct {
 	controller.Deps
 	events  record.EventRecorder
 	tracker *expect.Tracker
+	metrics *metrics
 }
 
 // New makes the EndpointSlice controller.
 func New(d controller.Deps) (controller.Runnable, error) {
-	r := &reconciler{Deps: d, events: d.Recorder("endpoint-slice-controller"), tracker: expect.New(d.Clock)}
+	r := &reconciler{Deps: d, events: d.Recorder("endpoint-slice-controller"), tracker: expect.New(d.Clock), metrics: newMetrics(d.Metrics.Registerer())}
 	return controller.New(d, "endpointslice", workers, r.reconcile,
 		controller.WatchSelf(d, &corev1.Service{}),
 		controller.Watch(d, &discoveryv1.EndpointSlice{}, r.sliceChanged),
@@ -120,7 +121,10 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if err := r.apply(ctx, &service, plan(&service, list.Items, zones, existing)); err != nil {
+	todo := plan(&service, list.Items, zones, existing)
+	err = r.apply(ctx, &service, todo)
+	r.metrics.synced(&todo, err)
+	if err != nil {
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return reconcile.Result{}, nil
 		}

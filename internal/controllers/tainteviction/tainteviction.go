@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
@@ -29,6 +31,10 @@ type reconciler struct {
 	// since is when the time began to run that a pod tolerates its node's
 	// taints for.
 	since map[types.NamespacedName]start
+
+	// deletions counts pods that were driven out, late how long after their time.
+	deletions prometheus.Counter
+	late      prometheus.Histogram
 }
 
 type start struct {
@@ -39,6 +45,12 @@ type start struct {
 // New makes the taint eviction controller. Its keys are pods.
 func New(d controller.Deps) (controller.Runnable, error) {
 	r := &reconciler{Deps: d, events: d.Recorder("taint-eviction-controller"), since: map[types.NamespacedName]start{}}
+	auto := promauto.With(d.Metrics.Registerer())
+	r.deletions = auto.NewCounter(prometheus.CounterOpts{Name: "taint_eviction_controller_pod_deletions_total", Help: "Pods that taints drove out."})
+	r.late = auto.NewHistogram(prometheus.HistogramOpts{
+		Name: "taint_eviction_controller_pod_deletion_duration_seconds", Help: "Time between when a pod should go and when it is deleted.",
+		Buckets: []float64{0.005, 0.025, 0.1, 0.5, 1, 2.5, 10, 30, 60, 120, 180, 240},
+	})
 	return controller.New(d, "tainteviction", workers, r.reconcile,
 		controller.Watch(d, &corev1.Node{}, r.nodeChanged),
 		controller.Watch(d, &corev1.Pod{}, r.podChanged))
@@ -91,13 +103,16 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 		return reconcile.Result{}, nil
 	}
 	now := r.Clock.Now()
-	if left := r.begin(key, pod.UID, now).Add(tolerated).Sub(now); left > 0 {
+	left := r.begin(key, pod.UID, now).Add(tolerated).Sub(now)
+	if left > 0 {
 		return reconcile.Result{RequeueAfter: left}, nil
 	}
 	r.events.Eventf(&pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s", key)
 	if err := r.evict(ctx, pod.DeepCopy(), now); err != nil {
 		return reconcile.Result{}, crclient.IgnoreNotFound(err)
 	}
+	r.deletions.Inc()
+	r.late.Observe(-left.Seconds())
 	return reconcile.Result{}, nil
 }
 
