@@ -43,12 +43,17 @@ func start(t *testing.T) *testcluster.Cluster {
 // run runs all controllers until the test ends.
 func run(t *testing.T, c *testcluster.Cluster) {
 	t.Helper()
+	runWith(t, configOf(t, c))
+}
+
+// configOf is what the controllers of a cluster are given.
+func configOf(t *testing.T, c *testcluster.Cluster) controllers.Config {
+	t.Helper()
 	d, err := discovery.NewDiscoveryClientForConfig(c.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	all, err := controllers.New(ctx, controllers.Config{
+	return controllers.Config{
 		Set: func(name string) skiffclient.Set {
 			return c.Set(&identity.User{
 				Name:   identity.ServiceAccountPrefix + "kube-system:" + name,
@@ -64,7 +69,13 @@ func run(t *testing.T, c *testcluster.Cluster) {
 		SignToken:    c.SecretToken, Manager: c.Set(identity.Component("system:kube-controller-manager")),
 		Clock: clock.RealClock{},
 		Log:   slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
-	})
+	}
+}
+
+func runWith(t *testing.T, c controllers.Config) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	all, err := controllers.New(ctx, c)
 	if err != nil {
 		t.Fatal(err)
 	}

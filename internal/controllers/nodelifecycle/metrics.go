@@ -42,15 +42,23 @@ func (r *reconciler) Collect(out chan<- prometheus.Metric) {
 	r.mu.Unlock()
 	for zone, n := range all {
 		for d, value := range map[*prometheus.Desc]float64{zoneSize: float64(n), zoneHealth: 100 * float64(ready[zone]) / float64(n), zoneUnhealthy: float64(n - ready[zone])} {
-			out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, zone)
+			out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, zoneLabel(zone))
 		}
 	}
+}
+
+// zoneLabel names a zone in metrics: nothing stands for nodes without one.
+func zoneLabel(zone string) string {
+	if zone == "/" {
+		return ""
+	}
+	return zone
 }
 
 // tainted counts a node that got the taint that drives pods out.
 func (r *reconciler) tainted(before, after *corev1.Node) {
 	if !drivesOut(before) && drivesOut(after) {
-		r.evictions.WithLabelValues(zoneOf(after)).Inc()
+		r.evictions.WithLabelValues(zoneLabel(zoneOf(after))).Inc()
 	}
 }
 
