@@ -42,6 +42,7 @@ func podSpecWarnings(spec *corev1.PodSpec, meta *metav1.ObjectMeta, at *field.Pa
 		}
 	}
 	w.volumes(specPath.Child("volumes"), spec.Volumes)
+	w.sharedPaths(spec.Volumes)
 	seen := sets.New[string]()
 	for i, alias := range spec.HostAliases {
 		if seen.Has(alias.IP) {
@@ -80,6 +81,15 @@ func podSpecWarnings(spec *corev1.PodSpec, meta *metav1.ObjectMeta, at *field.Pa
 	if ptr.Deref(spec.TerminationGracePeriodSeconds, 0) < 0 {
 		w.add(specPath.Child("terminationGracePeriodSeconds"), "must be >= 0; negative values are invalid and will be treated as 1")
 	}
+	w.podAffinities(specPath.Child("affinity"), spec.Affinity)
+	if spec.DNSConfig != nil {
+		for i, ip := range spec.DNSConfig.Nameservers {
+			w = append(w, validation.GetWarningsForIP(specPath.Child("dnsConfig", "nameservers").Index(i), ip)...)
+		}
+	}
+	for i, alias := range spec.HostAliases {
+		w = append(w, validation.GetWarningsForIP(specPath.Child("hostAliases").Index(i).Child("ip"), alias.IP)...)
+	}
 	return w
 }
 
@@ -97,6 +107,12 @@ func DeprecatedNodeLabel(key string) (instead string) {
 		return fmt.Sprintf("deprecated since v1.17; use %q instead", corev1.LabelTopologyZone)
 	case corev1.LabelInstanceType:
 		return fmt.Sprintf("deprecated since v1.17; use %q instead", corev1.LabelInstanceTypeStable)
+	case "app.kubernetes.io/created-by":
+		return "deprecated since v1.9"
+	case "scheduler.alpha.kubernetes.io/preferAvoidPods":
+		return "deprecated since v1.22; use Taints and Tolerations instead"
+	case "node-role.kubernetes.io/master":
+		return `use "node-role.kubernetes.io/control-plane" instead`
 	}
 	return ""
 }
@@ -124,9 +140,33 @@ func (w *warnings) nodeLabels(at *field.Path, spec *corev1.PodSpec) {
 		if instead := DeprecatedNodeLabel(c.TopologyKey); instead != "" {
 			w.add(at.Child("topologyKey"), "%s is %s", c.TopologyKey, instead)
 		}
-		if c.LabelSelector == nil {
-			w.add(at.Child("labelSelector"), "a null labelSelector results in matching no pod")
+		w.selectsNothing(at, c.LabelSelector)
+	}
+}
+
+func (w *warnings) selectsNothing(at *field.Path, s *metav1.LabelSelector) {
+	if s == nil {
+		w.add(at.Child("labelSelector"), "a null labelSelector results in matching no pod")
+	}
+}
+
+func (w *warnings) podAffinities(at *field.Path, a *corev1.Affinity) {
+	if a == nil {
+		return
+	}
+	terms := func(at *field.Path, required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm) {
+		for i := range required {
+			w.selectsNothing(at.Child("requiredDuringSchedulingIgnoredDuringExecution").Index(i), required[i].LabelSelector)
 		}
+		for i := range preferred {
+			w.selectsNothing(at.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i).Child("podAffinityTerm"), preferred[i].PodAffinityTerm.LabelSelector)
+		}
+	}
+	if p := a.PodAffinity; p != nil {
+		terms(at.Child("podAffinity"), p.RequiredDuringSchedulingIgnoredDuringExecution, p.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+	if p := a.PodAntiAffinity; p != nil {
+		terms(at.Child("podAntiAffinity"), p.RequiredDuringSchedulingIgnoredDuringExecution, p.PreferredDuringSchedulingIgnoredDuringExecution)
 	}
 }
 
@@ -145,16 +185,6 @@ func (w *warnings) nodeTerm(at *field.Path, term corev1.NodeSelectorTerm) {
 }
 
 func (w *warnings) volumes(at *field.Path, volumes []corev1.Volume) {
-	tokens := sets.New[string]()
-	for _, v := range volumes {
-		if v.Projected != nil {
-			for _, s := range v.Projected.Sources {
-				if s.ServiceAccountToken != nil {
-					tokens.Insert(s.ServiceAccountToken.Path)
-				}
-			}
-		}
-	}
 	for i, v := range volumes {
 		at := at.Index(i)
 		for _, old := range []struct {
@@ -175,37 +205,8 @@ func (w *warnings) volumes(at *field.Path, volumes []corev1.Volume) {
 				w.add(at.Child(old.name), "%s", old.since)
 			}
 		}
-		if v.Projected != nil && len(tokens) > 0 {
-			w.tokenPaths(at.Child("projected", "sources"), v.Projected.Sources, tokens)
-		}
-	}
-}
-
-// tokenPaths warns of files that take the place of a service account's token.
-func (w *warnings) tokenPaths(at *field.Path, sources []corev1.VolumeProjection, tokens sets.Set[string]) {
-	check := func(at *field.Path, path string) {
-		if tokens.Has(path) {
-			w.add(at, "has duplicated path with ServiceAccountToken %q", path)
-		}
-	}
-	for _, s := range sources {
-		if s.ConfigMap != nil {
-			for i, item := range s.ConfigMap.Items {
-				check(at.Child("configMap").Index(i), item.Path)
-			}
-		}
-		if s.Secret != nil {
-			for i, item := range s.Secret.Items {
-				check(at.Child("secrets").Index(i), item.Path)
-			}
-		}
-		if s.DownwardAPI != nil {
-			for i, item := range s.DownwardAPI.Items {
-				check(at.Child("downwardAPI").Index(i), item.Path)
-			}
-		}
-		if s.ClusterTrustBundle != nil {
-			check(at.Child("ClusterTrustBundle"), s.ClusterTrustBundle.Path)
+		if v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil {
+			*w = append(*w, ClaimWarnings(&v.Ephemeral.VolumeClaimTemplate.Spec, at.Child("ephemeral", "volumeClaimTemplate", "spec"))...)
 		}
 	}
 }
@@ -238,10 +239,15 @@ func (w *warnings) ports(at *field.Path, spec *corev1.PodSpec) {
 		at   *field.Path
 		port corev1.ContainerPort
 	}
-	all := map[string][]block{}
+	all, named := map[string][]block{}, map[string]*field.Path{}
 	visitContainers(spec, at, func(c *corev1.Container, at *field.Path) {
 		for i, port := range c.Ports {
 			at := at.Child("ports").Index(i)
+			if other := named[port.Name]; other != nil {
+				w.add(at, "duplicate port name %q with %s, services and probes that select ports by name will use %s", port.Name, other, other)
+			} else if port.Name != "" {
+				named[port.Name] = at
+			}
 			if port.HostIP != "" && port.HostPort == 0 {
 				w.add(at, "hostIP set without hostPort: %+v", port)
 			}
