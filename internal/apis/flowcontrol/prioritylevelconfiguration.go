@@ -3,15 +3,16 @@ package flowcontrol
 import (
 	"context"
 	"fmt"
+	"math"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
-	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
 	"skiff/internal/apis/fill"
 )
@@ -29,6 +30,9 @@ func priorityLevelConfiguration() *apis.Resource {
 		Generation: true,
 		Default:    defaultPriorityLevel,
 		Validate:   validatePriorityLevel,
+		ValidateStatusUpdate: func(_ context.Context, p, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
+			return validateConditions(p.Status.Conditions, func(c *flowcontrolv1.PriorityLevelConfigurationCondition) string { return string(c.Type) })
+		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("Type", flowcontrolv1.PriorityLevelConfigurationSpec{}.SwaggerDoc()["type"]),
@@ -71,67 +75,117 @@ func defaultPriorityLevel(p *flowcontrolv1.PriorityLevelConfiguration) {
 
 func validatePriorityLevel(_ context.Context, p *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
 	s, path := &p.Spec, field.NewPath("spec")
+	var errs field.ErrorList
 	if (p.Name == flowcontrolv1.PriorityLevelConfigurationNameExempt) != (s.Type == flowcontrolv1.PriorityLevelEnablementExempt) {
-		return field.ErrorList{field.Invalid(path.Child("type"), s.Type, "type must be 'Exempt' if and only if name is 'exempt'")}
+		errs = append(errs, field.Invalid(path.Child("type"), s.Type, "type must be 'Exempt' if and only if name is 'exempt'"))
 	}
 	switch s.Type {
 	case flowcontrolv1.PriorityLevelEnablementExempt:
 		if s.Limited != nil {
-			return field.ErrorList{field.Forbidden(path.Child("limited"), "must be nil if the type is not Limited")}
+			errs = append(errs, field.Forbidden(path.Child("limited"), "must be nil if the type is not Limited"))
 		}
 		if s.Exempt == nil {
-			return nil
+			errs = append(errs, field.Required(path.Child("exempt"), "must not be empty when type is Exempt"))
+		} else {
+			errs = append(errs, validateShares(s.Exempt.NominalConcurrencyShares, s.Exempt.LendablePercent, path.Child("exempt"))...)
 		}
-		errs := checks.OptionalNonnegative(s.Exempt.NominalConcurrencyShares, path.Child("exempt", "nominalConcurrencyShares"))
-		return append(errs, validatePercent(s.Exempt.LendablePercent, path.Child("exempt", "lendablePercent"))...)
 	case flowcontrolv1.PriorityLevelEnablementLimited:
 		if s.Exempt != nil {
-			return field.ErrorList{field.Forbidden(path.Child("exempt"), "must be nil if the type is Limited")}
+			errs = append(errs, field.Forbidden(path.Child("exempt"), "must be nil if the type is Limited"))
 		}
 		if s.Limited == nil {
-			return field.ErrorList{field.Required(path.Child("limited"), "must not be empty when type is Limited")}
+			errs = append(errs, field.Required(path.Child("limited"), "must not be empty when type is Limited"))
+		} else {
+			errs = append(errs, validateLimited(s.Limited, path.Child("limited"))...)
 		}
-		return validateLimited(s.Limited, path.Child("limited"))
+	default:
+		errs = append(errs, field.NotSupported(path.Child("type"), s.Type,
+			[]flowcontrolv1.PriorityLevelEnablement{flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited}))
 	}
-	return checks.Enum(s.Type, path.Child("type"), flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)
+	return append(errs, validateFixedLevel(p, path)...)
+}
+
+// validateFixedLevel keeps the levels of requests that nothing else covers as
+// they are. How much of the server exempt requests take may be said.
+func validateFixedLevel(p *flowcontrolv1.PriorityLevelConfiguration, path *field.Path) field.ErrorList {
+	s := p.Spec
+	switch p.Name {
+	case flowcontrolv1.PriorityLevelConfigurationNameExempt:
+		s.Exempt = nil
+		if !equality.Semantic.DeepEqual(s, flowcontrolv1.PriorityLevelConfigurationSpec{Type: flowcontrolv1.PriorityLevelEnablementExempt}) {
+			return field.ErrorList{field.Invalid(path, p.Spec, fmt.Sprintf("spec of '%s' except the 'spec.exempt' field must equal the fixed value", p.Name))}
+		}
+	case flowcontrolv1.PriorityLevelConfigurationNameCatchAll:
+		fixed := flowcontrolv1.PriorityLevelConfigurationSpec{Type: flowcontrolv1.PriorityLevelEnablementLimited, Limited: &flowcontrolv1.LimitedPriorityLevelConfiguration{
+			NominalConcurrencyShares: ptr.To[int32](5), LendablePercent: ptr.To[int32](0),
+			LimitResponse: flowcontrolv1.LimitResponse{Type: flowcontrolv1.LimitResponseTypeReject},
+		}}
+		if !equality.Semantic.DeepEqual(s, fixed) {
+			return field.ErrorList{field.Invalid(path, p.Spec, fmt.Sprintf("spec of '%s' must equal the fixed value", p.Name))}
+		}
+	}
+	return nil
 }
 
 func validateLimited(l *flowcontrolv1.LimitedPriorityLevelConfiguration, path *field.Path) field.ErrorList {
-	errs := checks.OptionalNonnegative(l.NominalConcurrencyShares, path.Child("nominalConcurrencyShares"))
-	errs = append(errs, validatePercent(l.LendablePercent, path.Child("lendablePercent"))...)
-	errs = append(errs, checks.OptionalNonnegative(l.BorrowingLimitPercent, path.Child("borrowingLimitPercent"))...)
+	errs := validateShares(l.NominalConcurrencyShares, l.LendablePercent, path)
+	if b := l.BorrowingLimitPercent; b != nil && *b < 0 {
+		errs = append(errs, field.Invalid(path.Child("borrowingLimitPercent"), *b, "if specified, must be at least 0"))
+	}
 	response, path := &l.LimitResponse, path.Child("limitResponse")
-	errs = append(errs, checks.Enum(response.Type, path.Child("type"), flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)...)
-	q, path := response.Queuing, path.Child("queuing")
-	switch {
-	case response.Type == flowcontrolv1.LimitResponseTypeReject && q != nil:
-		return append(errs, field.Forbidden(path, "must be nil if limited.limitResponse.type is not Limited"))
-	case response.Type == flowcontrolv1.LimitResponseTypeQueue && q == nil:
-		return append(errs, field.Required(path, "must not be empty if limited.limitResponse.type is Limited"))
-	case q == nil:
-		return errs
-	}
-	positive := func(name string, v int32) {
-		if v <= 0 {
-			errs = append(errs, field.Invalid(path.Child(name), v, "must be positive"))
+	q, queuing := response.Queuing, path.Child("queuing")
+	switch response.Type {
+	case flowcontrolv1.LimitResponseTypeReject:
+		if q != nil {
+			errs = append(errs, field.Forbidden(queuing, "must be nil if limited.limitResponse.type is not Limited"))
 		}
-	}
-	const maxQueues = 10_000_000
-	positive("queueLengthLimit", q.QueueLengthLimit)
-	positive("queues", q.Queues)
-	if q.Queues > maxQueues {
-		errs = append(errs, field.Invalid(path.Child("queues"), q.Queues, fmt.Sprintf("must not be greater than %d", maxQueues)))
-	}
-	positive("handSize", q.HandSize)
-	if q.HandSize > q.Queues {
-		errs = append(errs, field.Invalid(path.Child("handSize"), q.HandSize, fmt.Sprintf("should not be greater than queues (%d)", q.Queues)))
+	case flowcontrolv1.LimitResponseTypeQueue:
+		if q == nil {
+			errs = append(errs, field.Required(queuing, "must not be empty if limited.limitResponse.type is Limited"))
+		} else {
+			errs = append(errs, validateQueuing(q, queuing)...)
+		}
+	default:
+		errs = append(errs, field.NotSupported(path.Child("type"), response.Type,
+			[]flowcontrolv1.LimitResponseType{flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject}))
 	}
 	return errs
 }
 
-func validatePercent(v *int32, path *field.Path) field.ErrorList {
-	if v == nil || (*v >= 0 && *v <= 100) {
-		return nil
+func validateQueuing(q *flowcontrolv1.QueuingConfiguration, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	refuse := func(name string, v int32, detail string) {
+		errs = append(errs, field.Invalid(path.Child(name), v, detail))
 	}
-	return field.ErrorList{field.Invalid(path, *v, "must be between 0 and 100, inclusive")}
+	const maxQueues, maxBits = 10_000_000, 60
+	if q.QueueLengthLimit <= 0 {
+		refuse("queueLengthLimit", q.QueueLengthLimit, "must be positive")
+	}
+	switch {
+	case q.Queues <= 0:
+		refuse("queues", q.Queues, "must be positive")
+	case q.Queues > maxQueues:
+		refuse("queues", q.Queues, fmt.Sprintf("must not be greater than %d", maxQueues))
+	}
+	switch {
+	case q.HandSize <= 0:
+		refuse("handSize", q.HandSize, "must be positive")
+	case q.HandSize > q.Queues:
+		refuse("handSize", q.HandSize, fmt.Sprintf("should not be greater than queues (%d)", q.Queues))
+	// A hand is dealt from one hash.
+	case math.Ceil(math.Log2(float64(q.Queues))*float64(q.HandSize)) > maxBits:
+		refuse("handSize", q.HandSize, fmt.Sprintf("required entropy bits of deckSize %d and handSize %d should not be greater than %d", q.Queues, q.HandSize, maxBits))
+	}
+	return errs
+}
+
+func validateShares(nominal, lendable *int32, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if n := ptr.Deref(nominal, 0); n < 0 {
+		errs = append(errs, field.Invalid(path.Child("nominalConcurrencyShares"), n, "must be a non-negative integer"))
+	}
+	if l := ptr.Deref(lendable, 0); l < 0 || l > 100 {
+		errs = append(errs, field.Invalid(path.Child("lendablePercent"), l, "must be between 0 and 100, inclusive"))
+	}
+	return errs
 }

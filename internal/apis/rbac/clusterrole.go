@@ -2,8 +2,10 @@ package rbac
 
 import (
 	"context"
+	"slices"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -21,11 +23,22 @@ func clusterRole() *apis.Resource {
 		NewList:             func() runtime.Object { return &rbacv1.ClusterRoleList{} },
 		AllowCreateOnUpdate: true,
 		ValidateName:        validateName,
-		Validate:            validateClusterRole,
+		Validate: func(_ context.Context, r *rbacv1.ClusterRole) field.ErrorList {
+			return validateClusterRole(r, metav1validation.LabelSelectorValidationOptions{})
+		},
+		ValidateUpdate: func(_ context.Context, r, old *rbacv1.ClusterRole) field.ErrorList {
+			var tolerant metav1validation.LabelSelectorValidationOptions
+			if old.AggregationRule != nil {
+				tolerant.AllowInvalidLabelValueInSelector = slices.ContainsFunc(old.AggregationRule.ClusterRoleSelectors, func(s metav1.LabelSelector) bool {
+					return metav1validation.LabelSelectorHasInvalidLabelValue(&s)
+				})
+			}
+			return validateClusterRole(r, tolerant)
+		},
 	}.Resource()
 }
 
-func validateClusterRole(_ context.Context, r *rbacv1.ClusterRole) field.ErrorList {
+func validateClusterRole(r *rbacv1.ClusterRole, o metav1validation.LabelSelectorValidationOptions) field.ErrorList {
 	errs := validateRules(r.Rules, false)
 	if r.AggregationRule == nil {
 		return errs
@@ -36,7 +49,10 @@ func validateClusterRole(_ context.Context, r *rbacv1.ClusterRole) field.ErrorLi
 	}
 	for i := range r.AggregationRule.ClusterRoleSelectors {
 		selector := &r.AggregationRule.ClusterRoleSelectors[i]
-		errs = append(errs, metav1validation.ValidateLabelSelector(selector, metav1validation.LabelSelectorValidationOptions{}, path.Index(i))...)
+		errs = append(errs, metav1validation.ValidateLabelSelector(selector, o, path.Index(i))...)
+		if _, err := metav1.LabelSelectorAsSelector(selector); err != nil {
+			errs = append(errs, field.Invalid(path.Index(i), selector, "invalid label selector."))
+		}
 	}
 	return errs
 }

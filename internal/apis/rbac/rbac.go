@@ -119,9 +119,6 @@ func validateSubject(s *rbacv1.Subject, namespaced bool, path *field.Path) field
 			errs = append(errs, field.Required(path.Child("namespace"), ""))
 		}
 	case rbacv1.UserKind, rbacv1.GroupKind:
-		if s.Name == "" {
-			errs = append(errs, field.Invalid(path.Child("name"), s.Name, strings.ToLower(s.Kind)+" name cannot be empty"))
-		}
 		if s.APIGroup != rbacv1.GroupName {
 			errs = append(errs, field.NotSupported(path.Child("apiGroup"), s.APIGroup, []string{rbacv1.GroupName}))
 		}
