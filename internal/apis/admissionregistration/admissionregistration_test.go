@@ -1,9 +1,12 @@
 package admissionregistration
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis/checks/checkstest"
@@ -55,6 +58,98 @@ webhooks:
 	)
 }
 
+func TestWebhookDetails(t *testing.T) {
+	type config = admissionregistrationv1.ValidatingWebhookConfiguration
+	type hook = admissionregistrationv1.ValidatingWebhook
+	r := checkstest.Find(t, Resources(), "validatingwebhookconfigurations")
+	valid := checkstest.Parse[*config](t, r, `
+metadata: {name: x}
+webhooks:
+- name: a.example.com
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  clientConfig: {service: {namespace: default, name: hook}}
+  rules: [{operations: [CREATE], apiGroups: [""], apiVersions: [v1], resources: [pods]}]
+`)
+	change := func(name string, f func(w *hook), want ...string) checkstest.Case[*config] {
+		return checkstest.Change(name, func(c *config) { f(&c.Webhooks[0]) }, want...)
+	}
+	rule := func(name string, f func(r *admissionregistrationv1.RuleWithOperations), want ...string) checkstest.Case[*config] {
+		return change(name, func(w *hook) { f(&w.Rules[0]) }, want...)
+	}
+	const at = "webhooks[0]."
+	checkstest.Create(t, r, valid,
+		change("no versions", func(w *hook) { w.AdmissionReviewVersions = nil }, at+"admissionReviewVersions: Required value: must specify one of v1, v1beta1"),
+		change("version twice", func(w *hook) { w.AdmissionReviewVersions = []string{"v1", "v1"} }, at+"admissionReviewVersions[1]: Invalid value: duplicate version"),
+		change("version's name", func(w *hook) { w.AdmissionReviewVersions = []string{"1"} },
+			at+"admissionReviewVersions[0]: Invalid value: a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')",
+			at+"admissionReviewVersions: Invalid value: must include at least one of v1, v1beta1"),
+		change("failure policy", func(w *hook) { w.FailurePolicy = ptr.To(admissionregistrationv1.FailurePolicyType("")) },
+			at+`failurePolicy: Unsupported value: supported values: "Fail", "Ignore"`),
+		change("match policy", func(w *hook) { w.MatchPolicy = ptr.To(admissionregistrationv1.MatchPolicyType("Near")) },
+			at+`matchPolicy: Unsupported value: supported values: "Equivalent", "Exact"`),
+		change("no side effects", func(w *hook) { w.SideEffects = nil }, at+"sideEffects: Required value: must specify one of None, NoneOnDryRun"),
+		change("no service name", func(w *hook) { w.ClientConfig.Service.Name = "" }, at+"clientConfig.service.namespace: Required value: "),
+		change("port", func(w *hook) { w.ClientConfig.Service.Port = ptr.To[int32](0) },
+			at+"clientConfig.service.port: Invalid value: port is not valid: must be between 1 and 65535, inclusive"),
+		change("path", func(w *hook) { w.ClientConfig.Service.Path = ptr.To("/a//b") }, at+"clientConfig.service.path: Invalid value: segment[1] may not be empty"),
+		change("URL", func(w *hook) {
+			w.ClientConfig = admissionregistrationv1.WebhookClientConfig{URL: ptr.To("https://u@host/p?q#f")}
+		}, at+"clientConfig.url: Invalid value: user information is not permitted in the URL", at+"clientConfig.url: Invalid value: fragments are not permitted in the URL",
+			at+"clientConfig.url: Invalid value: query parameters are not permitted in the URL"),
+		rule("empty", func(r *admissionregistrationv1.RuleWithOperations) { *r = admissionregistrationv1.RuleWithOperations{} },
+			at+"rules[0].operations: Required value: ", at+"rules[0].apiGroups: Required value: ", at+"rules[0].apiVersions: Required value: ", at+"rules[0].resources: Required value: "),
+		rule("operation", func(r *admissionregistrationv1.RuleWithOperations) { r.Operations[0] = "" },
+			at+`rules[0].operations[0]: Unsupported value: supported values: "*", "CONNECT", "CREATE", "DELETE", "UPDATE"`),
+		rule("stars", func(r *admissionregistrationv1.RuleWithOperations) {
+			r.APIGroups, r.APIVersions, r.Resources = []string{"*", ""}, []string{"*", ""}, []string{"*/*", ""}
+		}, at+"rules[0].apiGroups: Invalid value: if '*' is present, must not specify other API groups", at+"rules[0].apiVersions: Invalid value: if '*' is present, must not specify other API versions",
+			at+"rules[0].apiVersions[1]: Required value: ", at+"rules[0].resources[1]: Required value: ", at+"rules[0].resources: Invalid value: if '*/*' is present, must not specify other resources"),
+		rule("subresource everywhere", func(r *admissionregistrationv1.RuleWithOperations) { r.Resources = []string{"*/scale", "a/scale"} },
+			at+"rules[0].resources[1]: Invalid value: if '*/scale' is present, must not specify a/scale"),
+		rule("scope", func(r *admissionregistrationv1.RuleWithOperations) {
+			r.Scope = ptr.To(admissionregistrationv1.ScopeType(""))
+		},
+			at+`rules[0].scope: Unsupported value: supported values: "*", "Cluster", "Namespaced"`),
+		change("selector", func(w *hook) {
+			w.ObjectSelector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "a", Operator: "In", Values: []string{"-"}}}
+		}, at+"objectSelector.matchExpressions[0].values[0]: Invalid value: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"),
+		change("too many conditions", func(w *hook) {
+			for i := range 65 {
+				w.MatchConditions = append(w.MatchConditions, admissionregistrationv1.MatchCondition{Name: fmt.Sprintf("c%d", i), Expression: "true"})
+			}
+		}, at+"matchConditions: Too many: must have at most 64 items"),
+		change("empty condition", func(w *hook) { w.MatchConditions = make([]admissionregistrationv1.MatchCondition, 1) },
+			at+"matchConditions[0].expression: Required value: ", at+"matchConditions[0].name: Required value: "),
+		change("parameters", func(w *hook) {
+			w.MatchConditions = []admissionregistrationv1.MatchCondition{{Name: "a", Expression: "params.x"}}
+		}, at+"matchConditions[0].expression: Invalid value: compilation failed: ERROR: <input>:1:1: undeclared reference to 'params' (in container '')\n | params.x\n | ^"),
+	)
+
+	// What older rules accepted can still be updated.
+	old := valid.DeepCopy()
+	w := &old.Webhooks[0]
+	w.SideEffects, w.AdmissionReviewVersions = ptr.To(admissionregistrationv1.SideEffectClassSome), []string{"v0"}
+	w.ObjectSelector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "a", Operator: "In", Values: []string{"-"}}}
+	w.MatchConditions = []admissionregistrationv1.MatchCondition{{Name: "a", Expression: "once.this.compiled"}}
+	old.Webhooks = append(old.Webhooks, *w.DeepCopy())
+	checkstest.Update(t, r, old,
+		change("as before", func(w *hook) { w.TimeoutSeconds = ptr.To[int32](3) }),
+		change("effects", func(w *hook) { w.SideEffects = ptr.To(admissionregistrationv1.SideEffectClass("Few")) },
+			at+`sideEffects: Unsupported value: supported values: "None", "NoneOnDryRun", "Some", "Unknown"`),
+		change("conditions", func(w *hook) { w.MatchConditions[0].Name = "b" },
+			at+"matchConditions[0].expression: Invalid value: compilation failed: ERROR: <input>:1:1: undeclared reference to 'once' (in container '')\n | once.this.compiled\n | ^",
+			"webhooks[1].matchConditions[0].expression: Invalid value: compilation failed: ERROR: <input>:1:1: undeclared reference to 'once' (in container '')\n | once.this.compiled\n | ^"),
+	)
+	checkstest.Update(t, r, valid,
+		change("effects", func(w *hook) { w.SideEffects = ptr.To(admissionregistrationv1.SideEffectClassSome) },
+			at+`sideEffects: Unsupported value: supported values: "None", "NoneOnDryRun"`),
+	)
+	if got := r.Cells(old)[1]; got != int64(2) {
+		t.Errorf("%v webhooks shown", got)
+	}
+}
+
 func TestPolicies(t *testing.T) {
 	type policy = admissionregistrationv1.ValidatingAdmissionPolicy
 	change := checkstest.Change[*policy]
@@ -98,6 +193,45 @@ spec:
 			"spec.auditAnnotations[1].key: Duplicate value: "),
 		change("param kind", func(p *policy) { p.Spec.ParamKind.Kind = "" }, "spec.paramKind.kind: Required value: "),
 	)
+	checkstest.Create(t, r, valid,
+		change("failure", func(p *policy) { p.Spec.FailurePolicy = nil }, "spec.failurePolicy: Required value: "),
+		change("no rules", func(p *policy) { p.Spec.MatchConstraints.ResourceRules = nil }, "spec.matchConstraints.resourceRules: Required value: "),
+		change("names", func(p *policy) {
+			p.Spec.MatchConstraints.ResourceRules[0].ResourceNames = []string{"a", "a", "a/b"}
+		}, "spec.matchConstraints.resourceRules[0].resourceNames[1]: Duplicate value: ",
+			"spec.matchConstraints.resourceRules[0].resourceNames[2]: Invalid value: may not contain '/'"),
+		change("kind", func(p *policy) {
+			p.Spec.ParamKind = &admissionregistrationv1.ParamKind{APIVersion: "a/b/c", Kind: "B ad"}
+		},
+			"spec.paramKind.apiVersion: Invalid value: unexpected GroupVersion string: a/b/c",
+			"spec.paramKind.kind: Invalid value: may have mixed case, but should otherwise match: a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"),
+		change("no version", func(p *policy) { p.Spec.ParamKind.APIVersion = "a/" }, "spec.paramKind.apiVersion: Invalid value: version must be specified"),
+		change("messages", func(p *policy) { p.Spec.Validations[0].Message, p.Spec.Validations[0].MessageExpression = "a\nb", " " },
+			"spec.validations[0].message: Invalid value: message must not contain line breaks", "spec.validations[0].messageExpression: Invalid value: must be non-empty if specified"),
+		change("empty message", func(p *policy) { p.Spec.Validations[0].Message = " " }, "spec.validations[0].message: Invalid value: message must be non-empty if specified"),
+		change("reason", func(p *policy) { p.Spec.Validations[0].Reason = ptr.To(metav1.StatusReasonUnauthorized) },
+			`spec.validations[0].reason: Unsupported value: supported values: "Forbidden", "Invalid", "RequestEntityTooLarge"`),
+		change("audit keys", func(p *policy) {
+			p.Spec.AuditAnnotations = []admissionregistrationv1.AuditAnnotation{{ValueExpression: "'a'"}, {Key: "b", ValueExpression: strings.Repeat(" ", 3) + "'" + strings.Repeat("x", 5*1024) + "'"}}
+		}, "spec.auditAnnotations[0].key: Invalid value: name part must be non-empty",
+			"spec.auditAnnotations[0].key: Invalid value: name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+			"spec.auditAnnotations[1].valueExpression: Required value: must not exceed 5120 bytes in length"),
+		change("no variable", func(p *policy) { p.Spec.Variables = make([]admissionregistrationv1.Variable, 1) },
+			"spec.variables[0].name: Required value: name is not specified", "spec.variables[0].expression: Required value: expression is not specified"),
+	)
+	stored := valid.DeepCopy()
+	stored.Spec.MatchConditions = []admissionregistrationv1.MatchCondition{{Name: "a", Expression: "once.this.compiled"}}
+	checkstest.Update(t, r, stored,
+		change("as before", func(p *policy) { p.Spec.Validations[0].Message = "no" }),
+		change("other parameters", func(p *policy) { p.Spec.ParamKind.Kind = "Secret" },
+			"spec.matchConditions[0].expression: Invalid value: compilation failed: ERROR: <input>:1:1: undeclared reference to 'once' (in container '')\n | once.this.compiled\n | ^"),
+	)
+	checkstest.UpdateStatus(t, r, valid,
+		change("type checking", func(p *policy) {
+			p.Status.TypeChecking = &admissionregistrationv1.TypeChecking{ExpressionWarnings: []admissionregistrationv1.ExpressionWarning{{}, {FieldRef: "spec[", Warning: "w"}}}
+		}, "status.typeChecking.expressionWarnings[0].warning: Required value: ", "status.typeChecking.expressionWarnings[0].fieldRef: Required value: ",
+			"status.typeChecking.expressionWarnings[1].fieldRef: Invalid value: invalid JSONPath: unterminated array"),
+	)
 	if got := r.Cells(valid); got[1] != int64(1) || got[2] != "v1/ConfigMap" {
 		t.Errorf("shown as %v", got)
 	}
@@ -108,8 +242,28 @@ spec:
 	checkstest.Create(t, r, bound,
 		bind("no policy", func(b *binding) { b.Spec.PolicyName = "" }, "spec.policyName: Required value: "),
 		bind("no actions", func(b *binding) { b.Spec.ValidationActions = nil }, "spec.validationActions: Required value: at least one validation action is required"),
+		bind("actions", func(b *binding) {
+			b.Spec.ValidationActions = []admissionregistrationv1.ValidationAction{"Deny", "Warn", "Deny", "Sigh"}
+		}, "spec.validationActions[2]: Duplicate value: ", `spec.validationActions[3]: Unsupported value: supported values: "Audit", "Deny", "Warn"`,
+			"spec.validationActions: Invalid value: must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)"),
+		bind("name and selector", func(b *binding) { b.Spec.ParamRef.Selector = &metav1.LabelSelector{} },
+			"spec.paramRef.name: Forbidden: name and selector are mutually exclusive", "spec.paramRef.selector: Forbidden: name and selector are mutually exclusive"),
+		bind("not found", func(b *binding) {
+			b.Spec.ParamRef.ParameterNotFoundAction = ptr.To(admissionregistrationv1.ParameterNotFoundActionType("Cry"))
+		}, `spec.paramRef.parameterNotFoundAction: Unsupported value: supported values: "Deny", "Allow"`),
+		bind("nothing to do", func(b *binding) { b.Spec.ParamRef.ParameterNotFoundAction = nil }, "spec.paramRef.parameterNotFoundAction: Required value: "),
+		bind("match", func(b *binding) { b.Spec.MatchResources = &admissionregistrationv1.MatchResources{} }, "spec.matchResources.matchPolicy: Required value: ",
+			"spec.matchResources.namespaceSelector: Required value: ", "spec.matchResources.objectSelector: Required value: "),
 		bind("params", func(b *binding) { b.Spec.ParamRef.Name = "" }, "spec.paramRef: Required value: one of name or selector must be specified"),
 	)
+	for want, ref := range map[string]*admissionregistrationv1.ParamRef{
+		"<unset>": nil, "*/p": {Name: "p"}, "n/p": {Name: "p", Namespace: "n"}, "a=b": {Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}},
+	} {
+		bound.Spec.ParamRef = ref
+		if got := r.Cells(bound); got[1] != "x" || got[2] != want {
+			t.Errorf("shown as %v, want %s", got, want)
+		}
+	}
 	mutate := checkstest.Change[*admissionregistrationv1.MutatingAdmissionPolicy]
 	r = checkstest.Find(t, Resources(), "mutatingadmissionpolicies")
 	mutating := checkstest.Parse[*admissionregistrationv1.MutatingAdmissionPolicy](t, r, `

@@ -1,6 +1,7 @@
 package admissionregistration
 
 import (
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -42,7 +43,7 @@ func validateMatch(m *admissionregistrationv1.MatchResources, path *field.Path) 
 	if m.MatchPolicy == nil {
 		errs = append(errs, field.Required(path.Child("matchPolicy"), ""))
 	} else {
-		errs = append(errs, checks.Enum(*m.MatchPolicy, path.Child("matchPolicy"), admissionregistrationv1.Equivalent, admissionregistrationv1.Exact)...)
+		errs = append(errs, checks.OneOf(*m.MatchPolicy, path.Child("matchPolicy"), admissionregistrationv1.Equivalent, admissionregistrationv1.Exact)...)
 	}
 	if m.NamespaceSelector == nil {
 		errs = append(errs, field.Required(path.Child("namespaceSelector"), ""))
@@ -50,7 +51,7 @@ func validateMatch(m *admissionregistrationv1.MatchResources, path *field.Path) 
 	if m.ObjectSelector == nil {
 		errs = append(errs, field.Required(path.Child("objectSelector"), ""))
 	}
-	errs = append(errs, validateSelectors(m.NamespaceSelector, m.ObjectSelector, path)...)
+	errs = append(errs, validateSelectors(m.NamespaceSelector, m.ObjectSelector, metav1validation.LabelSelectorValidationOptions{}, path)...)
 	for i := range m.ResourceRules {
 		errs = append(errs, validateNamedRule(&m.ResourceRules[i], path.Child("resourceRules").Index(i))...)
 	}
@@ -60,9 +61,9 @@ func validateMatch(m *admissionregistrationv1.MatchResources, path *field.Path) 
 	return errs
 }
 
-func validateSelectors(namespace, object *metav1.LabelSelector, path *field.Path) field.ErrorList {
-	errs := metav1validation.ValidateLabelSelector(namespace, metav1validation.LabelSelectorValidationOptions{}, path.Child("namespaceSelector"))
-	return append(errs, metav1validation.ValidateLabelSelector(object, metav1validation.LabelSelectorValidationOptions{}, path.Child("objectSelector"))...)
+func validateSelectors(namespace, object *metav1.LabelSelector, o metav1validation.LabelSelectorValidationOptions, path *field.Path) field.ErrorList {
+	errs := metav1validation.ValidateLabelSelector(namespace, o, path.Child("namespaceSelector"))
+	return append(errs, metav1validation.ValidateLabelSelector(object, o, path.Child("objectSelector"))...)
 }
 
 func validateNamedRule(r *admissionregistrationv1.NamedRuleWithOperations, path *field.Path) field.ErrorList {
@@ -89,14 +90,14 @@ func validateRule(r *admissionregistrationv1.RuleWithOperations, path *field.Pat
 		errs = append(errs, field.Invalid(path.Child("operations"), r.Operations, "if '*' is present, must not specify other operations"))
 	}
 	for i, operation := range r.Operations {
-		errs = append(errs, checks.Enum(operation, path.Child("operations").Index(i), admissionregistrationv1.OperationAll,
+		errs = append(errs, checks.OneOf(operation, path.Child("operations").Index(i), admissionregistrationv1.OperationAll,
 			admissionregistrationv1.Connect, admissionregistrationv1.Create, admissionregistrationv1.Delete, admissionregistrationv1.Update)...)
 	}
 	errs = append(errs, validateNames(r.APIGroups, path.Child("apiGroups"), "groups", false)...)
 	errs = append(errs, validateNames(r.APIVersions, path.Child("apiVersions"), "versions", true)...)
 	errs = append(errs, validateResources(r.Resources, path.Child("resources"))...)
 	if r.Scope != nil {
-		errs = append(errs, checks.Enum(*r.Scope, path.Child("scope"),
+		errs = append(errs, checks.OneOf(*r.Scope, path.Child("scope"),
 			admissionregistrationv1.AllScopes, admissionregistrationv1.ClusterScope, admissionregistrationv1.NamespacedScope)...)
 	}
 	return errs
@@ -116,7 +117,8 @@ func validateResources(names []string, path *field.Path) field.ErrorList {
 		case name == "":
 			errs = append(errs, field.Required(path.Index(i), ""))
 		case !isSub:
-			plain = plain || name != "*"
+			// Only the last one counts, as upstream.
+			plain = name != "*"
 		default:
 			if allSubresources[resource] {
 				errs = append(errs, field.Invalid(path.Index(i), name, "if '"+resource+"/*' is present, must not specify "+name))
@@ -199,10 +201,8 @@ func validateParamRef(p *admissionregistrationv1.ParamRef, path *field.Path) fie
 	case p.Name == "" && p.Selector == nil:
 		errs = append(errs, field.Required(path, "one of name or selector must be specified"))
 	}
-	if p.ParameterNotFoundAction == nil {
-		return append(errs, field.Required(path.Child("parameterNotFoundAction"), ""))
-	}
-	return append(errs, checks.Enum(*p.ParameterNotFoundAction, path.Child("parameterNotFoundAction"), admissionregistrationv1.AllowAction, admissionregistrationv1.DenyAction)...)
+	return append(errs, checks.Enum(ptr.Deref(p.ParameterNotFoundAction, ""), path.Child("parameterNotFoundAction"),
+		admissionregistrationv1.DenyAction, admissionregistrationv1.AllowAction)...)
 }
 
 // paramRefCell returns the parameters that a binding names, as namespace/name.
@@ -232,19 +232,44 @@ func validateClientConfig(c *admissionregistrationv1.WebhookClientConfig, path *
 	if c.URL != nil {
 		return validateURL(*c.URL, path.Child("url"))
 	}
+	return validateService(c.Service, path.Child("service"))
+}
+
+func validateService(s *admissionregistrationv1.ServiceReference, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	path = path.Child("service")
-	if c.Service.Name == "" {
-		errs = append(errs, field.Required(path.Child("name"), "service name is required"))
+	// Upstream takes one for the other where they are missing.
+	if s.Namespace == "" {
+		errs = append(errs, field.Required(path.Child("name"), ""))
 	}
-	if c.Service.Namespace == "" {
-		errs = append(errs, field.Required(path.Child("namespace"), "service namespace is required"))
+	if s.Name == "" {
+		errs = append(errs, field.Required(path.Child("namespace"), ""))
 	}
-	if c.Service.Port != nil && len(utilvalidation.IsValidPortNum(int(*c.Service.Port))) > 0 {
-		errs = append(errs, field.Invalid(path.Child("port"), *c.Service.Port, "port is not valid: must be between 1 and 65535, inclusive"))
+	port := ptr.Deref(s.Port, 443)
+	if wrong := utilvalidation.IsValidPortNum(int(port)); len(wrong) > 0 {
+		errs = append(errs, field.Invalid(path.Child("port"), port, "port is not valid: "+strings.Join(wrong, ", ")))
 	}
-	if p := ptr.Deref(c.Service.Path, ""); p != "" && !strings.HasPrefix(p, "/") {
-		errs = append(errs, field.Invalid(path.Child("path"), *c.Service.Path, "must start with a '/'"))
+	return append(errs, validateServicePath(ptr.Deref(s.Path, ""), path.Child("path"))...)
+}
+
+// validateServicePath wants every segment of a path, which may end with a
+// slash, to be a DNS name.
+func validateServicePath(s string, path *field.Path) field.ErrorList {
+	if s == "" || s == "/" {
+		return nil
+	}
+	var errs field.ErrorList
+	if s[0] != '/' {
+		errs = append(errs, field.Invalid(path, s, "must start with a '/'"))
+	}
+	// Where the slash is missing, upstream drops the first letter instead.
+	for i, segment := range strings.Split(strings.TrimSuffix(s[1:], "/"), "/") {
+		if segment == "" {
+			errs = append(errs, field.Invalid(path, s, fmt.Sprintf("segment[%d] may not be empty", i)))
+			continue
+		}
+		for _, wrong := range utilvalidation.IsDNS1123Subdomain(segment) {
+			errs = append(errs, field.Invalid(path, s, fmt.Sprintf("segment[%d]: %s", i, wrong)))
+		}
 	}
 	return errs
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -34,10 +35,11 @@ func mutatingAdmissionPolicy(admission *cel.Admission) *apis.Resource {
 			defaultMatch(p.Spec.MatchConstraints)
 		},
 		Validate: func(_ context.Context, p *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
-			return validateMutatingPolicy(p, expressions{admission: admission})
+			return validateMutatingPolicy(p, expressions{admission: admission}, false)
 		},
 		ValidateUpdate: func(_ context.Context, p, old *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
-			return validateMutatingPolicy(p, expressions{admission, mutatingExpressions(old)})
+			same := equality.Semantic.DeepEqual(p.Spec.ParamKind, old.Spec.ParamKind) && equality.Semantic.DeepEqual(p.Spec.MatchConditions, old.Spec.MatchConditions)
+			return validateMutatingPolicy(p, expressions{admission, mutatingExpressions(old)}, same)
 		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
@@ -51,13 +53,17 @@ func mutatingAdmissionPolicy(admission *cel.Admission) *apis.Resource {
 	}.Resource()
 }
 
-func validateMutatingPolicy(p *admissionregistrationv1.MutatingAdmissionPolicy, e expressions) field.ErrorList {
+// validateMutatingPolicy checks a policy. Match conditions that stayed the same
+// are not checked again.
+func validateMutatingPolicy(p *admissionregistrationv1.MutatingAdmissionPolicy, e expressions, sameConditions bool) field.ErrorList {
 	s, path := &p.Spec, field.NewPath("spec")
 	params := s.ParamKind != nil
 	scope := e.admission.Scope(params)
 	errs := validatePolicy(s.FailurePolicy, s.ParamKind, s.MatchConstraints)
 	errs = append(errs, validateMutableOperations(s.MatchConstraints, path.Child("matchConstraints"))...)
-	errs = append(errs, e.conditions(s.MatchConditions, params, path.Child("matchConditions"))...)
+	if !sameConditions {
+		errs = append(errs, e.conditions(s.MatchConditions, params, path.Child("matchConditions"))...)
+	}
 	errs = append(errs, e.variables(s.Variables, scope, path.Child("variables"))...)
 	if len(s.Mutations) == 0 {
 		errs = append(errs, field.Required(path.Child("mutations"), "mutations must contain at least one item"))
@@ -107,7 +113,7 @@ func validateMutableOperations(m *admissionregistrationv1.MatchResources, path *
 	var errs field.ErrorList
 	for i := range m.ResourceRules {
 		for _, operation := range m.ResourceRules[i].Operations {
-			errs = append(errs, checks.Enum(operation, path.Child("resourceRules", "operations"), admissionregistrationv1.OperationAll,
+			errs = append(errs, checks.OneOf(operation, path.Child("resourceRules", "operations"), admissionregistrationv1.OperationAll,
 				admissionregistrationv1.Connect, admissionregistrationv1.Create, admissionregistrationv1.Update)...)
 		}
 	}

@@ -39,10 +39,11 @@ func mutatingWebhookConfiguration(admission *cel.Admission) *apis.Resource {
 			}
 		},
 		Validate: func(_ context.Context, c *admissionregistrationv1.MutatingWebhookConfiguration) field.ErrorList {
-			return validateMutatingWebhooks(c, expressions{admission: admission})
+			return validateMutatingWebhooks(c, webhookChecks{expressions: expressions{admission: admission}})
 		},
 		ValidateUpdate: func(_ context.Context, c, old *admissionregistrationv1.MutatingWebhookConfiguration) field.ErrorList {
-			return validateMutatingWebhooks(c, expressions{admission, webhookConditions(commonAll(old.Webhooks))})
+			was := commonAll(old.Webhooks)
+			return validateMutatingWebhooks(c, tolerantOf(commonAll(c.Webhooks), was, expressions{admission, webhookConditions(was)}))
 		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
@@ -55,11 +56,11 @@ func mutatingWebhookConfiguration(admission *cel.Admission) *apis.Resource {
 	}.Resource()
 }
 
-func validateMutatingWebhooks(c *admissionregistrationv1.MutatingWebhookConfiguration, e expressions) field.ErrorList {
-	errs := validateWebhooks(commonAll(c.Webhooks), e)
+func validateMutatingWebhooks(c *admissionregistrationv1.MutatingWebhookConfiguration, w webhookChecks) field.ErrorList {
+	errs := w.all(commonAll(c.Webhooks))
 	for i := range c.Webhooks {
 		if p := c.Webhooks[i].ReinvocationPolicy; p != nil {
-			errs = append(errs, checks.Enum(*p, field.NewPath("webhooks").Index(i).Child("reinvocationPolicy"),
+			errs = append(errs, checks.OneOf(*p, field.NewPath("webhooks").Index(i).Child("reinvocationPolicy"),
 				admissionregistrationv1.IfNeededReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)...)
 		}
 	}

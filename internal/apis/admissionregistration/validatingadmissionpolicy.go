@@ -7,6 +7,7 @@ import (
 
 	celgo "github.com/google/cel-go/cel"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -39,10 +40,11 @@ func validatingAdmissionPolicy(admission *cel.Admission) *apis.Resource {
 			defaultMatch(p.Spec.MatchConstraints)
 		},
 		Validate: func(_ context.Context, p *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
-			return validateValidatingPolicy(p, expressions{admission: admission})
+			return validateValidatingPolicy(p, expressions{admission: admission}, false)
 		},
 		ValidateUpdate: func(_ context.Context, p, old *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
-			return validateValidatingPolicy(p, expressions{admission, validatingExpressions(old)})
+			same := equality.Semantic.DeepEqual(p.Spec.ParamKind, old.Spec.ParamKind) && equality.Semantic.DeepEqual(p.Spec.MatchConditions, old.Spec.MatchConditions)
+			return validateValidatingPolicy(p, expressions{admission, validatingExpressions(old)}, same)
 		},
 		ValidateStatusUpdate: func(_ context.Context, p, _ *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
 			return validatePolicyStatus(&p.Status, field.NewPath("status"))
@@ -64,12 +66,16 @@ const (
 	maxValueExpression  = 5 * 1024
 )
 
-func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPolicy, e expressions) field.ErrorList {
+// validateValidatingPolicy checks a policy. Match conditions that stayed the
+// same are not checked again.
+func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPolicy, e expressions, sameConditions bool) field.ErrorList {
 	s, path := &p.Spec, field.NewPath("spec")
 	params := s.ParamKind != nil
 	scope := e.admission.Scope(params)
 	errs := validatePolicy(s.FailurePolicy, s.ParamKind, s.MatchConstraints)
-	errs = append(errs, e.conditions(s.MatchConditions, params, path.Child("matchConditions"))...)
+	if !sameConditions {
+		errs = append(errs, e.conditions(s.MatchConditions, params, path.Child("matchConditions"))...)
+	}
 	errs = append(errs, e.variables(s.Variables, scope, path.Child("variables"))...)
 	if len(s.Validations) == 0 && len(s.AuditAnnotations) == 0 {
 		errs = append(errs, field.Required(path.Child("validations"), "validations or auditAnnotations must contain at least one item"))
@@ -115,8 +121,8 @@ func (e expressions) validation(v *admissionregistrationv1.Validation, scope *ce
 		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "message must not contain line breaks"))
 	}
 	if v.Reason != nil {
-		errs = append(errs, checks.Enum(*v.Reason, path.Child("reason"), metav1.StatusReasonForbidden, metav1.StatusReasonInvalid,
-			metav1.StatusReasonRequestEntityTooLarge, metav1.StatusReasonUnauthorized)...)
+		errs = append(errs, checks.OneOf(*v.Reason, path.Child("reason"), metav1.StatusReasonForbidden, metav1.StatusReasonInvalid,
+			metav1.StatusReasonRequestEntityTooLarge)...)
 	}
 	return errs
 }
@@ -144,7 +150,7 @@ func validatePolicy(failure *admissionregistrationv1.FailurePolicyType, params *
 	if failure == nil {
 		errs = append(errs, field.Required(path.Child("failurePolicy"), ""))
 	} else {
-		errs = append(errs, checks.Enum(*failure, path.Child("failurePolicy"), admissionregistrationv1.Fail, admissionregistrationv1.Ignore)...)
+		errs = append(errs, checks.OneOf(*failure, path.Child("failurePolicy"), admissionregistrationv1.Fail, admissionregistrationv1.Ignore)...)
 	}
 	errs = append(errs, validateParamKind(params, path.Child("paramKind"))...)
 	if match == nil {

@@ -32,10 +32,10 @@ func validatingWebhookConfiguration(admission *cel.Admission) *apis.Resource {
 			}
 		},
 		Validate: func(_ context.Context, c *admissionregistrationv1.ValidatingWebhookConfiguration) field.ErrorList {
-			return validateWebhooks(c.Webhooks, expressions{admission: admission})
+			return webhookChecks{expressions: expressions{admission: admission}}.all(c.Webhooks)
 		},
 		ValidateUpdate: func(_ context.Context, c, old *admissionregistrationv1.ValidatingWebhookConfiguration) field.ErrorList {
-			return validateWebhooks(c.Webhooks, expressions{admission, webhookConditions(old.Webhooks)})
+			return tolerantOf(c.Webhooks, old.Webhooks, expressions{admission, webhookConditions(old.Webhooks)}).all(c.Webhooks)
 		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),

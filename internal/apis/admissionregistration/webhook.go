@@ -1,10 +1,13 @@
 package admissionregistration
 
 import (
+	"slices"
 	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -46,44 +49,84 @@ func commonAll(webhooks []admissionregistrationv1.MutatingWebhook) []admissionre
 	return out
 }
 
-func validateWebhooks(webhooks []admissionregistrationv1.ValidatingWebhook, e expressions) field.ErrorList {
+// webhookChecks are the checks of webhooks, loosened by what is wrong with the
+// stored ones.
+type webhookChecks struct {
+	expressions
+	// sameConditions says that no match condition changed: none is checked.
+	sameConditions                          bool
+	sideEffects, unknownVersions, sameNames bool
+	selectors                               metav1validation.LabelSelectorValidationOptions
+}
+
+var (
+	noSideEffects = []admissionregistrationv1.SideEffectClass{admissionregistrationv1.SideEffectClassNone, admissionregistrationv1.SideEffectClassNoneOnDryRun}
+	spoken        = []string{"v1", "v1beta1"}
+)
+
+// tolerantOf returns the checks of an update of old to webhooks.
+func tolerantOf(webhooks, old []admissionregistrationv1.ValidatingWebhook, e expressions) webhookChecks {
+	c := webhookChecks{expressions: e, sameConditions: len(webhooks) == len(old)}
+	seen := map[string]bool{}
+	for i := range old {
+		w := &old[i]
+		c.sameConditions = c.sameConditions && equality.Semantic.DeepEqual(webhooks[i].MatchConditions, w.MatchConditions)
+		c.sideEffects = c.sideEffects || w.SideEffects == nil || !slices.Contains(noSideEffects, *w.SideEffects)
+		c.unknownVersions = c.unknownVersions || len(w.AdmissionReviewVersions) > 0 && !speaks(w.AdmissionReviewVersions)
+		c.sameNames = c.sameNames || seen[w.Name]
+		seen[w.Name] = true
+		if len(validateSelectors(w.NamespaceSelector, w.ObjectSelector, metav1validation.LabelSelectorValidationOptions{}, nil)) > 0 {
+			c.selectors.AllowInvalidLabelValueInSelector = true
+		}
+	}
+	return c
+}
+
+func (c webhookChecks) all(webhooks []admissionregistrationv1.ValidatingWebhook) field.ErrorList {
 	var errs field.ErrorList
 	seen := map[string]bool{}
 	for i := range webhooks {
-		path := field.NewPath("webhooks").Index(i)
-		errs = append(errs, validateWebhook(&webhooks[i], e, path)...)
-		if seen[webhooks[i].Name] {
-			errs = append(errs, field.Duplicate(path.Child("name"), webhooks[i].Name))
+		w, path := &webhooks[i], field.NewPath("webhooks").Index(i)
+		errs = append(errs, c.one(w, path)...)
+		errs = append(errs, validateReviewVersions(w.AdmissionReviewVersions, !c.unknownVersions, path.Child("admissionReviewVersions"))...)
+		if seen[w.Name] && w.Name != "" && !c.sameNames {
+			errs = append(errs, field.Duplicate(path.Child("name"), w.Name))
 		}
-		seen[webhooks[i].Name] = true
+		seen[w.Name] = true
 	}
 	return errs
 }
 
-func validateWebhook(w *admissionregistrationv1.ValidatingWebhook, e expressions, path *field.Path) field.ErrorList {
+func (c webhookChecks) one(w *admissionregistrationv1.ValidatingWebhook, path *field.Path) field.ErrorList {
 	errs := utilvalidation.IsFullyQualifiedName(path.Child("name"), w.Name)
-	errs = append(errs, validateReviewVersions(w.AdmissionReviewVersions, path.Child("admissionReviewVersions"))...)
 	for i := range w.Rules {
 		errs = append(errs, validateRule(&w.Rules[i], path.Child("rules").Index(i))...)
 	}
 	if w.FailurePolicy != nil {
-		errs = append(errs, checks.Enum(*w.FailurePolicy, path.Child("failurePolicy"), admissionregistrationv1.Fail, admissionregistrationv1.Ignore)...)
+		errs = append(errs, checks.OneOf(*w.FailurePolicy, path.Child("failurePolicy"), admissionregistrationv1.Fail, admissionregistrationv1.Ignore)...)
 	}
 	if w.MatchPolicy != nil {
-		errs = append(errs, checks.Enum(*w.MatchPolicy, path.Child("matchPolicy"), admissionregistrationv1.Equivalent, admissionregistrationv1.Exact)...)
+		errs = append(errs, checks.OneOf(*w.MatchPolicy, path.Child("matchPolicy"), admissionregistrationv1.Equivalent, admissionregistrationv1.Exact)...)
 	}
-	known := []admissionregistrationv1.SideEffectClass{admissionregistrationv1.SideEffectClassNone, admissionregistrationv1.SideEffectClassNoneOnDryRun}
+	known, names := noSideEffects, "None, NoneOnDryRun"
+	if c.sideEffects {
+		known = append(slices.Clone(known), admissionregistrationv1.SideEffectClassSome, admissionregistrationv1.SideEffectClassUnknown)
+		names += ", Some, Unknown"
+	}
 	if w.SideEffects == nil {
-		errs = append(errs, field.Required(path.Child("sideEffects"), "must specify one of None, NoneOnDryRun"))
+		errs = append(errs, field.Required(path.Child("sideEffects"), "must specify one of "+names))
 	} else {
-		errs = append(errs, checks.Enum(*w.SideEffects, path.Child("sideEffects"), known...)...)
+		errs = append(errs, checks.OneOf(*w.SideEffects, path.Child("sideEffects"), known...)...)
 	}
 	if t := ptr.Deref(w.TimeoutSeconds, 1); t < 1 || t > 30 {
 		errs = append(errs, field.Invalid(path.Child("timeoutSeconds"), t, "the timeout value must be between 1 and 30 seconds"))
 	}
-	errs = append(errs, validateSelectors(w.NamespaceSelector, w.ObjectSelector, path)...)
+	errs = append(errs, validateSelectors(w.NamespaceSelector, w.ObjectSelector, c.selectors, path)...)
 	errs = append(errs, validateClientConfig(&w.ClientConfig, path.Child("clientConfig"))...)
-	return append(errs, e.conditions(w.MatchConditions, false, path.Child("matchConditions"))...)
+	if c.sameConditions {
+		return errs
+	}
+	return append(errs, c.conditions(w.MatchConditions, false, path.Child("matchConditions"))...)
 }
 
 // webhookConditions lists the expressions of webhooks.
@@ -95,26 +138,27 @@ func webhookConditions(webhooks []admissionregistrationv1.ValidatingWebhook) []s
 	return all
 }
 
-// validateReviewVersions demands one that the server can speak.
-func validateReviewVersions(versions []string, path *field.Path) field.ErrorList {
+// speaks reports whether the server can speak one of the versions.
+func speaks(versions []string) bool {
+	return slices.ContainsFunc(versions, func(v string) bool { return slices.Contains(spoken, v) })
+}
+
+func validateReviewVersions(versions []string, known bool, path *field.Path) field.ErrorList {
 	if len(versions) == 0 {
-		return field.ErrorList{field.Required(path, "must specify one of v1, v1beta1")}
+		return field.ErrorList{field.Required(path, "must specify one of "+strings.Join(spoken, ", "))}
 	}
 	var errs field.ErrorList
-	seen, spoken := map[string]bool{}, false
+	seen := map[string]bool{}
 	for i, v := range versions {
 		if seen[v] {
 			errs = append(errs, field.Invalid(path.Index(i), v, "duplicate version"))
 			continue
 		}
 		seen[v] = true
-		if msgs := utilvalidation.IsDNS1035Label(v); len(msgs) > 0 {
-			errs = append(errs, field.Invalid(path.Index(i), v, strings.Join(msgs, ",")))
-		}
-		spoken = spoken || v == "v1" || v == "v1beta1"
+		errs = append(errs, checks.Name(v, path.Index(i), utilvalidation.IsDNS1035Label)...)
 	}
-	if !spoken && len(errs) == 0 {
-		errs = append(errs, field.Invalid(path, versions, "must include at least one of v1, v1beta1"))
+	if known && !speaks(versions) {
+		errs = append(errs, field.Invalid(path, versions, "must include at least one of "+strings.Join(spoken, ", ")))
 	}
 	return errs
 }

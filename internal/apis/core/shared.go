@@ -12,6 +12,20 @@ func ValidateNodeSelector(s *corev1.NodeSelector, at *field.Path) field.ErrorLis
 	return p.list()
 }
 
+// ValidateTolerations checks tolerations of taints of nodes.
+func ValidateTolerations(t []corev1.Toleration, at *field.Path) field.ErrorList {
+	var p problems
+	p.tolerations(at, t)
+	return p.list()
+}
+
+// ValidateOverhead checks what a pod takes beside its containers.
+func ValidateOverhead(l corev1.ResourceList, at *field.Path) field.ErrorList {
+	var p problems
+	p.resources(at, &corev1.ResourceRequirements{Limits: l}, nil, p.containerResourceName)
+	return p.list()
+}
+
 // ValidateInlineVolumeSpec checks a volume of a CSI driver that stands for a
 // volume inside a pod, in another object than a PersistentVolume.
 func ValidateInlineVolumeSpec(s *corev1.PersistentVolumeSpec, at *field.Path) field.ErrorList {

@@ -53,6 +53,7 @@ func endpointSlice() *apis.Resource {
 			return validateEndpointSlice(s, nil)
 		},
 		ValidateUpdate: validateEndpointSliceUpdate,
+		Warnings:       func(_ context.Context, s, _ *discoveryv1.EndpointSlice) []string { return sliceWarnings(s) },
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("AddressType", docs["addressType"]),
@@ -170,7 +171,7 @@ func validateHints(h *discoveryv1.EndpointHints, path *field.Path) field.ErrorLi
 				errs = append(errs, field.Duplicate(at, name))
 			}
 			seen.Insert(name)
-			errs = append(errs, checks.RequiredName(name, at, check)...)
+			errs = append(errs, checks.Name(name, at, check)...)
 		}
 	}
 	zones, nodes := make([]string, len(h.ForZones)), make([]string, len(h.ForNodes))
@@ -207,7 +208,7 @@ func validatePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.Err
 		if p.Protocol == nil {
 			errs = append(errs, field.Required(path.Child("protocol"), ""))
 		} else {
-			errs = append(errs, checks.Enum(*p.Protocol, path.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+			errs = append(errs, checks.OneOf(*p.Protocol, path.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
 		}
 		if p.AppProtocol != nil {
 			errs = append(errs, checks.Name(*p.AppProtocol, path.Child("appProtocol"), utilvalidation.IsQualifiedName)...)
@@ -216,13 +217,32 @@ func validatePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.Err
 	return errs
 }
 
+// sliceWarnings warns of what consumers may not understand. The controllers'
+// own slices are free of it.
+func sliceWarnings(s *discoveryv1.EndpointSlice) []string {
+	if s.AddressType == discoveryv1.AddressTypeFQDN {
+		return []string{"spec.addressType: FQDN endpoints are deprecated"}
+	}
+	switch s.Labels[discoveryv1.LabelManagedBy] {
+	case "endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io":
+		return nil
+	}
+	var warnings []string
+	for i := range s.Endpoints {
+		for k, address := range s.Endpoints[i].Addresses {
+			warnings = append(warnings, utilvalidation.GetWarningsForIP(field.NewPath("endpoints").Index(i).Child("addresses").Index(k), address)...)
+		}
+	}
+	return warnings
+}
+
 func portsCell(ports []discoveryv1.EndpointPort) string {
 	var all []string
 	for i := range ports {
 		switch p := &ports[i]; {
 		case p.Port != nil:
 			all = append(all, strconv.Itoa(int(*p.Port)))
-		case p.Name != nil && *p.Name != "":
+		case p.Name != nil:
 			all = append(all, *p.Name)
 		default:
 			all = append(all, "*")
@@ -240,11 +260,11 @@ func endpointsCell(endpoints []discoveryv1.Endpoint) string {
 }
 
 func shortened(all []string) string {
-	switch {
-	case len(all) == 0:
-		return "<unset>"
-	case len(all) > maxShown:
+	if len(all) > maxShown {
 		return fmt.Sprintf("%s + %d more...", strings.Join(all[:maxShown], ","), len(all)-maxShown)
 	}
-	return strings.Join(all, ",")
+	if text := strings.Join(all, ","); text != "" {
+		return text
+	}
+	return "<unset>"
 }

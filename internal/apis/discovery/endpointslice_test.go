@@ -52,6 +52,32 @@ ports: [{port: 80}, {name: admin, port: 8080, protocol: UDP}]
 	checkstest.Update(t, r, valid,
 		change("type", func(s *discoveryv1.EndpointSlice) { s.AddressType, s.Endpoints = "IPv6", nil }, "addressType: Invalid value: field is immutable"),
 	)
+	old := valid.DeepCopy()
+	old.Endpoints[0].Addresses[0] = "010.0.0.1"
+	checkstest.Update(t, r, old,
+		change("as before", func(s *discoveryv1.EndpointSlice) { s.Ports = nil }),
+		change("other address", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "010.0.0.2" },
+			"endpoints[0].addresses[0]: Invalid value: must not have leading 0s"),
+	)
+	if got := r.Warnings(t.Context(), old, nil); len(got) != 1 || got[0] != `endpoints[0].addresses[0]: non-standard IP address "010.0.0.1" is invalid: use "10.0.0.1"` {
+		t.Errorf("warned of %q", got)
+	}
+	old.Labels = map[string]string{discoveryv1.LabelManagedBy: "endpointslice-controller.k8s.io"}
+	if got := r.Warnings(t.Context(), old, nil); len(got) != 0 {
+		t.Errorf("warned the controller of %q", got)
+	}
+	old.AddressType = "FQDN"
+	if got := r.Warnings(t.Context(), old, nil); len(got) != 1 || got[0] != "spec.addressType: FQDN endpoints are deprecated" {
+		t.Errorf("warned of %q", got)
+	}
+	old.Ports, old.Endpoints = []discoveryv1.EndpointPort{{}, {Name: ptr.To("web")}}, nil
+	if got := r.Cells(old); got[2] != "*,web" || got[3] != "<unset>" {
+		t.Errorf("shown as %v", got)
+	}
+	old.Ports = []discoveryv1.EndpointPort{{Name: ptr.To("")}}
+	if got := r.Cells(old); got[2] != "<unset>" {
+		t.Errorf("a port that is all ports is shown as %v", got[2])
+	}
 	valid.Endpoints[0].DeprecatedTopology = map[string]string{"a": strings.Repeat("b", 3)}
 	r.PrepareCreate(t.Context(), valid)
 	if valid.Endpoints[0].DeprecatedTopology != nil {

@@ -3,6 +3,7 @@ package networking
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -73,27 +74,28 @@ func ingressCells(i *networkingv1.Ingress) []any {
 			addresses = append(addresses, point.Hostname)
 		}
 	}
+	slices.Sort(addresses)
 	ports := "80"
 	if len(i.Spec.TLS) > 0 {
 		ports = "80, 443"
 	}
-	return []any{i.Name, class, hostsCell(i.Spec.Rules), strings.Join(addresses, ","), ports, columns.Age(i.CreationTimestamp)}
+	return []any{i.Name, class, hostsCell(i.Spec.Rules), strings.Join(slices.Compact(addresses), ","), ports, columns.Age(i.CreationTimestamp)}
 }
 
-// hostsCell names up to three hosts.
+// hostsCell names up to three hosts, and says how many rules there are more.
 func hostsCell(rules []networkingv1.IngressRule) string {
 	const most = 3
 	var hosts []string
 	for i := range rules {
+		if len(hosts) == most {
+			return fmt.Sprintf("%s + %d more...", strings.Join(hosts, ","), len(rules)-most)
+		}
 		if rules[i].Host != "" {
 			hosts = append(hosts, rules[i].Host)
 		}
 	}
-	switch {
-	case len(hosts) == 0:
+	if len(hosts) == 0 {
 		return "*"
-	case len(hosts) > most:
-		return fmt.Sprintf("%s + %d more...", strings.Join(hosts[:most], ","), len(hosts)-most)
 	}
 	return strings.Join(hosts, ",")
 }

@@ -83,11 +83,15 @@ spec:
 	if got := r.Cells(old); got[1] != "nginx" || got[2] != "*" || got[4] != "80" {
 		t.Errorf("shown as %v", got)
 	}
-	for _, h := range []string{"a", "b", "c", "d", "e"} {
+	for _, h := range []string{"a", "b", "c", "", "d"} {
 		old.Spec.Rules = append(old.Spec.Rules, networkingv1.IngressRule{Host: h})
 	}
-	if got := r.Cells(old)[2]; got != "a,b,c + 2 more..." {
+	if got := r.Cells(old)[2]; got != "a,b,c + 3 more..." {
 		t.Errorf("hosts shown as %v", got)
+	}
+	old.Status.LoadBalancer.Ingress = []networkingv1.IngressLoadBalancerIngress{{Hostname: "z"}, {IP: "10.0.0.2", Hostname: "y"}, {}, {IP: "10.0.0.1"}, {Hostname: "z"}}
+	if got := r.Cells(old)[3]; got != "10.0.0.1,10.0.0.2,z" {
+		t.Errorf("addresses shown as %v", got)
 	}
 	if got := r.Cells(valid); got[1] != "nginx" || got[2] != "a.example.com" || got[4] != "80, 443" {
 		t.Errorf("shown as %v", got)

@@ -2,8 +2,13 @@ package node
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -14,6 +19,7 @@ import (
 	"skiff/internal/apis"
 	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
+	"skiff/internal/apis/core"
 )
 
 func runtimeClass() *apis.Resource {
@@ -26,9 +32,10 @@ func runtimeClass() *apis.Resource {
 		NewList:                func() runtime.Object { return &nodev1.RuntimeClassList{} },
 		RequireResourceVersion: true,
 		Validate:               validateRuntimeClass,
-		ValidateUpdate: func(_ context.Context, c, old *nodev1.RuntimeClass) field.ErrorList {
-			return validation.ValidateImmutableField(c.Handler, old.Handler, field.NewPath("handler"))
+		ValidateUpdate: func(ctx context.Context, c, old *nodev1.RuntimeClass) field.ErrorList {
+			return append(validateRuntimeClass(ctx, c), validation.ValidateImmutableField(c.Handler, old.Handler, field.NewPath("handler"))...)
 		},
+		Warnings: nodeLabelWarnings,
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("Handler", nodev1.RuntimeClass{}.SwaggerDoc()["handler"]),
@@ -43,16 +50,35 @@ func runtimeClass() *apis.Resource {
 func validateRuntimeClass(_ context.Context, c *nodev1.RuntimeClass) field.ErrorList {
 	errs := checks.Name(c.Handler, field.NewPath("handler"), utilvalidation.IsDNS1123Label)
 	if c.Overhead != nil {
-		path := field.NewPath("overhead", "podFixed")
-		for name, quantity := range c.Overhead.PodFixed {
-			errs = append(errs, checks.Name(string(name), path.Key(string(name)), utilvalidation.IsQualifiedName)...)
-			if quantity.Sign() < 0 {
-				errs = append(errs, field.Invalid(path.Key(string(name)), quantity.String(), validation.IsNegativeErrorMsg))
-			}
-		}
+		errs = append(errs, core.ValidateOverhead(c.Overhead.PodFixed, field.NewPath("overhead", "podFixed"))...)
 	}
 	if c.Scheduling != nil {
-		errs = append(errs, metav1validation.ValidateLabels(c.Scheduling.NodeSelector, field.NewPath("scheduling", "nodeSelector"))...)
+		path := field.NewPath("scheduling")
+		errs = append(errs, metav1validation.ValidateLabels(c.Scheduling.NodeSelector, path.Child("nodeSelector"))...)
+		errs = append(errs, validateTolerations(c.Scheduling.Tolerations, path.Child("tolerations"))...)
 	}
 	return errs
+}
+
+func validateTolerations(tolerations []corev1.Toleration, path *field.Path) field.ErrorList {
+	errs := core.ValidateTolerations(tolerations, path)
+	for i := range tolerations {
+		if slices.ContainsFunc(tolerations[:i], func(t corev1.Toleration) bool { return equality.Semantic.DeepEqual(t, tolerations[i]) }) {
+			errs = append(errs, field.Duplicate(path.Index(i), tolerations[i]))
+		}
+	}
+	return errs
+}
+
+func nodeLabelWarnings(_ context.Context, c, _ *nodev1.RuntimeClass) []string {
+	if c.Scheduling == nil {
+		return nil
+	}
+	var warnings []string
+	for _, key := range slices.Sorted(maps.Keys(c.Scheduling.NodeSelector)) {
+		if instead := core.DeprecatedNodeLabel(key); instead != "" {
+			warnings = append(warnings, fmt.Sprintf("%s: %s", field.NewPath("scheduling", "nodeSelector"), instead))
+		}
+	}
+	return warnings
 }

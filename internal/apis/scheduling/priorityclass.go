@@ -26,11 +26,13 @@ func priorityClass() *apis.Resource {
 			Group: "scheduling.k8s.io", Resource: "priorityclasses", Singular: "priorityclass", Kind: "PriorityClass",
 			ShortNames: []string{"pc"},
 		},
-		Version:  "v1",
-		New:      func() *schedulingv1.PriorityClass { return &schedulingv1.PriorityClass{} },
-		NewList:  func() runtime.Object { return &schedulingv1.PriorityClassList{} },
-		Default:  func(c *schedulingv1.PriorityClass) { fill.Pointer(&c.PreemptionPolicy, corev1.PreemptLowerPriority) },
-		Validate: validatePriorityClass,
+		Version: "v1",
+		New:     func() *schedulingv1.PriorityClass { return &schedulingv1.PriorityClass{} },
+		NewList: func() runtime.Object { return &schedulingv1.PriorityClassList{} },
+		Default: func(c *schedulingv1.PriorityClass) { fill.Pointer(&c.PreemptionPolicy, corev1.PreemptLowerPriority) },
+		// It is not counted: nothing but metadata and descriptions can change.
+		PrepareCreate: func(_ context.Context, c *schedulingv1.PriorityClass) { c.Generation = 1 },
+		Validate:      validatePriorityClass,
 		ValidateUpdate: func(_ context.Context, c, old *schedulingv1.PriorityClass) field.ErrorList {
 			var errs field.ErrorList
 			if c.Value != old.Value {

@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"fmt"
 	"strings"
 
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
@@ -45,10 +44,13 @@ func validateProvisioner(name string, path *field.Path) field.ErrorList {
 	return checks.Name(strings.ToLower(name), path, utilvalidation.IsQualifiedName)
 }
 
-// markDefault shows which class is the default one.
-func markDefault(name string, annotations map[string]string, key string) string {
-	if annotations[key] == "true" {
-		return fmt.Sprintf("%s (default)", name)
+// markDefault shows which class is the default one, which one of the
+// annotations says.
+func markDefault(name string, annotations map[string]string, keys ...string) string {
+	for _, key := range keys {
+		if annotations[key] == "true" {
+			return name + " (default)"
+		}
 	}
 	return name
 }

@@ -58,6 +58,10 @@ func TestStorageClass(t *testing.T) {
 		got[0] != `allowedTopologies[0].matchLabelExpressions[0].key: deprecated since v1.17; use "topology.kubernetes.io/zone" instead` {
 		t.Errorf("warned of %q", got)
 	}
+	old.Annotations = map[string]string{"storageclass.beta.kubernetes.io/is-default-class": "true"}
+	if got := r.Cells(old)[0]; got != "fast (default)" {
+		t.Errorf("the default class of old is shown as %v", got)
+	}
 	if got := r.Cells(old); !slices.Equal(got[1:5], []any{"example.com/Disk", "Delete", "Immediate", false}) {
 		t.Errorf("shown as %v", got)
 	}

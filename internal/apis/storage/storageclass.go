@@ -50,7 +50,7 @@ func storageClass() *apis.Resource {
 		},
 		Cells: func(c *storagev1.StorageClass) []any {
 			return []any{
-				markDefault(c.Name, c.Annotations, "storageclass.kubernetes.io/is-default-class"), c.Provisioner,
+				markDefault(c.Name, c.Annotations, "storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"), c.Provisioner,
 				string(ptr.Deref(c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)),
 				string(ptr.Deref(c.VolumeBindingMode, storagev1.VolumeBindingImmediate)),
 				ptr.Deref(c.AllowVolumeExpansion, false), columns.Age(c.CreationTimestamp),
