@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"skiff/internal/apis/admissionregistration"
 	"skiff/internal/apiserver/authz"
 	"skiff/internal/apiserver/authz/node"
 	"skiff/internal/apiserver/authz/privileged"
@@ -65,4 +68,31 @@ func (p *ControlPlane) namespaceLabels(ctx context.Context, name string) (map[st
 		return nil, err
 	}
 	return namespace.Labels, nil
+}
+
+// params returns who may read the parameters of admission policies.
+func (p *ControlPlane) params(authorizer authz.Authorizer) admissionregistration.Grants {
+	read := func(ctx context.Context, name string, into client.Object) error {
+		return p.Clients.Cache().Cache.Get(ctx, client.ObjectKey{Name: name}, into, client.UnsafeDisableDeepCopy)
+	}
+	return admissionregistration.Grants{
+		Authorizer: authorizer,
+		Resource: func(kind schema.GroupVersionKind) (string, bool) {
+			r, _ := p.Verbs.LookupKind(kind)
+			if r == nil {
+				return "", false
+			}
+			return r.Names.Resource, true
+		},
+		ValidatingParams: func(ctx context.Context, policy string) (*admissionregistrationv1.ParamKind, error) {
+			var v admissionregistrationv1.ValidatingAdmissionPolicy
+			err := read(ctx, policy, &v)
+			return v.Spec.ParamKind, err
+		},
+		MutatingParams: func(ctx context.Context, policy string) (*admissionregistrationv1.ParamKind, error) {
+			var m admissionregistrationv1.MutatingAdmissionPolicy
+			err := read(ctx, policy, &m)
+			return m.Spec.ParamKind, err
+		},
+	}
 }

@@ -150,7 +150,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		return err
 	}
 	review := &tokenReviewer{audiences: tokens.audiences}
-	for _, d := range builtin.Resources(builtin.Hooks{Authorizer: authorizer, Rules: rules{roles}, Tokens: review, Namespace: p.namespaceLabels}) {
+	for _, d := range builtin.Resources(builtin.Hooks{Authorizer: authorizer, Rules: rules{roles}, Tokens: review, Namespace: p.namespaceLabels, Params: p.params(authorizer)}) {
 		serveTokens(d, serviceaccount.TokenCreate(tokens.issuer, tokens.audiences, clk))
 		if _, err := p.Verbs.Add(ctx, d); err != nil {
 			return err

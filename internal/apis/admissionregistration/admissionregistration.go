@@ -7,14 +7,14 @@ import (
 )
 
 // Resources returns fresh declarations of the group's resources.
-func Resources() []*apis.Resource {
+func Resources(g Grants) []*apis.Resource {
 	admission := cel.NewAdmission(nil)
 	return []*apis.Resource{
-		mutatingAdmissionPolicy(admission),
-		mutatingAdmissionPolicyBinding(),
+		mutatingAdmissionPolicy(admission, g),
+		mutatingAdmissionPolicyBinding(g),
 		mutatingWebhookConfiguration(admission),
-		validatingAdmissionPolicy(admission),
-		validatingAdmissionPolicyBinding(),
+		validatingAdmissionPolicy(admission, g),
+		validatingAdmissionPolicyBinding(g),
 		validatingWebhookConfiguration(admission),
 	}
 }

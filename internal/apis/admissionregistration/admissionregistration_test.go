@@ -15,7 +15,7 @@ import (
 func TestWebhooks(t *testing.T) {
 	type config = admissionregistrationv1.MutatingWebhookConfiguration
 	change := checkstest.Change[*config]
-	r := checkstest.Find(t, Resources(), "mutatingwebhookconfigurations")
+	r := checkstest.Find(t, Resources(Grants{}), "mutatingwebhookconfigurations")
 	valid := checkstest.Parse[*config](t, r, `
 metadata: {name: x}
 webhooks:
@@ -61,7 +61,7 @@ webhooks:
 func TestWebhookDetails(t *testing.T) {
 	type config = admissionregistrationv1.ValidatingWebhookConfiguration
 	type hook = admissionregistrationv1.ValidatingWebhook
-	r := checkstest.Find(t, Resources(), "validatingwebhookconfigurations")
+	r := checkstest.Find(t, Resources(Grants{}), "validatingwebhookconfigurations")
 	valid := checkstest.Parse[*config](t, r, `
 metadata: {name: x}
 webhooks:
@@ -153,7 +153,7 @@ webhooks:
 func TestPolicies(t *testing.T) {
 	type policy = admissionregistrationv1.ValidatingAdmissionPolicy
 	change := checkstest.Change[*policy]
-	r := checkstest.Find(t, Resources(), "validatingadmissionpolicies")
+	r := checkstest.Find(t, Resources(Grants{}), "validatingadmissionpolicies")
 	valid := checkstest.Parse[*policy](t, r, `
 metadata: {name: x}
 spec:
@@ -237,7 +237,7 @@ spec:
 	}
 	type binding = admissionregistrationv1.ValidatingAdmissionPolicyBinding
 	bind := checkstest.Change[*binding]
-	r = checkstest.Find(t, Resources(), "validatingadmissionpolicybindings")
+	r = checkstest.Find(t, Resources(Grants{}), "validatingadmissionpolicybindings")
 	bound := checkstest.Parse[*binding](t, r, "metadata: {name: x}\nspec: {policyName: x, validationActions: [Deny], paramRef: {name: p, parameterNotFoundAction: Deny}}")
 	checkstest.Create(t, r, bound,
 		bind("no policy", func(b *binding) { b.Spec.PolicyName = "" }, "spec.policyName: Required value: "),
@@ -265,7 +265,7 @@ spec:
 		}
 	}
 	mutate := checkstest.Change[*admissionregistrationv1.MutatingAdmissionPolicy]
-	r = checkstest.Find(t, Resources(), "mutatingadmissionpolicies")
+	r = checkstest.Find(t, Resources(Grants{}), "mutatingadmissionpolicies")
 	mutating := checkstest.Parse[*admissionregistrationv1.MutatingAdmissionPolicy](t, r, `
 metadata: {name: x}
 spec:

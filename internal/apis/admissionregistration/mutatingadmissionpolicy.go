@@ -17,7 +17,7 @@ import (
 	"skiff/internal/apiserver/cel"
 )
 
-func mutatingAdmissionPolicy(admission *cel.Admission) *apis.Resource {
+func mutatingAdmissionPolicy(admission *cel.Admission, g Grants) *apis.Resource {
 	return apis.Of[*admissionregistrationv1.MutatingAdmissionPolicy]{
 		Names: apis.Names{
 			Group: "admissionregistration.k8s.io", Resource: "mutatingadmissionpolicies", Singular: "mutatingadmissionpolicy", Kind: "MutatingAdmissionPolicy",
@@ -34,12 +34,12 @@ func mutatingAdmissionPolicy(admission *cel.Admission) *apis.Resource {
 			fill.Pointer(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
 			defaultMatch(p.Spec.MatchConstraints)
 		},
-		Validate: func(_ context.Context, p *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
-			return validateMutatingPolicy(p, expressions{admission: admission}, false)
+		Validate: func(ctx context.Context, p *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
+			return g.policy(ctx, p.Spec.ParamKind, nil, validateMutatingPolicy(p, expressions{admission: admission}, false))
 		},
-		ValidateUpdate: func(_ context.Context, p, old *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
+		ValidateUpdate: func(ctx context.Context, p, old *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
 			same := equality.Semantic.DeepEqual(p.Spec.ParamKind, old.Spec.ParamKind) && equality.Semantic.DeepEqual(p.Spec.MatchConditions, old.Spec.MatchConditions)
-			return validateMutatingPolicy(p, expressions{admission, mutatingExpressions(old)}, same)
+			return g.policy(ctx, p.Spec.ParamKind, old.Spec.ParamKind, validateMutatingPolicy(p, expressions{admission, mutatingExpressions(old)}, same))
 		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),

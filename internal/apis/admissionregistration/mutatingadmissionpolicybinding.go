@@ -14,7 +14,7 @@ import (
 	"skiff/internal/apis/columns"
 )
 
-func mutatingAdmissionPolicyBinding() *apis.Resource {
+func mutatingAdmissionPolicyBinding(g Grants) *apis.Resource {
 	return apis.Of[*admissionregistrationv1.MutatingAdmissionPolicyBinding]{
 		Names: apis.Names{
 			Group: "admissionregistration.k8s.io", Resource: "mutatingadmissionpolicybindings", Singular: "mutatingadmissionpolicybinding", Kind: "MutatingAdmissionPolicyBinding",
@@ -28,7 +28,14 @@ func mutatingAdmissionPolicyBinding() *apis.Resource {
 		Generation:             true,
 		RequireResourceVersion: true,
 		Default:                func(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
-		Validate:               validateMutatingAdmissionPolicyBinding,
+		Validate: func(ctx context.Context, b *admissionregistrationv1.MutatingAdmissionPolicyBinding) field.ErrorList {
+			change := bindingChange{policy: b.Spec.PolicyName, ref: b.Spec.ParamRef}
+			return g.binding(ctx, change, g.MutatingParams, validateMutatingAdmissionPolicyBinding(&b.Spec))
+		},
+		ValidateUpdate: func(ctx context.Context, b, old *admissionregistrationv1.MutatingAdmissionPolicyBinding) field.ErrorList {
+			change := bindingChange{policy: b.Spec.PolicyName, oldPolicy: old.Spec.PolicyName, ref: b.Spec.ParamRef, oldRef: old.Spec.ParamRef}
+			return g.binding(ctx, change, g.MutatingParams, validateMutatingAdmissionPolicyBinding(&b.Spec))
+		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("PolicyName", "PolicyName indicates the policy definition which the policy binding binded to"),
@@ -41,8 +48,8 @@ func mutatingAdmissionPolicyBinding() *apis.Resource {
 	}.Resource()
 }
 
-func validateMutatingAdmissionPolicyBinding(_ context.Context, b *admissionregistrationv1.MutatingAdmissionPolicyBinding) field.ErrorList {
-	s, path := &b.Spec, field.NewPath("spec")
+func validateMutatingAdmissionPolicyBinding(s *admissionregistrationv1.MutatingAdmissionPolicyBindingSpec) field.ErrorList {
+	path := field.NewPath("spec")
 	errs := checks.RequiredName(s.PolicyName, path.Child("policyName"), utilvalidation.IsDNS1123Subdomain)
 	errs = append(errs, validateParamRef(s.ParamRef, path.Child("paramRef"))...)
 	if s.MatchResources != nil {

@@ -21,7 +21,7 @@ import (
 	"skiff/internal/apiserver/cel"
 )
 
-func validatingAdmissionPolicy(admission *cel.Admission) *apis.Resource {
+func validatingAdmissionPolicy(admission *cel.Admission, g Grants) *apis.Resource {
 	return apis.Of[*admissionregistrationv1.ValidatingAdmissionPolicy]{
 		Names: apis.Names{
 			Group: "admissionregistration.k8s.io", Resource: "validatingadmissionpolicies", Singular: "validatingadmissionpolicy", Kind: "ValidatingAdmissionPolicy",
@@ -39,12 +39,12 @@ func validatingAdmissionPolicy(admission *cel.Admission) *apis.Resource {
 			fill.Pointer(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
 			defaultMatch(p.Spec.MatchConstraints)
 		},
-		Validate: func(_ context.Context, p *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
-			return validateValidatingPolicy(p, expressions{admission: admission}, false)
+		Validate: func(ctx context.Context, p *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
+			return g.policy(ctx, p.Spec.ParamKind, nil, validateValidatingPolicy(p, expressions{admission: admission}, false))
 		},
-		ValidateUpdate: func(_ context.Context, p, old *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
+		ValidateUpdate: func(ctx context.Context, p, old *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
 			same := equality.Semantic.DeepEqual(p.Spec.ParamKind, old.Spec.ParamKind) && equality.Semantic.DeepEqual(p.Spec.MatchConditions, old.Spec.MatchConditions)
-			return validateValidatingPolicy(p, expressions{admission, validatingExpressions(old)}, same)
+			return g.policy(ctx, p.Spec.ParamKind, old.Spec.ParamKind, validateValidatingPolicy(p, expressions{admission, validatingExpressions(old)}, same))
 		},
 		ValidateStatusUpdate: func(_ context.Context, p, _ *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
 			return validatePolicyStatus(&p.Status, field.NewPath("status"))

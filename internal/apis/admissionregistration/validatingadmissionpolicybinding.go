@@ -15,7 +15,7 @@ import (
 	"skiff/internal/apis/columns"
 )
 
-func validatingAdmissionPolicyBinding() *apis.Resource {
+func validatingAdmissionPolicyBinding(g Grants) *apis.Resource {
 	return apis.Of[*admissionregistrationv1.ValidatingAdmissionPolicyBinding]{
 		Names: apis.Names{
 			Group: "admissionregistration.k8s.io", Resource: "validatingadmissionpolicybindings", Singular: "validatingadmissionpolicybinding", Kind: "ValidatingAdmissionPolicyBinding",
@@ -29,7 +29,14 @@ func validatingAdmissionPolicyBinding() *apis.Resource {
 		Generation:             true,
 		RequireResourceVersion: true,
 		Default:                func(b *admissionregistrationv1.ValidatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
-		Validate:               validateValidatingAdmissionPolicyBinding,
+		Validate: func(ctx context.Context, b *admissionregistrationv1.ValidatingAdmissionPolicyBinding) field.ErrorList {
+			change := bindingChange{policy: b.Spec.PolicyName, ref: b.Spec.ParamRef}
+			return g.binding(ctx, change, g.ValidatingParams, validateValidatingAdmissionPolicyBinding(&b.Spec))
+		},
+		ValidateUpdate: func(ctx context.Context, b, old *admissionregistrationv1.ValidatingAdmissionPolicyBinding) field.ErrorList {
+			change := bindingChange{policy: b.Spec.PolicyName, oldPolicy: old.Spec.PolicyName, ref: b.Spec.ParamRef, oldRef: old.Spec.ParamRef}
+			return g.binding(ctx, change, g.ValidatingParams, validateValidatingAdmissionPolicyBinding(&b.Spec))
+		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("PolicyName", "PolicyName indicates the policy definition which the policy binding binded to"),
@@ -42,8 +49,8 @@ func validatingAdmissionPolicyBinding() *apis.Resource {
 	}.Resource()
 }
 
-func validateValidatingAdmissionPolicyBinding(_ context.Context, b *admissionregistrationv1.ValidatingAdmissionPolicyBinding) field.ErrorList {
-	s, path := &b.Spec, field.NewPath("spec")
+func validateValidatingAdmissionPolicyBinding(s *admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec) field.ErrorList {
+	path := field.NewPath("spec")
 	errs := checks.RequiredName(s.PolicyName, path.Child("policyName"), utilvalidation.IsDNS1123Subdomain)
 	errs = append(errs, validateParamRef(s.ParamRef, path.Child("paramRef"))...)
 	if s.MatchResources != nil {

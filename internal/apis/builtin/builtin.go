@@ -36,13 +36,15 @@ type Hooks struct {
 	Tokens     authentication.TokenReviewer
 	// Namespace returns the labels of a namespace.
 	Namespace func(ctx context.Context, name string) (labels map[string]string, err error)
+	// Params are who may read the parameters of policies.
+	Params admissionregistration.Grants
 }
 
 // Resources returns fresh declarations of every built-in resource.
 func Resources(h Hooks) []*apis.Resource {
 	var all []*apis.Resource
 	for _, group := range [][]*apis.Resource{
-		admissionregistration.Resources(),
+		admissionregistration.Resources(h.Params),
 		apiextensions.Resources(),
 		apiregistration.Resources(),
 		apps.Resources(),

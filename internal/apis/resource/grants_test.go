@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -100,8 +101,18 @@ func TestStatusIsWrittenInParts(t *testing.T) {
 	}
 	const driver = "system:serviceaccount:default:driver"
 	create(t, tc, bind("status", "scheduler", driver), bind("bind", "scheduler"), bind("driver", driver))
+	user := func(name string) *identity.User {
+		return &identity.User{Name: name, Groups: []string{identity.GroupAuthenticated}}
+	}
+	asked := func(verb, subresource, name string) authorizationv1.ResourceAttributes {
+		return authorizationv1.ResourceAttributes{Verb: verb, Group: "resource.k8s.io", Resource: "resourceclaims", Subresource: subresource, Namespace: "default", Name: name}
+	}
+	tc.Granted(t, user("scheduler"), asked("update", "binding", ""))
+	tc.Granted(t, user("scheduler"), asked("patch", "status", "x"))
+	tc.Granted(t, user(driver), asked("patch", "status", "x"))
+	tc.Granted(t, user(driver), asked("arbitrary-node:update", "driver", "e"))
 	as := func(name, node string) client.Client {
-		u := &identity.User{Name: name, Groups: []string{identity.GroupAuthenticated}}
+		u := user(name)
 		if node != "" {
 			u.Extra = map[string][]string{"authentication.kubernetes.io/node-name": {node}}
 		}
