@@ -78,9 +78,9 @@ func validateFlowSchema(_ context.Context, f *flowcontrolv1.FlowSchema) field.Er
 	if s.MatchingPrecedence == 1 && f.Name != flowcontrolv1.FlowSchemaNameExempt {
 		errs = append(errs, field.Invalid(precedence, s.MatchingPrecedence, "only the schema named 'exempt' may have matchingPrecedence 1"))
 	}
-	methods := []flowcontrolv1.FlowDistinguisherMethodType{flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType}
-	if m := s.DistinguisherMethod; m != nil && !slices.Contains(methods, m.Type) {
-		errs = append(errs, field.NotSupported(path.Child("distinguisherMethod", "type"), m.Type, methods))
+	if m := s.DistinguisherMethod; m != nil {
+		errs = append(errs, checks.OneOf(m.Type, path.Child("distinguisherMethod", "type"),
+			flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType)...)
 	}
 	level := path.Child("priorityLevelConfiguration", "name")
 	if name := s.PriorityLevelConfiguration.Name; name == "" {
@@ -214,11 +214,10 @@ func urlProblem(path string) string {
 }
 
 func validateFlowSubject(s *flowcontrolv1.Subject, path *field.Path) field.ErrorList {
-	kinds := []flowcontrolv1.SubjectKind{flowcontrolv1.SubjectKindGroup, flowcontrolv1.SubjectKindServiceAccount, flowcontrolv1.SubjectKindUser}
-	if !slices.Contains(kinds, s.Kind) {
-		return field.ErrorList{field.NotSupported(path.Child("kind"), s.Kind, kinds)}
+	errs := checks.OneOf(s.Kind, path.Child("kind"), flowcontrolv1.SubjectKindGroup, flowcontrolv1.SubjectKindServiceAccount, flowcontrolv1.SubjectKindUser)
+	if len(errs) > 0 {
+		return errs
 	}
-	var errs field.ErrorList
 	member := func(kind flowcontrolv1.SubjectKind, name string, set bool) {
 		switch {
 		case s.Kind == kind && !set:

@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
 	"skiff/internal/apis/fill"
 )
@@ -99,8 +100,7 @@ func validatePriorityLevel(_ context.Context, p *flowcontrolv1.PriorityLevelConf
 			errs = append(errs, validateLimited(s.Limited, path.Child("limited"))...)
 		}
 	default:
-		errs = append(errs, field.NotSupported(path.Child("type"), s.Type,
-			[]flowcontrolv1.PriorityLevelEnablement{flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited}))
+		errs = append(errs, checks.OneOf(s.Type, path.Child("type"), flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)...)
 	}
 	return append(errs, validateFixedLevel(p, path)...)
 }
@@ -146,8 +146,7 @@ func validateLimited(l *flowcontrolv1.LimitedPriorityLevelConfiguration, path *f
 			errs = append(errs, validateQueuing(q, queuing)...)
 		}
 	default:
-		errs = append(errs, field.NotSupported(path.Child("type"), response.Type,
-			[]flowcontrolv1.LimitResponseType{flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject}))
+		errs = append(errs, checks.OneOf(response.Type, path.Child("type"), flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)...)
 	}
 	return errs
 }

@@ -2,7 +2,6 @@ package networking
 
 import (
 	"context"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -126,9 +125,8 @@ func validatePolicyPorts(ports []networkingv1.NetworkPolicyPort, path *field.Pat
 	var errs field.ErrorList
 	for i := range ports {
 		p, path := &ports[i], path.Index(i)
-		protocols := []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP}
-		if p.Protocol != nil && !slices.Contains(protocols, *p.Protocol) {
-			errs = append(errs, field.NotSupported(path.Child("protocol"), *p.Protocol, protocols))
+		if p.Protocol != nil {
+			errs = append(errs, checks.OneOf(*p.Protocol, path.Child("protocol"), corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)...)
 		}
 		if p.Port == nil {
 			if p.EndPort != nil {

@@ -2,7 +2,6 @@ package storage
 
 import (
 	"context"
-	"slices"
 	"strings"
 
 	storagev1 "k8s.io/api/storage/v1"
@@ -13,6 +12,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
 	"skiff/internal/apis/fill"
 )
@@ -101,15 +101,12 @@ func validateCSIDriver(_ context.Context, d *storagev1.CSIDriver) field.ErrorLis
 	required(s.PodInfoOnMount, "podInfoOnMount")
 	required(s.StorageCapacity, "storageCapacity")
 	required(s.SELinuxMount, "seLinuxMount")
-	policies := []storagev1.FSGroupPolicy{storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy}
-	if s.FSGroupPolicy != nil && !slices.Contains(policies, *s.FSGroupPolicy) {
-		errs = append(errs, field.NotSupported(path.Child("fsGroupPolicy"), *s.FSGroupPolicy, policies))
+	if s.FSGroupPolicy != nil {
+		errs = append(errs, checks.OneOf(*s.FSGroupPolicy, path.Child("fsGroupPolicy"),
+			storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)...)
 	}
-	modes := []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral}
 	for _, mode := range s.VolumeLifecycleModes {
-		if !slices.Contains(modes, mode) {
-			errs = append(errs, field.NotSupported(path.Child("volumeLifecycleModes"), mode, modes))
-		}
+		errs = append(errs, checks.OneOf(mode, path.Child("volumeLifecycleModes"), storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)...)
 	}
 	const minPeriod = 10
 	if p := s.NodeAllocatableUpdatePeriodSeconds; p != nil && *p < minPeriod {

@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
 	"skiff/internal/apis/core"
 	"skiff/internal/apis/fill"
@@ -62,15 +63,14 @@ func storageClass() *apis.Resource {
 func validateStorageClass(_ context.Context, c *storagev1.StorageClass) field.ErrorList {
 	errs := validateProvisioner(c.Provisioner, field.NewPath("provisioner"))
 	errs = append(errs, validateParameters(c.Parameters, false, field.NewPath("parameters"))...)
-	reclaim := []corev1.PersistentVolumeReclaimPolicy{corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain}
-	if p := ptr.Deref(c.ReclaimPolicy, ""); p != "" && !slices.Contains(reclaim, p) {
-		errs = append(errs, field.NotSupported(field.NewPath("reclaimPolicy"), p, reclaim))
+	if p := ptr.Deref(c.ReclaimPolicy, ""); p != "" {
+		errs = append(errs, checks.OneOf(p, field.NewPath("reclaimPolicy"), corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
 	}
-	binding := []storagev1.VolumeBindingMode{storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer}
+	binding := field.NewPath("volumeBindingMode")
 	if c.VolumeBindingMode == nil {
-		errs = append(errs, field.Required(field.NewPath("volumeBindingMode"), ""))
-	} else if !slices.Contains(binding, *c.VolumeBindingMode) {
-		errs = append(errs, field.NotSupported(field.NewPath("volumeBindingMode"), *c.VolumeBindingMode, binding))
+		errs = append(errs, field.Required(binding, ""))
+	} else {
+		errs = append(errs, checks.OneOf(*c.VolumeBindingMode, binding, storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
 	}
 	return append(errs, validateTopologies(c.AllowedTopologies, field.NewPath("allowedTopologies"))...)
 }
