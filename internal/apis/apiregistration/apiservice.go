@@ -47,6 +47,9 @@ func apiService() *apis.Resource {
 			}
 		},
 		Validate: validateAPIService,
+		PrepareStatusUpdate: func(_ context.Context, o, old *apiregistrationv1.APIService) {
+			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
+		},
 		ValidateStatusUpdate: func(_ context.Context, s, _ *apiregistrationv1.APIService) field.ErrorList {
 			var errs field.ErrorList
 			for i, c := range s.Status.Conditions {

@@ -318,3 +318,31 @@ func TestConversions(t *testing.T) {
 		}
 	}
 }
+
+// TestStatusOnly lists the resources whose status subresource leaves metadata
+// alone; for the others it takes labels and annotations, as upstream.
+func TestStatusOnly(t *testing.T) {
+	want := []string{
+		"apiservices.apiregistration.k8s.io", "flowschemas.flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io",
+		"resourceclaims.resource.k8s.io", "validatingadmissionpolicies.admissionregistration.k8s.io", "volumeattachments.storage.k8s.io",
+	}
+	var got []string
+	for _, r := range Resources(Hooks{}) {
+		if !r.HasStatus || r.PrepareStatusUpdate == nil {
+			continue
+		}
+		obj, old := r.Hub.New(), r.Hub.New()
+		old.SetLabels(map[string]string{"a": "old"})
+		obj.SetLabels(map[string]string{"a": "new"})
+		obj.SetAnnotations(map[string]string{"a": "new"})
+		obj.SetFinalizers([]string{"a/b"})
+		r.PrepareStatusUpdate(t.Context(), obj, old)
+		if obj.GetLabels()["a"] == "old" && obj.GetAnnotations() == nil && obj.GetFinalizers() == nil {
+			got = append(got, r.GroupResource().String())
+		}
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+}

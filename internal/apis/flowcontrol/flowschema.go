@@ -33,6 +33,9 @@ func flowSchema() *apis.Resource {
 		Generation: true,
 		Default:    func(s *flowcontrolv1.FlowSchema) { fill.Value(&s.Spec.MatchingPrecedence, defaultPrecedence) },
 		Validate:   validateFlowSchema,
+		PrepareStatusUpdate: func(_ context.Context, o, old *flowcontrolv1.FlowSchema) {
+			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
+		},
 		ValidateStatusUpdate: func(_ context.Context, s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
 			return validateConditions(s.Status.Conditions, func(c *flowcontrolv1.FlowSchemaCondition) string { return string(c.Type) })
 		},

@@ -20,12 +20,15 @@ func resourceClaim(g Grants) *apis.Resource {
 			Group: "resource.k8s.io", Resource: "resourceclaims", Singular: "resourceclaim", Kind: "ResourceClaim",
 			Namespaced: true,
 		},
-		Version:             "v1",
-		New:                 func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
-		NewList:             func() runtime.Object { return &resourcev1.ResourceClaimList{} },
-		HasStatus:           true,
-		Default:             defaultClaim,
-		PrepareStatusUpdate: func(_ context.Context, c, old *resourcev1.ResourceClaim) { dropDeallocated(c, old) },
+		Version:   "v1",
+		New:       func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
+		NewList:   func() runtime.Object { return &resourcev1.ResourceClaimList{} },
+		HasStatus: true,
+		Default:   defaultClaim,
+		PrepareStatusUpdate: func(_ context.Context, c, old *resourcev1.ResourceClaim) {
+			metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)
+			dropDeallocated(c, old)
+		},
 		Validate: func(ctx context.Context, c *resourcev1.ResourceClaim) field.ErrorList {
 			return append(g.adminAccess(ctx, c.Namespace, adminRequest(&c.Spec)), validateClaimSpec(&c.Spec, field.NewPath("spec"))...)
 		},

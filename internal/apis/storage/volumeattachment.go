@@ -31,6 +31,9 @@ func volumeAttachment() *apis.Resource {
 		RequireResourceVersion: true,
 		Validate:               validateVolumeAttachment,
 		ValidateUpdate:         validateVolumeAttachmentUpdate,
+		PrepareStatusUpdate: func(_ context.Context, o, old *storagev1.VolumeAttachment) {
+			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
+		},
 		ValidateStatusUpdate: func(_ context.Context, a, _ *storagev1.VolumeAttachment) field.ErrorList {
 			return validateAttachmentStatus(&a.Status)
 		},
