@@ -139,6 +139,7 @@ func TestKubectl(t *testing.T) {
 	for name, test := range map[string]func(*server, *kubectl){
 		"apply": applyCommands, "metadata": metadataCommands, "read": readCommands, "workloads": workloadCommands,
 		"nodes": nodeCommands, "access": accessCommands, "patch": patchCommands, "apply server-side": serverSideCommands,
+		"custom resources": customCommands,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -194,7 +194,9 @@ var quotas = entries{
 		if !sameAmounts(read.Spec.Hard, amounts("cpu", "1", "memory", "500Mi")) {
 			s.Errorf("created with %v", read.Spec.Hard)
 		}
-		s.change(q, "test", func() { q.Spec.Hard = amounts("cpu", "2", "memory", "1Gi") })
+		// Without a revision, an update is of whatever there is.
+		q.ResourceVersion, q.Spec.Hard = "", amounts("cpu", "2", "memory", "1Gi")
+		s.ok(s.api.Update(s.ctx, q))
 		s.ok(s.get(read, "test"))
 		if !sameAmounts(q.Spec.Hard, amounts("cpu", "2", "memory", "1Gi")) || !sameAmounts(read.Spec.Hard, q.Spec.Hard) {
 			s.Errorf("updated to %v, then %v", q.Spec.Hard, read.Spec.Hard)
