@@ -197,6 +197,15 @@ func (c *collector) finishForeground(ctx context.Context, v view, o *metav1.Part
 	if blocked {
 		return nil
 	}
+	stored, err := c.dependents(ctx, v)
+	if err != nil {
+		return err
+	}
+	for _, d := range stored {
+		if d.blocking {
+			return nil // its own event is on its way, and makes it go
+		}
+	}
 	return c.removeFinalizer(ctx, o, metav1.FinalizerDeleteDependents)
 }
 
@@ -244,10 +253,10 @@ func (c *collector) classify(ctx context.Context, o *metav1.PartialObjectMetadat
 // dependents are the objects that name the owner: those of the graph, and those
 // that are stored, but whose event is still on its way to it, since each kind's
 // events come by themselves.
-func (c *collector) dependents(ctx context.Context, owner view) (map[types.UID]identity, error) {
-	all := map[types.UID]identity{}
+func (c *collector) dependents(ctx context.Context, owner view) (map[types.UID]dependent, error) {
+	all := map[types.UID]dependent{}
 	for _, d := range owner.dependents {
-		all[d.UID] = d.identity
+		all[d.UID] = d
 	}
 	for _, r := range *c.monitored.Load() {
 		// What is not read yet, as from a server that is away, cannot be listed.
@@ -260,8 +269,10 @@ func (c *collector) dependents(ctx context.Context, owner view) (map[types.UID]i
 		}
 		for i := range list.Items {
 			o := &list.Items[i]
-			if slices.ContainsFunc(o.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == owner.UID }) {
-				all[o.UID] = identity{r.resource.GVK(), crclient.ObjectKeyFromObject(o), o.UID}
+			for _, ref := range o.OwnerReferences {
+				if ref.UID == owner.UID {
+					all[o.UID] = dependent{identity: identity{r.resource.GVK(), crclient.ObjectKeyFromObject(o), o.UID}, blocking: blocks(ref)}
+				}
 			}
 		}
 	}
@@ -276,7 +287,7 @@ func (c *collector) orphan(ctx context.Context, v view) error {
 		return err
 	}
 	for _, d := range dependents {
-		o, err := c.get(ctx, d)
+		o, err := c.get(ctx, d.identity)
 		if err != nil {
 			return err
 		}
