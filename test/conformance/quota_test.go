@@ -232,9 +232,9 @@ var quotas = entries{
 	"should apply changes to a resourcequota status": func(s *server) {
 		hard := amounts("cpu", "500m", "memory", "500Mi")
 		q := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "test", Labels: map[string]string{"of": s.ns}}, Spec: corev1.ResourceQuotaSpec{Hard: hard}}
-		s.create(q)
 		var list corev1.ResourceQuotaList
 		s.list(&list, client.MatchingLabels{"of": s.ns})
+		s.create(q)
 		shows := func(want corev1.ResourceList) func(client.Object) bool {
 			return func(o client.Object) bool { return sameAmounts(o.(*corev1.ResourceQuota).Status.Hard, want) }
 		}
