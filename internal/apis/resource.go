@@ -125,9 +125,11 @@ type Custom struct {
 	Convert func(ctx context.Context, objs []Object, version string) ([]Object, error)
 	// Decode reads an object in whatever version it was stored.
 	Decode func(value []byte) (Object, error)
-	// Terminating reports whether the definition is being deleted: no objects
-	// are created any more.
+	// Terminating reports whether the definition is being deleted.
 	Terminating func() bool
+	// Creating is called before an object is created, and done when it is
+	// stored. It is refused while the definition is being deleted.
+	Creating func() (done func(), ok bool)
 	// Types describes the fields of every version to server-side apply.
 	Types func() (managedfields.TypeConverter, error)
 }
@@ -209,8 +211,12 @@ type Scale struct {
 	StatusReplicas func(obj Object) int32
 	// Selector returns the label selector as a string.
 	Selector func(obj Object) string
-	// ReplicasPath is where SetReplicas writes; nil means spec.replicas.
-	ReplicasPath []string
+	// Unset returns where objects of a custom resource should say how many
+	// replicas they want, if obj does not. The others always do.
+	Unset func(obj Object) (path string, unset bool)
+	// ReplicasPaths is where SetReplicas writes, for each version, served or
+	// not: nothing for those without the subresource. nil means spec.replicas.
+	ReplicasPaths map[string][]string
 }
 
 // Subresource is one more path below an object. Exactly one of the groups of

@@ -150,6 +150,9 @@ func resourceVerbs(r *verbs.Resource) []string {
 	if len(r.Verbs) > 0 {
 		return slices.Sorted(slices.Values(r.Verbs))
 	}
+	if r.Custom != nil && r.Custom.Terminating() {
+		return []string{"delete", "deletecollection", "get", "list", "watch"}
+	}
 	if r.Virtual != nil {
 		var out []string
 		if r.Virtual.Create != nil {

@@ -58,7 +58,9 @@ func (s *Server) serveScale(w http.ResponseWriter, r *http.Request, info *reques
 		if err != nil {
 			return err
 		}
-		scale = req.Resource().ScaleOf(obj)
+		if scale, err = req.Resource().ReadScale(obj); err != nil {
+			return err
+		}
 	case "update":
 		o, err := parse(r, metav1.Convert_url_Values_To_v1_UpdateOptions)
 		if err != nil {

@@ -2,6 +2,7 @@ package crd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,8 +23,8 @@ const (
 )
 
 // startCleanup removes the objects of a definition that is being deleted, and
-// then its finalizer.
-func (c *Controller) startCleanup(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) {
+// then its finalizer; d is nil if it was never served.
+func (c *Controller) startCleanup(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, d *definition) {
 	c.cleaning.Lock()
 	defer c.cleaning.Unlock()
 	if c.cleaning.names[crd.Name] {
@@ -36,6 +37,9 @@ func (c *Controller) startCleanup(ctx context.Context, crd *apiextensionsv1.Cust
 			defer c.cleaning.Unlock()
 			delete(c.cleaning.names, crd.Name)
 		}()
+		if d != nil {
+			d.life.settle()
+		}
 		wait := firstRetry
 		for {
 			err := c.cleanUp(ctx, crd.Name)
@@ -80,33 +84,44 @@ func (c *Controller) cleanUp(ctx context.Context, name string) error {
 }
 
 // removeObjects deletes all objects of a resource and waits until they are
-// gone.
+// gone. Another server may still let some be created; they are deleted too.
 func (c *Controller) removeObjects(ctx context.Context, gr schema.GroupResource) error {
 	for {
-		r := c.Verbs.Lookup(gr)
-		if r == nil {
-			return fmt.Errorf("%s are not served", gr)
-		}
-		snap, w := r.Collection.SnapshotAndWatch(cache.Scope{})
-		left := snap.Len()
-		_, err := c.Verbs.DeleteCollection(ctx, &verbs.Request{Version: r.Storage()}, &metav1.DeleteOptions{}, &verbs.ListOptions{})
-		for err == nil && left > 0 {
-			var events []*cache.Event
-			events, err = w.Next(ctx)
-			for _, ev := range events {
-				switch {
-				case ev.New == nil:
-					left--
-				case ev.Old == nil:
-					left++
-				}
-			}
-		}
-		w.Stop()
-		if err == nil || (err != cache.ErrClosed && err != cache.ErrFellBehind) {
+		err := c.removeWatched(ctx, gr)
+		if !errors.Is(err, cache.ErrClosed) && !errors.Is(err, cache.ErrFellBehind) {
 			return err
 		}
 	}
+}
+
+func (c *Controller) removeWatched(ctx context.Context, gr schema.GroupResource) error {
+	r := c.Verbs.Lookup(gr)
+	if r == nil {
+		return fmt.Errorf("%s are not served", gr)
+	}
+	snap, w := r.Collection.SnapshotAndWatch(cache.Scope{})
+	defer w.Stop()
+	for left, more := snap.Len(), true; left > 0; {
+		if more {
+			if _, err := c.Verbs.DeleteCollection(ctx, &verbs.Request{Version: r.Storage()}, &metav1.DeleteOptions{}, &verbs.ListOptions{}); err != nil {
+				return err
+			}
+			more = false
+		}
+		events, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		for _, ev := range events {
+			switch {
+			case ev.New == nil:
+				left--
+			case ev.Old == nil:
+				left, more = left+1, true
+			}
+		}
+	}
+	return nil
 }
 
 // terminating sets the condition Terminating and, if done is set, takes the

@@ -1,7 +1,6 @@
 package crd
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -9,6 +8,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apimachinery/pkg/api/equality"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -77,7 +77,7 @@ func (u *usedNames) accept(want, have *apiextensionsv1.CustomResourceDefinitionN
 		}
 	}
 	if len(errs) > 0 {
-		conflict("ShortNamesConflict", errors.Join(errs...).Error())
+		conflict("ShortNamesConflict", utilerrors.NewAggregate(errs).Error())
 	} else {
 		have.ShortNames = slices.Clone(want.ShortNames)
 	}

@@ -185,7 +185,7 @@ func (c *Controller) reconcile(ctx context.Context, crd *apiextensionsv1.CustomR
 		return // the write is seen as the next change
 	}
 	if crd.DeletionTimestamp != nil && apihelpers.CRDHasFinalizer(crd, apiextensionsv1.CustomResourceCleanupFinalizer) {
-		c.startCleanup(ctx, crd)
+		c.startCleanup(ctx, crd, c.served[crd.Name])
 	}
 }
 
@@ -200,20 +200,23 @@ func withOwnStatus(crd *apiextensionsv1.CustomResourceDefinition) *apiextensions
 // serve makes what is served that which crd says.
 func (c *Controller) serve(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames) error {
 	old := c.served[crd.Name]
-	d := newDefinition(crd, names, c.Webhooks).measured(&c.Config)
-	d.terminating.Store(crd.DeletionTimestamp != nil)
+	l := &life{}
+	if old != nil && old.crd.UID == crd.UID {
+		l = old.life
+	}
+	ending := l.terminating.Swap(crd.DeletionTimestamp != nil) != (crd.DeletionTimestamp != nil)
+	if old != nil && old.crd.UID == crd.UID && equality.Semantic.DeepEqual(&old.crd.Spec, &crd.Spec) && equality.Semantic.DeepEqual(old.names, names) {
+		if ending {
+			c.Verbs.Announce()
+		}
+		return nil
+	}
+	d := newDefinition(crd, names, c.Webhooks, l).measured(&c.Config)
 	if old == nil {
 		if _, err := c.Verbs.Add(ctx, d.resource()); err != nil {
 			return err
 		}
-		c.served[crd.Name] = d
-		return nil
-	}
-	if old.crd.UID == crd.UID && equality.Semantic.DeepEqual(&old.crd.Spec, &crd.Spec) && equality.Semantic.DeepEqual(old.names, names) {
-		old.terminating.Store(d.terminating.Load())
-		return nil
-	}
-	if _, err := c.Verbs.Replace(d.resource()); err != nil {
+	} else if _, err := c.Verbs.Replace(d.resource()); err != nil {
 		return err
 	}
 	c.served[crd.Name] = d

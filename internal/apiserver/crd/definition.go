@@ -31,12 +31,36 @@ type definition struct {
 	caller   Caller
 	metrics  *Metrics
 	cel      *skiffcel.Metrics
-	// terminating is set when the definition's deletion has begun.
-	terminating atomic.Bool
+	// life outlives changes of the definition.
+	life *life
 }
 
-func newDefinition(crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames, caller Caller) *definition {
-	d := &definition{crd: crd, names: names, caller: caller, versions: make(map[string]*version, len(crd.Spec.Versions))}
+// life tells whether a definition is being deleted.
+type life struct {
+	terminating atomic.Bool
+	// creating is held, for reading, while an object is being created.
+	creating sync.RWMutex
+}
+
+// create begins the creation of an object, unless the definition is being
+// deleted. done tells its end.
+func (l *life) create() (done func(), ok bool) {
+	l.creating.RLock()
+	if l.terminating.Load() {
+		l.creating.RUnlock()
+		return nil, false
+	}
+	return l.creating.RUnlock, true
+}
+
+// settle returns when no creation is under way that began before the deletion.
+func (l *life) settle() {
+	l.creating.Lock()
+	defer l.creating.Unlock()
+}
+
+func newDefinition(crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames, caller Caller, l *life) *definition {
+	d := &definition{crd: crd, names: names, caller: caller, life: l, versions: make(map[string]*version, len(crd.Spec.Versions))}
 	for i := range crd.Spec.Versions {
 		v := &crd.Spec.Versions[i]
 		d.versions[v.Name] = newVersion(v, crd.Spec.PreserveUnknownFields)
@@ -77,7 +101,11 @@ func (d *definition) resource() *apis.Resource {
 		Warnings:               finalizerWarnings,
 		Generation:             true,
 		RequireResourceVersion: true,
-		Custom:                 &apis.Custom{ID: fmt.Sprintf("%s/%d/%v", d.crd.UID, d.crd.Generation, *d.names), Convert: d.convert, Decode: d.decode, Terminating: d.terminating.Load, Types: sync.OnceValues(d.types)},
+		Custom: &apis.Custom{
+			ID:      fmt.Sprintf("%s/%d/%v", d.crd.UID, d.crd.Generation, *d.names),
+			Convert: d.convert, Decode: d.decode, Types: sync.OnceValues(d.types),
+			Terminating: d.life.terminating.Load, Creating: d.life.create,
+		},
 	}
 	for _, v := range d.versions {
 		r.HasStatus = r.HasStatus || v.hasStatus()
@@ -203,14 +231,28 @@ func (d *definition) scale() *apis.Scale {
 		}
 		return u, &apiextensionsv1.CustomResourceSubresourceScale{}
 	}
-	count := func(u *unstructured.Unstructured, path string) int32 {
-		n, _, _ := unstructured.NestedInt64(u.Object, fieldsOf(path)...)
-		return int32(n)
+	count := func(u *unstructured.Unstructured, path string) (n int32, found bool) {
+		long, found, _ := unstructured.NestedInt64(u.Object, fieldsOf(path)...)
+		return int32(long), found
+	}
+	byVersion := map[string][]string{}
+	for name, v := range d.versions {
+		byVersion[name] = nil
+		if s := v.scale(); s != nil {
+			byVersion[name] = fieldsOf(s.SpecReplicasPath)
+		}
 	}
 	return &apis.Scale{
+		ReplicasPaths: byVersion,
 		Replicas: func(obj apis.Object) int32 {
 			u, s := paths(obj)
-			return count(u, s.SpecReplicasPath)
+			n, _ := count(u, s.SpecReplicasPath)
+			return n
+		},
+		Unset: func(obj apis.Object) (string, bool) {
+			u, s := paths(obj)
+			_, found := count(u, s.SpecReplicasPath)
+			return s.SpecReplicasPath, !found
 		},
 		SetReplicas: func(obj apis.Object, n int32) {
 			u, s := paths(obj)
@@ -220,7 +262,8 @@ func (d *definition) scale() *apis.Scale {
 		},
 		StatusReplicas: func(obj apis.Object) int32 {
 			u, s := paths(obj)
-			return count(u, s.StatusReplicasPath)
+			n, _ := count(u, s.StatusReplicasPath)
+			return n
 		},
 		Selector: func(obj apis.Object) string {
 			u, s := paths(obj)

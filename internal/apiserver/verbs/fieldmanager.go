@@ -41,10 +41,10 @@ func (s *Server) prepareFieldManagers(v *Version) {
 					return nil, err
 				}
 				return managedfields.NewDefaultCRDFieldManager(types, conv, conv, conv,
-					v.GVK(), v.GroupVersion(), sub, resetFields(d, sub))
+					v.GVK(), v.GroupVersion(), sub, resetFields(v, sub))
 			}
 			return managedfields.NewDefaultFieldManager(s.schemaOf(d), conv, conv, conv,
-				v.GVK(), d.Hub.GroupVersion(), sub, resetFields(d, sub))
+				v.GVK(), d.Hub.GroupVersion(), sub, resetFields(v, sub))
 		})
 	}
 }
@@ -102,10 +102,11 @@ func (v *Version) fieldManager(subresource string) (*managedfields.FieldManager,
 
 // resetFields are the fields that a write to the path does not touch, so that
 // its author does not come to own them.
-func resetFields(d *apis.Resource, subresource string) map[fieldpath.APIVersion]fieldpath.Filter {
+func resetFields(v *Version, subresource string) map[fieldpath.APIVersion]fieldpath.Filter {
+	d := v.resource.Resource
 	var set *fieldpath.Set
 	switch {
-	case subresource == "" && d.HasStatus:
+	case subresource == "" && v.Has("status"):
 		set = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
 	case subresource == "status" && d.Custom != nil:
 		set = fieldpath.NewSet(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -76,15 +75,15 @@ func (v *Version) DecodeJSON(ctx context.Context, data []byte, obj apis.Object, 
 	u.Object = nil
 	strict, err := kjson.UnmarshalStrict(data, &u.Object)
 	if err != nil {
-		return apierrors.NewBadRequest(err.Error())
+		return err
 	}
 	if u.GetKind() == "" {
-		return apierrors.NewBadRequest("Object 'Kind' is missing in '" + summary(data) + "'")
+		return fmt.Errorf("Object 'Kind' is missing in '%s'", summary(data))
 	}
 	if v.Prune != nil && u.GetKind() == v.Kind && v.holds(obj) {
 		unknown, err := v.Prune(obj)
 		if err != nil {
-			return apierrors.NewBadRequest(err.Error())
+			return err
 		}
 		for _, path := range unknown {
 			strict = append(strict, fmt.Errorf("unknown field %q", path))

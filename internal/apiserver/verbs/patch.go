@@ -83,7 +83,9 @@ func (s *Server) patched(ctx context.Context, req *Request, old apis.Object, t t
 	if err := WithStrict(ctx, found, err, fieldValidation); err != nil {
 		return nil, patchResultError(out, err)
 	}
-	if got := obj.GetObjectKind().GroupVersionKind(); got != gvk {
+	if got := obj.GetObjectKind().GroupVersionKind(); got != gvk && req.Resource().Custom != nil {
+		return nil, invalid(req.Resource(), req.Name, kindErrors(got, gvk))
+	} else if got != gvk {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the patch must not change apiVersion and kind: %s became %s", gvk, got))
 	}
 	clearKind(obj)
@@ -98,6 +100,18 @@ func (s *Server) patched(ctx context.Context, req *Request, old apis.Object, t t
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	return hub, nil
+}
+
+// kindErrors says that a custom object has become one of another kind.
+func kindErrors(got, want schema.GroupVersionKind) (errs field.ErrorList) {
+	check := func(name, got, want string) {
+		if got != want {
+			errs = append(errs, field.Invalid(field.NewPath(name), got, "must be "+want))
+		}
+	}
+	check("kind", got.Kind, want.Kind)
+	check("apiVersion", got.GroupVersion().String(), want.GroupVersion().String())
+	return errs
 }
 
 // strictPatch finds duplicate and unknown fields in a patch's own text.

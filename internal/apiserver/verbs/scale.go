@@ -3,11 +3,13 @@ package verbs
 import (
 	"context"
 	"fmt"
+	"math"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -20,8 +22,26 @@ import (
 // scaleGVK is what scale subresources speak.
 var scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
 
-// ScaleOf returns the scale view of an object.
-func (r *Resource) ScaleOf(obj apis.Object) *autoscalingv1.Scale {
+// ReadScale returns the scale view of an object as it is read by itself.
+func (r *Resource) ReadScale(obj apis.Object) (*autoscalingv1.Scale, error) {
+	if path, unset := r.unset(obj); unset {
+		return nil, apierrors.NewInternalError(fmt.Errorf("the spec replicas field %q does not exist", path))
+	}
+	return r.scaleOf(obj), nil
+}
+
+func (r *Resource) unset(obj apis.Object) (path string, unset bool) {
+	if r.Scale.Unset == nil {
+		return "", false
+	}
+	return r.Scale.Unset(obj)
+}
+
+// unsetReplicas stands in a scale for replicas that the object does not have.
+const unsetReplicas = math.MinInt32
+
+// scaleOf returns the scale view of an object.
+func (r *Resource) scaleOf(obj apis.Object) *autoscalingv1.Scale {
 	return &autoscalingv1.Scale{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
@@ -51,16 +71,16 @@ func newScaleManager() (*managedfields.FieldManager, error) {
 // scaleOwners translates between the managers of an object of the version and
 // those of its scale.
 func (v *Version) scaleOwners(obj apis.Object) *managedfields.ScaleHandler {
-	path := fieldpath.MakePathOrDie("spec", "replicas")
-	if p := v.resource.Scale.ReplicasPath; p != nil {
-		path = make(fieldpath.Path, len(p))
-		for i := range p {
-			path[i].FieldName = &p[i]
-		}
-	}
 	paths := managedfields.ResourcePathMappings{}
 	for _, each := range v.resource.Versions {
-		paths[each.GroupVersion().String()] = path
+		paths[each.GroupVersion().String()] = fieldpath.MakePathOrDie("spec", "replicas")
+	}
+	for version, names := range v.resource.Scale.ReplicasPaths {
+		var path fieldpath.Path
+		for _, name := range names {
+			path = append(path, fieldpath.PathElement{FieldName: &name})
+		}
+		paths[schema.GroupVersion{Group: v.resource.Group, Version: version}.String()] = path
 	}
 	return managedfields.NewScaleHandler(obj.GetManagedFields(), v.GroupVersion(), paths)
 }
@@ -137,7 +157,11 @@ func (s *Server) changeScale(ctx context.Context, req *Request, o *metav1.Update
 	plain := *req
 	plain.Subresource = ""
 	e, err := s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
-		have := r.ScaleOf(old)
+		have := r.scaleOf(old)
+		path, unset := r.unset(old)
+		if unset {
+			have.Spec.Replicas = unsetReplicas
+		}
 		owners := req.Version.scaleOwners(old)
 		if have.ManagedFields, err = owners.ToSubresource(); err != nil {
 			return nil, apierrors.NewInternalError(err)
@@ -145,6 +169,9 @@ func (s *Server) changeScale(ctx context.Context, req *Request, o *metav1.Update
 		scale, err := change(fm, have.DeepCopy())
 		if err != nil {
 			return nil, err
+		}
+		if unset && scale.Spec.Replicas == unsetReplicas {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("the spec replicas field %q cannot be empty", path))
 		}
 		if err := checkScale(req, scale, old); err != nil {
 			return nil, err
@@ -177,7 +204,7 @@ func (s *Server) changeScale(ctx context.Context, req *Request, o *metav1.Update
 	if err != nil {
 		return nil, err
 	}
-	return r.ScaleOf(obj), nil
+	return r.scaleOf(obj), nil
 }
 
 func checkScale(req *Request, scale *autoscalingv1.Scale, old apis.Object) error {

@@ -277,6 +277,14 @@ func (s *Server) changedLocked() {
 	s.mu.changed = make(chan struct{})
 }
 
+// Announce tells that something which discovery shows of a resource, though not
+// the resource itself, is different now.
+func (s *Server) Announce() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changedLocked()
+}
+
 // Generation identifies the present set of resources; the channel is closed
 // when it changes.
 func (s *Server) Generation() (int64, <-chan struct{}) {

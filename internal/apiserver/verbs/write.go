@@ -62,11 +62,6 @@ func (s *Server) Create(ctx context.Context, req *Request, obj apis.Object, o *m
 	if obj.GetResourceVersion() != "" {
 		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
-	if r := req.Resource(); r.Custom != nil && r.Custom.Terminating() {
-		err := apierrors.NewMethodNotSupported(req.qualified(), "create")
-		err.ErrStatus.Message = "create not allowed while custom resource definition is terminating"
-		return nil, err
-	}
 	hub, err := req.Version.ToHub(obj)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
@@ -77,6 +72,15 @@ func (s *Server) Create(ctx context.Context, req *Request, obj apis.Object, o *m
 // create stores a defaulted object. track says whether the creator comes to
 // own its fields (not when apply has said so already).
 func (s *Server) create(ctx context.Context, req *Request, obj apis.Object, o *metav1.CreateOptions, track bool) (*cache.Entry, error) {
+	if c := req.Resource().Custom; c != nil {
+		done, ok := c.Creating()
+		if !ok {
+			err := apierrors.NewMethodNotSupported(req.qualified(), "create")
+			err.ErrStatus.Message = "create not allowed while custom resource definition is terminating"
+			return nil, err
+		}
+		defer done()
+	}
 	named := *req
 	named.Name = obj.GetName()
 	wipeSystemFields(obj)

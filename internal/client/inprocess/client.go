@@ -345,7 +345,11 @@ func (s *subresource) Get(ctx context.Context, obj, sub client.Object, _ ...clie
 		if err != nil {
 			return err
 		}
-		return assign(req.Resource().ScaleOf(parent), sub)
+		scale, err := req.Resource().ReadScale(parent)
+		if err != nil {
+			return err
+		}
+		return assign(scale, sub)
 	}
 	return give(ctx, e, req.Version, sub)
 }
