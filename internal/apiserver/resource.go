@@ -25,13 +25,23 @@ var (
 	scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
 )
 
+// lookup finds what a request is about; v is nil if that is not served.
+func (s *Server) lookup(ctx context.Context, info *requestInfo) (res *verbs.Resource, v *verbs.Version) {
+	find := func() {
+		if res = s.Verbs.Lookup(schema.GroupResource{Group: info.GroupVersion.Group, Resource: info.Resource}); res != nil {
+			v = res.Version(info.GroupVersion)
+		}
+	}
+	if find(); v == nil && s.Definitions != nil {
+		s.Definitions.Await(ctx, info.GroupVersion, info.Resource)
+		find()
+	}
+	return res, v
+}
+
 // serveResource answers a request below /api or /apis.
 func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *requestInfo) error {
-	res := s.Verbs.Lookup(schema.GroupResource{Group: info.GroupVersion.Group, Resource: info.Resource})
-	if res == nil {
-		return notFound()
-	}
-	v := res.Version(info.GroupVersion)
+	res, v := s.lookup(r.Context(), info)
 	if v == nil {
 		return notFound()
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
 	"skiff/internal/apiserver/aggregate"
@@ -47,6 +48,8 @@ type Config struct {
 	// Extensions answer for the group versions that are not this server's; nil
 	// where there are none.
 	Extensions *aggregate.Aggregator
+	// Definitions make the custom resources; nil where there are none.
+	Definitions Definitions
 	// Checks are what /readyz asks besides the server itself, by name.
 	Checks map[string]func(context.Context) error
 	// Flags are the settings that /flagz shows, by upstream's names.
@@ -67,6 +70,13 @@ type Config struct {
 	DisabledMetrics []string
 	// Features says which optional features are on.
 	Features features.Set
+}
+
+// Definitions are where resources come from that were defined at run time.
+type Definitions interface {
+	// Await returns when a resource that is already there for clients of other
+	// servers is served here, too.
+	Await(ctx context.Context, gv schema.GroupVersion, plural string)
 }
 
 // Limits bound what requests may take, and say how the server ends.

@@ -197,7 +197,8 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	p.Verbs.SetPolicy(authorizer, admission.Chain{chain, addresses})
 
 	extensions.Start(ctx)
-	if err := crd.Start(ctx, crd.Config{Verbs: p.Verbs, Webhooks: webhooks, Clock: clk, Log: c.Log, Metrics: crd.NewMetrics(p.Metrics), CEL: expressions}); err != nil {
+	definitions, err := crd.Start(ctx, crd.Config{Verbs: p.Verbs, Webhooks: webhooks, Clock: clk, Log: c.Log, Metrics: crd.NewMetrics(p.Metrics), CEL: expressions})
+	if err != nil {
 		return err
 	}
 
@@ -224,7 +225,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		Verbs: p.Verbs, FlowControl: fair, InFlight: plain, Audit: auditor, Limits: c.API.Limits,
 		Authenticator: authenticator, Handlers: documents, Registry: p.Metrics, Collectors: append(measures.Collectors(), extensions),
 		Features: c.API.FeatureGates, DisabledMetrics: c.API.DisabledMetrics,
-		OpenAPI: openapi.New(p.Verbs, extensions, clk), Extensions: extensions,
+		OpenAPI: openapi.New(p.Verbs, extensions, clk), Extensions: extensions, Definitions: definitions,
 		Nodes: p.kubelets,
 		Clock: clk, Log: c.Log,
 		Flags: map[string]string{

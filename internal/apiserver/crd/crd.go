@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -61,10 +62,10 @@ type Controller struct {
 
 // Start serves the definitions that there are, then follows their changes
 // until ctx ends.
-func Start(ctx context.Context, c Config) error {
+func Start(ctx context.Context, c Config) (*Controller, error) {
 	t := &Controller{Config: c, resource: c.Verbs.Lookup(definitions), served: map[string]*definition{}}
 	if t.resource == nil {
-		return fmt.Errorf("%s are not served", definitions)
+		return nil, fmt.Errorf("%s are not served", definitions)
 	}
 	t.cleaning.names = map[string]bool{}
 	ctx = identity.NewContext(verbs.WithUserAgent(ctx, "kube-apiserver"), identity.Loopback())
@@ -74,7 +75,45 @@ func Start(ctx context.Context, c Config) error {
 		return ctx.Err() == nil
 	})
 	go t.follow(ctx, w)
-	return nil
+	return t, nil
+}
+
+// awaitLimit bounds Await for definitions that cannot be served.
+const awaitLimit = 5 * time.Second
+
+// Await returns when a version of a resource that another server has
+// established is served here, too; at once if no definition says so.
+func (c *Controller) Await(ctx context.Context, gv schema.GroupVersion, plural string) {
+	ctx, cancel := context.WithTimeout(ctx, awaitLimit)
+	defer cancel()
+	if c.Verbs.Cache().Sync(ctx) != nil {
+		return
+	}
+	for {
+		_, changed := c.Verbs.Generation()
+		r := c.Verbs.Lookup(gv.WithResource(plural).GroupResource())
+		if r != nil && r.Version(gv) != nil || !c.shouldServe(gv, plural) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *Controller) shouldServe(gv schema.GroupVersion, plural string) bool {
+	e := c.resource.Collection.Get(c.resource.Collection.Key("", plural+"."+gv.Group))
+	if e == nil {
+		return false
+	}
+	obj, err := e.Object()
+	if err != nil {
+		return false
+	}
+	crd := obj.(*apiextensionsv1.CustomResourceDefinition)
+	return apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.Established) && apihelpers.HasServedCRDVersion(crd, gv.Version)
 }
 
 func (c *Controller) follow(ctx context.Context, w *cache.Watcher) {
