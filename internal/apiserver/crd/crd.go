@@ -104,16 +104,21 @@ func (c *Controller) Await(ctx context.Context, gv schema.GroupVersion, plural s
 }
 
 func (c *Controller) shouldServe(gv schema.GroupVersion, plural string) bool {
-	e := c.resource.Collection.Get(c.resource.Collection.Key("", plural+"."+gv.Group))
+	crd := c.stored(plural + "." + gv.Group)
+	return crd != nil && apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.Established) && apihelpers.HasServedCRDVersion(crd, gv.Version)
+}
+
+// stored returns a definition as it is now, nil if there is none.
+func (c *Controller) stored(name string) *apiextensionsv1.CustomResourceDefinition {
+	e := c.resource.Collection.Get(c.resource.Collection.Key("", name))
 	if e == nil {
-		return false
+		return nil
 	}
 	obj, err := e.Object()
 	if err != nil {
-		return false
+		return nil
 	}
-	crd := obj.(*apiextensionsv1.CustomResourceDefinition)
-	return apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.Established) && apihelpers.HasServedCRDVersion(crd, gv.Version)
+	return obj.(*apiextensionsv1.CustomResourceDefinition)
 }
 
 func (c *Controller) follow(ctx context.Context, w *cache.Watcher) {
@@ -244,13 +249,14 @@ func (c *Controller) serve(ctx context.Context, crd *apiextensionsv1.CustomResou
 		l = old.life
 	}
 	ending := l.terminating.Swap(crd.DeletionTimestamp != nil) != (crd.DeletionTimestamp != nil)
-	if old != nil && old.crd.UID == crd.UID && equality.Semantic.DeepEqual(&old.crd.Spec, &crd.Spec) && equality.Semantic.DeepEqual(old.names, names) {
+	if old != nil && old.crd.UID == crd.UID && old.crd.Generation == crd.Generation && equality.Semantic.DeepEqual(old.names, names) {
 		if ending {
 			c.Verbs.Announce()
 		}
 		return nil
 	}
-	d := newDefinition(crd, names, c.Webhooks, l).measured(&c.Config)
+	name := crd.Name // what is kept must not hold on to crd
+	d := newDefinition(crd, names, c.Webhooks, l, func() *apiextensionsv1.CustomResourceDefinition { return c.stored(name) }).measured(&c.Config)
 	if old == nil {
 		if _, err := c.Verbs.Add(ctx, d.resource()); err != nil {
 			return err

@@ -22,9 +22,10 @@ import (
 	skiffcel "skiff/internal/apiserver/cel"
 )
 
-// definition is a CustomResourceDefinition that is being served. The object is
-// shared and never changed.
+// definition is a CustomResourceDefinition that is being served.
 type definition struct {
+	// crd is what is served, without the schemas: they are most of it, and
+	// there for the reading when they are needed.
 	crd      *apiextensionsv1.CustomResourceDefinition
 	names    *apiextensionsv1.CustomResourceDefinitionNames
 	versions map[string]*version
@@ -59,11 +60,15 @@ func (l *life) settle() {
 	defer l.creating.Unlock()
 }
 
-func newDefinition(crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames, caller Caller, l *life) *definition {
-	d := &definition{crd: crd, names: names, caller: caller, life: l, versions: make(map[string]*version, len(crd.Spec.Versions))}
-	for i := range crd.Spec.Versions {
-		v := &crd.Spec.Versions[i]
-		d.versions[v.Name] = newVersion(v, crd.Spec.PreserveUnknownFields)
+// newDefinition serves crd by the names. stored returns what is stored of it
+// now, nil if that is nothing.
+func newDefinition(crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames, caller Caller, l *life, stored func() *apiextensionsv1.CustomResourceDefinition) *definition {
+	d := &definition{crd: withoutSchemas(crd), names: names.DeepCopy(), caller: caller, life: l, versions: make(map[string]*version, len(crd.Spec.Versions))}
+	for i := range d.crd.Spec.Versions {
+		v := &d.crd.Spec.Versions[i]
+		d.versions[v.Name] = newVersion(v, crd.Spec.PreserveUnknownFields, func() *apiextensionsv1.CustomResourceDefinitionVersion {
+			return versionNamed(stored(), v.Name)
+		})
 	}
 	return d
 }
@@ -75,6 +80,29 @@ func (d *definition) measured(c *Config) *definition {
 		v.cel = c.CEL
 	}
 	return d
+}
+
+// withoutSchemas is a copy of crd that holds on to none of its schemas.
+func withoutSchemas(crd *apiextensionsv1.CustomResourceDefinition) *apiextensionsv1.CustomResourceDefinition {
+	out := &apiextensionsv1.CustomResourceDefinition{Spec: crd.Spec}
+	out.Name, out.UID, out.Generation = crd.Name, crd.UID, crd.Generation
+	out.Spec.Versions = slices.Clone(crd.Spec.Versions)
+	for i := range out.Spec.Versions {
+		out.Spec.Versions[i].Schema = nil
+	}
+	return out
+}
+
+func versionNamed(crd *apiextensionsv1.CustomResourceDefinition, name string) *apiextensionsv1.CustomResourceDefinitionVersion {
+	if crd == nil {
+		return nil
+	}
+	for i := range crd.Spec.Versions {
+		if crd.Spec.Versions[i].Name == name {
+			return &crd.Spec.Versions[i]
+		}
+	}
+	return nil
 }
 
 // versionOf tells an object's version by its apiVersion, nil if there is no

@@ -33,10 +33,10 @@ func (d *definition) types() (managedfields.TypeConverter, error) {
 // is set: that form cannot say everything, and kubectl takes what it says for
 // the whole truth.
 func (d *definition) published(v *version, v2 bool) *spec.Schema {
-	s := v.structure()
+	s := v.readStructure()
 	out := &spec.Schema{SchemaProps: spec.SchemaProps{Type: spec.StringOrArray{"object"}}}
 	if s != nil && !(v2 && s.XPreserveUnknownFields) {
-		s = s.DeepCopy().Unfold()
+		s = s.Unfold()
 		if v2 {
 			simplify(s)
 		}

@@ -22,10 +22,15 @@ import (
 // version is one version of a definition. What its schema means is worked out
 // when the first object of the version comes by.
 type version struct {
-	*apiextensionsv1.CustomResourceDefinitionVersion
+	*apiextensionsv1.CustomResourceDefinitionVersion // without the schema
+	// stored is the whole of it; nil if that is no longer there.
+	stored func() *apiextensionsv1.CustomResourceDefinitionVersion
+	// preserve says that the definition is from before schemas had to be
+	// structural.
+	preserve bool
 
-	// structure is nil when the schema is not structural, which only very old
-	// definitions have: nothing is pruned or defaulted then.
+	// structure is made once, for objects; it is nil when the schema is not
+	// structural: nothing is pruned or defaulted then.
 	structure func() *structural.Structural
 	checks    func() (*checks, error)
 	cel       *skiffcel.Metrics
@@ -40,22 +45,28 @@ type checks struct {
 	cel    *skiffcel.Metrics
 }
 
-func newVersion(v *apiextensionsv1.CustomResourceDefinitionVersion, preserve bool) *version {
-	out := &version{CustomResourceDefinitionVersion: v}
-	out.structure = sync.OnceValue(func() *structural.Structural {
-		s, err := structureOf(v)
-		if err != nil || preserve {
-			return nil
-		}
-		return s
-	})
+func newVersion(v *apiextensionsv1.CustomResourceDefinitionVersion, preserve bool, stored func() *apiextensionsv1.CustomResourceDefinitionVersion) *version {
+	out := &version{CustomResourceDefinitionVersion: v, preserve: preserve, stored: stored}
+	out.structure = sync.OnceValue(out.readStructure)
 	out.checks = sync.OnceValues(func() (*checks, error) { return out.compile() })
 	return out
 }
 
+// readStructure makes the structural schema for one use.
+func (v *version) readStructure() *structural.Structural {
+	if v.preserve {
+		return nil
+	}
+	s, err := structureOf(v.stored())
+	if err != nil {
+		return nil
+	}
+	return s
+}
+
 // props is the version's schema in the form that the library works on.
 func props(v *apiextensionsv1.CustomResourceDefinitionVersion) (*apiextensions.JSONSchemaProps, error) {
-	if v.Schema == nil || v.Schema.OpenAPIV3Schema == nil {
+	if v == nil || v.Schema == nil || v.Schema.OpenAPIV3Schema == nil {
 		return nil, nil
 	}
 	out := &apiextensions.JSONSchemaProps{}
@@ -76,7 +87,7 @@ func structureOf(v *apiextensionsv1.CustomResourceDefinitionVersion) (*structura
 }
 
 func (v *version) compile() (*checks, error) {
-	p, err := props(v.CustomResourceDefinitionVersion)
+	p, err := props(v.stored())
 	if err != nil {
 		return nil, fmt.Errorf("the schema of version %s cannot be used: %w", v.Name, err)
 	}
