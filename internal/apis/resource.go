@@ -78,6 +78,8 @@ type Resource struct {
 	AllowCreateOnUpdate bool
 	// RequireResourceVersion refuses updates without metadata.resourceVersion.
 	RequireResourceVersion bool
+	// Large objects are kept in their stored form alone while nobody reads them.
+	Large bool
 	// GracePeriod returns the grace period in seconds for a delete with the
 	// given wish (nil: none said). A positive result makes the deletion
 	// graceful: the object stays with deletionTimestamp until it is deleted
@@ -289,6 +291,7 @@ type Of[T Object] struct {
 	Generation             bool
 	AllowCreateOnUpdate    bool
 	RequireResourceVersion bool
+	Large                  bool
 	GracePeriod            func(obj T, wish *int64) int64
 	BeforeDelete           func(obj T) (keep bool)
 	DefaultPropagation     metav1.DeletionPropagation
@@ -318,6 +321,7 @@ func (d Of[T]) Resource() *Resource {
 		Generation:             d.Generation,
 		AllowCreateOnUpdate:    d.AllowCreateOnUpdate,
 		RequireResourceVersion: d.RequireResourceVersion,
+		Large:                  d.Large,
 		DefaultPropagation:     d.DefaultPropagation,
 		Columns:                d.Columns,
 		Scale:                  d.Scale,

@@ -35,6 +35,7 @@ func customResourceDefinition() *apis.Resource {
 		HasStatus:              true,
 		Generation:             true,
 		RequireResourceVersion: true,
+		Large:                  true,
 		Default:                apiextensionsv1.SetObjectDefaults_CustomResourceDefinition,
 		PrepareCreate:          func(_ context.Context, d *definition) { noteStorageVersion(d) },
 		PrepareUpdate:          func(_ context.Context, d, _ *definition) { noteStorageVersion(d) },

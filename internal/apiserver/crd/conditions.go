@@ -20,9 +20,9 @@ func (c *Controller) acceptNames(crd *apiextensionsv1.CustomResourceDefinition) 
 	if !equality.Semantic.DeepEqual(crd.Spec.Names, crd.Status.AcceptedNames) || apihelpers.FindCRDCondition(crd, apiextensionsv1.NamesAccepted) == nil {
 		var used usedNames
 		used.resources, used.kinds = sets.New[string](), sets.New[string]()
-		for other := range c.all() {
-			if other.Spec.Group == crd.Spec.Group && other.Name != crd.Name {
-				used.add(&other.Status.AcceptedNames)
+		for name, other := range c.claims {
+			if other.group == crd.Spec.Group && name != crd.Name {
+				used.add(&other.names)
 			}
 		}
 		apihelpers.SetCRDCondition(crd, used.accept(&crd.Spec.Names, &crd.Status.AcceptedNames))

@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,9 +52,11 @@ type Controller struct {
 	Config
 	resource *verbs.Resource // of the definitions themselves
 
-	// served are the definitions being served, by name. Only the goroutine that
-	// follows the definitions uses it.
+	// served are the definitions being served, claims the names that there are,
+	// both by the name of the definition. Only the goroutine that follows the
+	// definitions uses them.
 	served map[string]*definition
+	claims map[string]claim
 
 	cleaning struct {
 		sync.Mutex
@@ -63,17 +67,14 @@ type Controller struct {
 // Start serves the definitions that there are, then follows their changes
 // until ctx ends.
 func Start(ctx context.Context, c Config) (*Controller, error) {
-	t := &Controller{Config: c, resource: c.Verbs.Lookup(definitions), served: map[string]*definition{}}
+	t := &Controller{Config: c, resource: c.Verbs.Lookup(definitions), served: map[string]*definition{}, claims: map[string]claim{}}
 	if t.resource == nil {
 		return nil, fmt.Errorf("%s are not served", definitions)
 	}
 	t.cleaning.names = map[string]bool{}
 	ctx = identity.NewContext(verbs.WithUserAgent(ctx, "kube-apiserver"), identity.Loopback())
 	snap, w := t.resource.Collection.SnapshotAndWatch(cache.Scope{})
-	snap.Ascend(t.resource.Prefix+"/", "", func(e *cache.Entry) bool {
-		t.changed(ctx, e)
-		return ctx.Err() == nil
-	})
+	t.all(ctx, snap)
 	go t.follow(ctx, w)
 	return t, nil
 }
@@ -146,16 +147,33 @@ func (c *Controller) follow(ctx context.Context, w *cache.Watcher) {
 // resume looks at everything anew after events were missed.
 func (c *Controller) resume(ctx context.Context) *cache.Watcher {
 	snap, w := c.resource.Collection.SnapshotAndWatch(cache.Scope{})
-	for name, d := range c.served {
-		if snap.Get(c.resource.Collection.Key("", name)) == nil {
+	for name := range c.claims {
+		if snap.Get(c.resource.Collection.Key("", name)) != nil {
+			continue
+		}
+		delete(c.claims, name)
+		if d := c.served[name]; d != nil {
 			c.stop(d)
 		}
 	}
-	snap.Ascend(c.resource.Prefix+"/", "", func(e *cache.Entry) bool {
-		c.changed(ctx, e)
-		return true
-	})
+	c.all(ctx, snap)
 	return w
+}
+
+// all looks at every definition, once the names of all are known.
+func (c *Controller) all(ctx context.Context, snap cache.Snapshot) {
+	each := func(f func(e *cache.Entry)) {
+		snap.Ascend(c.resource.Prefix+"/", "", func(e *cache.Entry) bool {
+			f(e)
+			return ctx.Err() == nil
+		})
+	}
+	each(func(e *cache.Entry) {
+		if obj, err := e.Object(); err == nil {
+			c.note(obj.(*apiextensionsv1.CustomResourceDefinition))
+		}
+	})
+	each(func(e *cache.Entry) { c.changed(ctx, e) })
 }
 
 func (c *Controller) removed(ctx context.Context, e *cache.Entry) {
@@ -164,6 +182,7 @@ func (c *Controller) removed(ctx context.Context, e *cache.Entry) {
 		return
 	}
 	crd := obj.(*apiextensionsv1.CustomResourceDefinition)
+	delete(c.claims, crd.Name)
 	if d := c.served[crd.Name]; d != nil {
 		c.stop(d)
 	}
@@ -178,21 +197,26 @@ func (c *Controller) stop(d *definition) {
 // reconsider gives the definitions of the group that were refused names
 // another try, now that crd may have freed some.
 func (c *Controller) reconsider(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) {
-	for other := range c.all() {
-		if other.Name != crd.Name && other.Spec.Group == crd.Spec.Group && !apihelpers.IsCRDConditionTrue(other, apiextensionsv1.NamesAccepted) {
+	for _, name := range slices.Sorted(maps.Keys(c.claims)) {
+		if claim := c.claims[name]; name == crd.Name || claim.group != crd.Spec.Group || !claim.refused {
+			continue
+		}
+		if other := c.stored(name); other != nil {
 			c.reconcile(ctx, other)
 		}
 	}
 }
 
-// all yields the definitions that there are now.
-func (c *Controller) all() func(yield func(*apiextensionsv1.CustomResourceDefinition) bool) {
-	return func(yield func(*apiextensionsv1.CustomResourceDefinition) bool) {
-		c.resource.Collection.Snapshot().Ascend(c.resource.Prefix+"/", "", func(e *cache.Entry) bool {
-			obj, err := e.Object()
-			return err != nil || yield(obj.(*apiextensionsv1.CustomResourceDefinition))
-		})
-	}
+// claim is what a definition has of the names of its group.
+type claim struct {
+	group string
+	names apiextensionsv1.CustomResourceDefinitionNames
+	// refused says that it wants more.
+	refused bool
+}
+
+func (c *Controller) note(crd *apiextensionsv1.CustomResourceDefinition) {
+	c.claims[crd.Name] = claim{crd.Spec.Group, *crd.Status.AcceptedNames.DeepCopy(), !apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.NamesAccepted)}
 }
 
 func (c *Controller) changed(ctx context.Context, e *cache.Entry) {
@@ -202,6 +226,7 @@ func (c *Controller) changed(ctx context.Context, e *cache.Entry) {
 		return
 	}
 	crd := obj.(*apiextensionsv1.CustomResourceDefinition)
+	c.note(crd)
 	before := c.served[crd.Name]
 	c.reconcile(ctx, crd)
 	if after := c.served[crd.Name]; before != nil && after != nil && !equality.Semantic.DeepEqual(before.names, after.names) {
@@ -223,7 +248,10 @@ func (c *Controller) reconcile(ctx context.Context, crd *apiextensionsv1.CustomR
 		}
 	}
 	if !equality.Semantic.DeepEqual(next.Status, crd.Status) {
-		if _, err := c.write(ctx, next); err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+		written, err := c.write(ctx, next)
+		if err == nil {
+			c.note(written)
+		} else if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 			c.Log.Error("the status of a CustomResourceDefinition cannot be written", "definition", crd.Name, "error", err)
 		}
 		return // the write is seen as the next change

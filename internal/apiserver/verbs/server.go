@@ -205,6 +205,9 @@ func (s *Server) Add(ctx context.Context, d *apis.Resource) (*Resource, error) {
 		if err != nil {
 			return nil, fmt.Errorf("serving %s: %w", d.GroupResource(), err)
 		}
+		if d.Large {
+			col.LetGo()
+		}
 		r.Collection = col
 	}
 	s.mu.Lock()

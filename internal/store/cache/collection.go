@@ -31,6 +31,8 @@ type Collection struct {
 	prefix string
 	decode Decoder
 	index  map[string]func(apis.Object) string
+	// fleeting is nil where entries keep what they are decoded to.
+	fleeting *fleeting
 
 	tree *btree.BTreeG[*Entry]
 	// shared is a clone of tree that readers hold; nil once tree has changed.

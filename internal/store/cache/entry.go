@@ -48,14 +48,23 @@ func (e *Entry) Object() (apis.Object, error) {
 	if d := e.object.Load(); d != nil {
 		return d.object, d.err
 	}
-	obj, err := e.collection.decode(e.value)
-	if err == nil {
-		obj.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
+	if f := e.collection.fleeting; f != nil {
+		d := f.load(e)
+		return d.object, d.err
 	}
+	obj, err := e.decode()
 	// Two readers may both have decoded; all must see the same object.
 	e.object.CompareAndSwap(nil, &decoded{object: obj, err: err})
 	d := e.object.Load()
 	return d.object, d.err
+}
+
+func (e *Entry) decode() (apis.Object, error) {
+	obj, err := e.collection.decode(e.value)
+	if err == nil {
+		obj.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
+	}
+	return obj, err
 }
 
 // Encoded returns the object's form f, made by encode the first time it is
@@ -73,6 +82,9 @@ func (e *Entry) Encoded(f Format, encode func(apis.Object) ([]byte, error)) ([]b
 	data, err := encode(obj)
 	if err != nil {
 		return nil, err
+	}
+	if e.collection != nil && e.collection.fleeting != nil {
+		return data, nil
 	}
 	node := &encoding{format: f, data: data}
 	for {
@@ -128,7 +140,11 @@ func newEntry(c *Collection, kv store.KV, obj any) *Entry {
 	e := &Entry{Key: kv.Key, Revision: kv.ModRevision, Created: kv.CreateRevision, collection: c, value: kv.Value}
 	if o, ok := obj.(apis.Object); ok {
 		o.SetResourceVersion(strconv.FormatInt(kv.ModRevision, 10))
-		e.object.Store(&decoded{object: o})
+		if d := (&decoded{object: o}); c.fleeting != nil {
+			c.fleeting.keep(e, d)
+		} else {
+			e.object.Store(d)
+		}
 	}
 	return e
 }
