@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -21,6 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,6 +46,10 @@ const deadline = 20 * time.Second
 type extension struct {
 	*httptest.Server
 	bundle []byte
+	// description is what its OpenAPI says of its kind, unchanged how often
+	// somebody was told that this is the same as before.
+	description atomic.Value
+	unchanged   atomic.Int64
 }
 
 func newExtension(t *testing.T, c *testcluster.Cluster) *extension {
@@ -62,6 +68,7 @@ func newExtension(t *testing.T, c *testcluster.Cluster) *extension {
 		t.Fatal(err)
 	}
 	e := &extension{bundle: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
+	e.description.Store("first")
 	mux := http.NewServeMux()
 	mux.HandleFunc("/apis/wardle.example.com/v1", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, metav1.APIResourceList{
@@ -79,11 +86,18 @@ func newExtension(t *testing.T, c *testcluster.Cluster) *extension {
 		}})
 	})
 	mux.HandleFunc("/apis/wardle.example.com/v1/echo", echo)
-	mux.HandleFunc("/openapi/v3/apis/wardle.example.com/v1", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, `{"openapi":"3.0.0","info":{"title":"w","version":"1"},"paths":{},"components":{"schemas":{"com.example.wardle.v1.Flunder":{"type":"object","x-kubernetes-group-version-kind":[{"group":"wardle.example.com","kind":"Flunder","version":"v1"}]}}}}`)
+	mux.HandleFunc("/openapi/v3/apis/wardle.example.com/v1", func(w http.ResponseWriter, r *http.Request) {
+		description := e.description.Load().(string)
+		w.Header().Set("Etag", strconv.Quote(description))
+		if r.Header.Get("If-None-Match") == strconv.Quote(description) {
+			e.unchanged.Add(1)
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		fmt.Fprintf(w, `{"openapi":"3.0.0","info":{"title":"w","version":"1"},"paths":{},"components":{"schemas":{"com.example.wardle.v1.Flunder":{"type":"object","description":%q,"x-kubernetes-group-version-kind":[{"group":"wardle.example.com","kind":"Flunder","version":"v1"}]}}}}`, description)
 	})
 	mux.HandleFunc("/openapi/v2", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, `{"swagger":"2.0","info":{"title":"w","version":"1"},"paths":{"/apis/wardle.example.com/v1/flunders":{"get":{"responses":{"200":{"description":"OK","schema":{"$ref":"#/definitions/com.example.wardle.v1.Flunder"}}}}}},"definitions":{"com.example.wardle.v1.Flunder":{"type":"object","x-kubernetes-group-version-kind":[{"group":"wardle.example.com","kind":"Flunder","version":"v1"}]}}}`)
+		fmt.Fprint(w, `{"swagger":"2.0","info":{"title":"w","version":"1"},"paths":{"/apis/wardle.example.com/v1/flunders":{"get":{"responses":{"200":{"description":"OK","schema":{"$ref":"#/definitions/com.example.wardle.v1.Flunder"}}}}}},"definitions":{"io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta":{"type":"object","description":"of its own"},"com.example.wardle.v1.Flunder":{"type":"object","properties":{"metadata":{"$ref":"#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"}},"x-kubernetes-group-version-kind":[{"group":"wardle.example.com","kind":"Flunder","version":"v1"}]}}}`)
 	})
 	e.Server = httptest.NewUnstartedServer(mux)
 	e.TLS = &tls.Config{
@@ -268,6 +282,34 @@ func TestExtensionServer(t *testing.T) {
 	}
 	if _, body, _ := get(t, c, "/openapi/v2", nil); !strings.Contains(string(body), "com.example.wardle.v1.Flunder") || !strings.Contains(string(body), "io.k8s.api.core.v1.Pod") {
 		t.Errorf("OpenAPI v2 has no Flunder or no Pod")
+	}
+	if _, body, _ := get(t, c, "/openapi/v2", nil); !strings.Contains(string(body), `"com.example.wardle.v1.Flunder":{"type":"object","properties":{"metadata":{"$ref":"#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta_v2"}}`) ||
+		!strings.Contains(string(body), `"io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta_v2":{"description":"of its own","type":"object"}`) {
+		t.Errorf("OpenAPI v2 mixes up definitions of the same name")
+	}
+	index := func() string {
+		_, body, _ := get(t, c, "/openapi/v3", nil)
+		return string(body)
+	}
+	before := index()
+	eventually(t, func() error {
+		if index(); e.unchanged.Load() == 0 {
+			return errors.New("the server's description is not looked at again")
+		}
+		return nil
+	})
+	if after := index(); after != before {
+		t.Errorf("the index of OpenAPI v3 changed to %s though nothing did", after)
+	}
+	e.description.Store("second")
+	eventually(t, func() error {
+		if index() == before {
+			return errors.New("the index of OpenAPI v3 is still the same")
+		}
+		return nil
+	})
+	if _, body, _ := get(t, c, "/openapi/v3/apis/wardle.example.com/v1", nil); !strings.Contains(string(body), `"second"`) {
+		t.Errorf("after a change: %s", body)
 	}
 	upgrade(t, c)
 

@@ -144,24 +144,38 @@ func (responder) Error(w http.ResponseWriter, _ *http.Request, err error) {
 
 // Get reads a document of the server, as this server itself.
 func (e *Extension) Get(ctx context.Context, path, accept string) ([]byte, error) {
+	data, _, err := e.Read(ctx, path, accept, "")
+	return data, err
+}
+
+// Read reads a document as Get does, and its entity tag; it is nil if it still
+// has the tag that the last one had.
+func (e *Extension) Read(ctx context.Context, path, accept, last string) (data []byte, tag string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	u := e.url(path)
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	r.Header.Set("Accept", accept)
+	if last != "" {
+		r.Header.Set("If-None-Match", last)
+	}
 	transport.SetAuthProxyHeaders(r, "system:kube-aggregator", "", []string{identity.GroupMasters}, nil)
 	resp, err := e.round.RoundTrip(r)
 	if err != nil {
-		return nil, fmt.Errorf("failing or missing response from %v: %w", u, err)
+		return nil, "", fmt.Errorf("failing or missing response from %v: %w", u, err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return nil, fmt.Errorf("failing or missing response from %v: bad status from %v: %d", u, u, resp.StatusCode)
+	if resp.StatusCode == http.StatusNotModified && last != "" {
+		return nil, last, nil
 	}
-	return io.ReadAll(io.LimitReader(resp.Body, maxDocument))
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return nil, "", fmt.Errorf("failing or missing response from %v: bad status from %v: %d", u, u, resp.StatusCode)
+	}
+	data, err = io.ReadAll(io.LimitReader(resp.Body, maxDocument))
+	return data, resp.Header.Get("Etag"), err
 }
 
 // learn notes what a look at the server found and tells discovery if that is

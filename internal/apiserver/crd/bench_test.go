@@ -83,6 +83,13 @@ func BenchmarkThousandDefinitions(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.ReportMetric(elapsed(func() { fetch(b, c, "/openapi/v3") }), "ms-openapi-after-change")
+		b.ReportMetric(elapsed(func() { fetch(b, c, "/openapi/v2") }), "ms-openapi-v2-first")
+		b.ReportMetric(float64(heap()-unpublished)/count/1024, "KiB-openapi-v2/definition")
+		one.Spec.Versions[0].Schema.OpenAPIV3Schema.Description = "changed again"
+		if err := c.Client.Update(ctx, one); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(elapsed(func() { fetch(b, c, "/openapi/v2") }), "ms-openapi-v2-after-change")
 	}
 }
 

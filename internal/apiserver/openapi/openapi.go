@@ -5,16 +5,16 @@
 package openapi
 
 import (
+	"context"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/kube-openapi/pkg/cached"
-	"k8s.io/kube-openapi/pkg/handler"
-	"k8s.io/kube-openapi/pkg/validation/spec"
 	"k8s.io/utils/clock"
 
 	"skiff/internal/apiserver/aggregate"
@@ -44,24 +44,57 @@ type prepared struct {
 	generation int64
 	revision   int64 // of the extensions
 	made       time.Time
-	v2         http.Handler
+	v2         *whole
+	builtin    *part
+	parts      map[string]*part     // of v2, by path
 	documents  map[string]*document // of v3, by path
+	foreign    map[string]*foreign  // by path
 }
 
 // New returns a handler that describes what source and the extensions, which
 // may be nil, serve.
 func New(source Source, extensions *aggregate.Aggregator, clk clock.PassiveClock) *Handler {
-	return &Handler{source: source, extensions: extensions, clock: clk, prepared: &prepared{generation: -1}}
+	return &Handler{source: source, extensions: extensions, clock: clk, prepared: &prepared{generation: -1, builtin: &part{}}}
 }
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v2 := strings.HasPrefix(r.URL.Path, "/openapi/v2")
 	p := h.current()
-	if strings.HasPrefix(r.URL.Path, "/openapi/v2") {
+	if h.renew(r.Context(), p, v2) {
+		p = h.current()
+	}
+	if v2 {
 		p.v2.ServeHTTP(w, r)
 		return
 	}
 	serveV3(w, r, p.documents, p.made)
+}
+
+// renew asks the other servers, all at once, whether their documents are still
+// the same. If not, what is prepared of them is out of date.
+func (h *Handler) renew(ctx context.Context, p *prepared, v2 bool) (changed bool) {
+	var asked sync.WaitGroup
+	var some atomic.Bool
+	for _, f := range p.foreign {
+		asked.Go(func() {
+			if f.renew(ctx, v2, h.clock.Now()) {
+				some.Store(true)
+			}
+		})
+	}
+	asked.Wait()
+	if !some.Load() {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.prepared == p {
+		outdated := *p
+		outdated.generation = -1
+		h.prepared = &outdated
+	}
+	return true
 }
 
 // current brings the documents up to the present generation of resources.
@@ -76,36 +109,60 @@ func (h *Handler) current() *prepared {
 		return old
 	}
 	now := h.clock.Now()
-	p := &prepared{generation: generation, revision: revision, made: now, documents: map[string]*document{}}
+	p := &prepared{
+		generation: generation, revision: revision, made: now,
+		documents: map[string]*document{}, parts: map[string]*part{}, foreign: map[string]*foreign{},
+	}
+	var others []*foreign
 	for _, e := range extensions {
 		path := pathOf(e.GroupVersion)
-		if p.documents[path] = old.documents[path]; old.documents[path] == nil || old.revision != revision {
-			p.documents[path] = foreignDocument(e, now)
+		f := old.foreign[path]
+		if f == nil || f.extension != e {
+			f = &foreign{extension: e}
 		}
+		p.foreign[path] = f
+		if p.documents[path] = f.current(); p.documents[path] == nil {
+			p.documents[path] = newDocument(f.v3Document(), now)
+		}
+		others = append(others, f)
 	}
 	byVersion := map[string][]*verbs.Version{}
-	var all []*verbs.Version
+	var builtin []*verbs.Version
 	for _, r := range h.source.Resources() {
 		for _, v := range r.Versions {
-			if path := pathOf(v.GroupVersion()); p.documents[path] == nil {
-				byVersion[path] = append(byVersion[path], v)
-				all = append(all, v)
+			path := pathOf(v.GroupVersion())
+			if p.foreign[path] != nil {
+				continue
+			}
+			byVersion[path] = append(byVersion[path], v)
+			if r.Custom == nil {
+				builtin = append(builtin, v)
 			}
 		}
 	}
-	for path, versions := range byVersion {
+	slices.SortFunc(builtin, byKind)
+	if p.builtin = old.builtin; !slices.Equal(builtin, p.builtin.versions) {
+		p.builtin = partOf(builtin)
+	}
+	parts := []*part{p.builtin}
+	for _, path := range slices.Sorted(maps.Keys(byVersion)) {
+		versions := byVersion[path]
 		slices.SortFunc(versions, byKind)
 		if have := old.documents[path]; have != nil && slices.Equal(have.versions, versions) {
 			p.documents[path] = have
 		} else {
 			p.documents[path] = documentOf(versions, now)
 		}
+		custom := slices.DeleteFunc(slices.Clone(versions), func(v *verbs.Version) bool { return v.Resource().Custom == nil })
+		if len(custom) == 0 {
+			continue
+		}
+		if p.parts[path] = old.parts[path]; p.parts[path] == nil || !slices.Equal(p.parts[path].versions, custom) {
+			p.parts[path] = partOf(custom)
+		}
+		parts = append(parts, p.parts[path])
 	}
-	m := mux{http.NewServeMux()}
-	handler.NewOpenAPIServiceLazy(cached.Once(cached.Func(func() (*spec.Swagger, string, error) {
-		return withForeign(describe(all, true), extensions)
-	}))).RegisterOpenAPIVersionedService("/openapi/v2", m)
-	p.v2 = m
+	p.v2 = assemble(parts, others, now)
 	h.prepared = p
 	return p
 }
@@ -119,10 +176,3 @@ func pathOf(gv schema.GroupVersion) string {
 	}
 	return "apis/" + gv.String()
 }
-
-// mux implements kube-openapi's PathHandlerByGroupVersion.
-type mux struct{ *http.ServeMux }
-
-func (m mux) Handle(path string, h http.Handler) { m.ServeMux.Handle(path, h) }
-
-func (m mux) HandlePrefix(path string, h http.Handler) { m.ServeMux.Handle(path, h) }

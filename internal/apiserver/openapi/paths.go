@@ -46,15 +46,18 @@ func describe(versions []*verbs.Version, v2 bool) *spec.Swagger {
 		s.AddExtension(KindExtension, kinds)
 		g.definitions.schemas[name] = s
 	}
-	return &spec.Swagger{SwaggerProps: spec.SwaggerProps{
-		Swagger:     "2.0",
-		Info:        &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes", Version: "v1.36.3"}},
-		Paths:       &spec.Paths{Paths: g.paths},
-		Definitions: g.definitions.schemas,
-		SecurityDefinitions: spec.SecurityDefinitions{"BearerToken": &spec.SecurityScheme{SecuritySchemeProps: spec.SecuritySchemeProps{
-			Type: "apiKey", Name: "authorization", In: "header", Description: "Bearer Token authentication",
-		}}},
-	}}
+	doc := &spec.Swagger{SwaggerProps: header}
+	doc.Paths, doc.Definitions = &spec.Paths{Paths: g.paths}, g.definitions.schemas
+	return doc
+}
+
+// header is what every document begins with.
+var header = spec.SwaggerProps{
+	Swagger: "2.0",
+	Info:    &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes", Version: "v1.36.3"}},
+	SecurityDefinitions: spec.SecurityDefinitions{"BearerToken": &spec.SecurityScheme{SecuritySchemeProps: spec.SecuritySchemeProps{
+		Type: "apiKey", Name: "authorization", In: "header", Description: "Bearer Token authentication",
+	}}},
 }
 
 type generator struct {

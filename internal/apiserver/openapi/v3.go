@@ -17,7 +17,6 @@ import (
 	"k8s.io/kube-openapi/pkg/openapiconv"
 	"k8s.io/kube-openapi/pkg/spec3"
 
-	"skiff/internal/apiserver/aggregate"
 	"skiff/internal/apiserver/verbs"
 )
 
@@ -75,10 +74,6 @@ func documentOf(versions []*verbs.Version, now time.Time) *document {
 	return d
 }
 
-func foreignDocument(e *aggregate.Extension, now time.Time) *document {
-	return newDocument(func() *spec3.OpenAPI { return foreignV3(e) }, now)
-}
-
 // index is what /openapi/v3 answers: where the documents are.
 func index(documents map[string]*document) ([]byte, error) {
 	type entry struct {
@@ -123,7 +118,7 @@ func (d *document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Vary", "Accept")
 	media, encode := "application/json", d.json
 	if accept := r.Header.Get("Accept"); accept != "" {
-		if media = accepted(accept); media == protoMedia {
+		if media = accepted(accept, protoMedia, oldProtoMedia); media == protoMedia {
 			encode = d.proto
 		}
 	}
@@ -151,8 +146,9 @@ func (d *document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", d.made, bytes.NewReader(data))
 }
 
-// accepted picks the first media type of an Accept header that there is.
-func accepted(header string) string {
+// accepted picks the first media type of an Accept header that there is: JSON,
+// or protobuf by its present name or the one before.
+func accepted(header, proto, oldProto string) string {
 	for _, clause := range strings.Split(header, ",") {
 		media, _, err := mime.ParseMediaType(strings.TrimSpace(clause))
 		if err != nil {
@@ -162,8 +158,8 @@ func accepted(header string) string {
 		switch media {
 		case "application/json", "application/*", "*/*":
 			return "application/json"
-		case protoMedia, oldProtoMedia:
-			return protoMedia
+		case proto, oldProto:
+			return proto
 		}
 	}
 	return ""

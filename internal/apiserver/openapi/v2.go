@@ -1,0 +1,214 @@
+package openapi
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/kube-openapi/pkg/handler"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"skiff/internal/apiserver/verbs"
+)
+
+// OpenAPI v2 is one document of everything. It is put together of parts that
+// are kept in their encoded form: one for all built-in resources and one for
+// each other group version, so that a change costs the part that it is about.
+
+// part is a piece of the document of v2, made when it is asked for.
+type part struct {
+	// versions are what it describes; none for what another server does.
+	versions  []*verbs.Version
+	fragments func() (*fragments, error)
+}
+
+// fragments are encoded paths and definitions, by name.
+type fragments struct {
+	paths, definitions map[string]json.RawMessage
+}
+
+func partOf(versions []*verbs.Version) *part {
+	return &part{versions: versions, fragments: sync.OnceValues(func() (*fragments, error) {
+		return encode(describe(slices.Clone(versions), true))
+	})}
+}
+
+func encode(doc *spec.Swagger) (*fragments, error) {
+	f := &fragments{paths: map[string]json.RawMessage{}, definitions: map[string]json.RawMessage{}}
+	for name, item := range doc.Paths.Paths {
+		text, err := item.MarshalJSON()
+		if err != nil {
+			return nil, err
+		}
+		f.paths[name] = text
+	}
+	for name, s := range doc.Definitions {
+		text, err := s.MarshalJSON()
+		if err != nil {
+			return nil, err
+		}
+		f.definitions[name] = text
+	}
+	return f, nil
+}
+
+// whole is the document of v2, and implements http.Handler.
+type whole struct {
+	made time.Time
+	// fragments are those of all parts; hash identifies them.
+	fragments  func() (*fragments, error)
+	hash       func() string
+	compressed func() ([]byte, error)
+	proto      func() ([]byte, error)
+}
+
+// assemble makes the document of the parts. Of definitions with the same name
+// the first is taken; what other servers say comes last, and its own
+// definitions are renamed where that does not fit.
+func assemble(parts []*part, others []*foreign, now time.Time) *whole {
+	w := &whole{made: now}
+	w.fragments = sync.OnceValues(func() (*fragments, error) {
+		all := &fragments{paths: map[string]json.RawMessage{}, definitions: map[string]json.RawMessage{}}
+		for _, p := range parts {
+			f, err := p.fragments()
+			if err != nil {
+				return nil, err
+			}
+			all.add(f)
+		}
+		for _, o := range others {
+			if f := o.fitting(all.definitions); f != nil {
+				all.add(f)
+			}
+		}
+		return all, nil
+	})
+	w.hash = sync.OnceValue(func() string {
+		text, err := w.encode()
+		if err != nil {
+			return ""
+		}
+		return hashOf(text)
+	})
+	w.compressed = sync.OnceValues(func() ([]byte, error) {
+		text, err := w.encode()
+		if err != nil {
+			return nil, err
+		}
+		var out bytes.Buffer
+		z, err := gzip.NewWriterLevel(&out, gzip.BestSpeed)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := z.Write(text); err != nil {
+			return nil, err
+		}
+		if err := z.Close(); err != nil {
+			return nil, err
+		}
+		return out.Bytes(), nil
+	})
+	w.proto = sync.OnceValues(func() ([]byte, error) {
+		text, err := w.encode()
+		if err != nil {
+			return nil, err
+		}
+		return handler.ToProtoBinary(text)
+	})
+	return w
+}
+
+func (f *fragments) add(more *fragments) {
+	for name, text := range more.paths {
+		if f.paths[name] == nil {
+			f.paths[name] = text
+		}
+	}
+	for name, text := range more.definitions {
+		if f.definitions[name] == nil {
+			f.definitions[name] = text
+		}
+	}
+}
+
+// encode writes the document out, which is not kept.
+func (w *whole) encode() ([]byte, error) {
+	f, err := w.fragments()
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	object := func(name string, fields map[string]json.RawMessage) {
+		out.WriteString(`"` + name + `":{`)
+		for i, key := range slices.Sorted(maps.Keys(fields)) {
+			if i > 0 {
+				out.WriteByte(',')
+			}
+			out.WriteString(strconv.Quote(key))
+			out.WriteByte(':')
+			out.Write(fields[key])
+		}
+		out.WriteByte('}')
+	}
+	info, err := json.Marshal(header.Info)
+	if err != nil {
+		return nil, err
+	}
+	security, err := json.Marshal(header.SecurityDefinitions)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(&out, `{"swagger":%q,"info":%s,`, header.Swagger, info)
+	object("paths", f.paths)
+	out.WriteByte(',')
+	object("definitions", f.definitions)
+	fmt.Fprintf(&out, `,"securityDefinitions":%s}`, security)
+	return out.Bytes(), nil
+}
+
+// The names of the protobuf form, now and before.
+const (
+	protoMediaV2    = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+	oldProtoMediaV2 = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+)
+
+func (w *whole) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	h := rw.Header()
+	h.Set("Vary", "Accept, Accept-Encoding")
+	media := accepted(cmp.Or(r.Header.Get("Accept"), "*/*"), protoMediaV2, oldProtoMediaV2)
+	if media == "" {
+		rw.WriteHeader(http.StatusNotAcceptable)
+		return
+	}
+	tag := strconv.Quote(w.hash())
+	h.Set("Etag", tag)
+	h.Set("Content-Type", media)
+	if r.Header.Get("If-None-Match") == tag {
+		rw.WriteHeader(http.StatusNotModified)
+		return
+	}
+	encode := w.encode
+	switch {
+	case media == protoMediaV2:
+		encode = w.proto
+	case r.Header.Get("Range") == "" && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip"):
+		encode = w.compressed
+		h.Set("Content-Encoding", "gzip")
+	}
+	data, err := encode()
+	if err != nil {
+		h.Del("Content-Encoding")
+		http.Error(rw, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	http.ServeContent(rw, r, "", w.made, bytes.NewReader(data))
+}
