@@ -238,6 +238,7 @@ func (s *Server) serveDiscoveryPath(w http.ResponseWriter, r *http.Request, info
 	case len(parts) == 1 && m.As != "":
 		tag := docs.tags[path == "api"]
 		w.Header().Set("Vary", "Accept")
+		w.Header().Set("Cache-Control", "public")
 		w.Header().Set("ETag", tag)
 		if r.Header.Get("If-None-Match") == tag {
 			w.WriteHeader(http.StatusNotModified)

@@ -330,13 +330,24 @@ func accessCommands(s *server, k *kubectl) {
 	k.refused("", "certificate deny someone", "already Approved")
 }
 
-// until runs a command until it says want.
+// until runs a command until it succeeds and says want.
 func (k *kubectl) until(command, want string) {
+	k.Helper()
+	k.again(command, want, func(err error) bool { return err == nil })
+}
+
+// untilRefused runs a command until it fails and says want.
+func (k *kubectl) untilRefused(command, want string) {
+	k.Helper()
+	k.again(command, want, func(err error) bool { return err != nil })
+}
+
+func (k *kubectl) again(command, want string, ended func(error) bool) {
 	k.Helper()
 	deadline := time.Now().Add(patience)
 	for {
 		out, err := k.run("", split(command)...)
-		if err == nil && strings.Contains(out, want) {
+		if ended(err) && strings.Contains(out, want) {
 			return
 		}
 		if time.Now().After(deadline) {

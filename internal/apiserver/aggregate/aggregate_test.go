@@ -274,6 +274,9 @@ func TestExtensionServer(t *testing.T) {
 	if code, _, _ := get(t, c, "/apis", http.Header{"Accept": {"application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"}, "If-None-Match": {header.Get("ETag")}}); code != http.StatusNotModified {
 		t.Errorf("discovery with its own tag: %d", code)
 	}
+	if header.Get("Cache-Control") != "public" || header.Get("Vary") != "Accept" {
+		t.Errorf("discovery comes with %v", header)
+	}
 	if _, body, _ := get(t, c, "/openapi/v3/apis/wardle.example.com/v1", nil); !strings.Contains(string(body), "com.example.wardle.v1.Flunder") {
 		t.Errorf("OpenAPI v3: %s", body)
 	}
