@@ -312,7 +312,9 @@ func writeBytes(w http.ResponseWriter, r *http.Request, m *mediaType, code int, 
 	}
 	h := w.Header()
 	h.Set("Content-Type", m.contentType())
-	h.Set("Cache-Control", "no-cache, private")
+	if h.Get("Cache-Control") == "" {
+		h.Set("Cache-Control", "no-cache, private")
+	}
 	if len(data) > gzipThreshold && acceptsGzip(r) {
 		h.Set("Content-Encoding", "gzip")
 		h.Add("Vary", "Accept-Encoding")

@@ -72,7 +72,7 @@ func TestPatchErrors(t *testing.T) {
 		"malformed metadata": {types.MergePatchType, `{"metadata":{"labels":{"a":1}}}`, http.StatusUnprocessableEntity, `json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string`},
 		"no patch":           {types.MergePatchType, `{`, http.StatusBadRequest, ``},
 		"duplicate applied":  {types.ApplyPatchType, "apiVersion: example.com/v1\nkind: Boat\nspec: {crew: 1, crew: 2}\n", http.StatusBadRequest, `key "crew" already set in map`},
-		"unknown applied":    {types.ApplyPatchType, `{"apiVersion":"example.com/v1","kind":"Boat","spec":{"odd":1}}`, http.StatusBadRequest, `.spec.odd: field not declared in schema`},
+		"unknown applied":    {types.ApplyPatchType, `{"apiVersion":"example.com/v1","kind":"Boat","spec":{"odd":1}}`, http.StatusInternalServerError, `.spec.odd: field not declared in schema`},
 	} {
 		o := metav1.PatchOptions{FieldValidation: metav1.FieldValidationStrict, FieldManager: "test"}
 		_, err := c.Patch(t.Context(), "a", test.kind, []byte(test.body), o)
