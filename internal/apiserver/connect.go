@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -260,9 +261,9 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, target *url.URL
 	r = r.Clone(r.Context())
 	r.URL.RawQuery = target.RawQuery
 	// The requester's credentials are for this server alone.
-	for _, h := range []string{"Authorization", "Impersonate-User", "Impersonate-Group", "Impersonate-Uid"} {
-		r.Header.Del(h)
-	}
+	maps.DeleteFunc(r.Header, func(name string, _ []string) bool {
+		return name == "Authorization" || strings.HasPrefix(name, "Impersonate-")
+	})
 	h := proxy.NewUpgradeAwareHandler(target, rt, pages, upgrade, responder{r})
 	h.UseLocationHost = true
 	h.UseRequestLocation = false

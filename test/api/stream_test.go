@@ -8,9 +8,11 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -69,8 +71,11 @@ func (node) PortForward(_ context.Context, _ string, _ string, port int32, strea
 }
 
 func (n node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if len(r.TLS.PeerCertificates) == 0 || r.Header.Get("Authorization") != "" {
-		http.Error(w, "the API server shows its certificate and no one else's token", http.StatusUnauthorized)
+	foreign := slices.ContainsFunc(slices.Collect(maps.Keys(r.Header)), func(name string) bool {
+		return name == "Authorization" || strings.HasPrefix(name, "Impersonate-")
+	})
+	if len(r.TLS.PeerCertificates) == 0 || foreign {
+		http.Error(w, "the API server shows its certificate and nothing of its client's", http.StatusUnauthorized)
 		return
 	}
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
@@ -96,6 +101,9 @@ func (n node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		serveforward.ServePortForward(w, r, n, parts[2], "", o, patience, patience, serveforward.SupportedProtocols)
 	case "containerLogs":
 		fmt.Fprintf(w, "log of %s %s", strings.Join(parts[1:], "/"), r.URL.RawQuery)
+	case "page":
+		w.Header().Set("Content-Type", "text/html")
+		io.WriteString(w, `<a href="/target">link</a>`)
 	default:
 		fmt.Fprintf(w, "%s %s", r.Method, r.URL)
 	}
@@ -199,6 +207,7 @@ func TestStreams(t *testing.T) {
 	}
 	t.Run("port-forward", s.portForward)
 	t.Run("plain", s.streamRefusals)
+	t.Run("proxy", s.streamProxy)
 }
 
 // sizes are the sizes that a terminal takes, one after the other.
@@ -303,10 +312,35 @@ func (s *server) streamRefusals(t *testing.T) {
 	if kind, data, err := conn.ReadMessage(); err != nil || kind != websocket.BinaryMessage || string(data) != "log of streams/p/side " {
 		t.Errorf("log as messages: %d %q %v", kind, data, err)
 	}
-	if got := string(s.ok(200, call{Method: "GET", Path: "/api/v1/nodes/streams/proxy/some/path?a=b"}).Body); got != "GET /some/path?a=b" {
-		t.Errorf("node proxy: %s", got)
-	}
 	if a := s.do(call{Method: "POST", Path: pod + "/exec?container=main&command=both&stdout=1", User: "nobody"}); a.Code != 403 || a.status(t).Reason != metav1.StatusReasonForbidden {
 		t.Errorf("forbidden: %d %s", a.Code, a.Body)
+	}
+}
+
+// streamProxy looks at a node's web pages.
+func (s *server) streamProxy(t *testing.T) {
+	s = s.in(t)
+	const root = "/api/v1/nodes/streams/proxy"
+	for path, want := range map[string]string{
+		"/some/path?a=b": "GET /some/path?a=b",
+		"/":              "GET /",
+		"/page":          `<a href="` + root + `/target">link</a>`,
+	} {
+		a := s.ok(200, call{Method: "GET", Path: root + path, User: "someone", Header: map[string]string{"Impersonate-Group": "system:masters", "Impersonate-Extra-Scopes": "all"}})
+		if got := string(a.Body); got != want {
+			t.Errorf("%s: %s, not %s", path, got, want)
+		}
+	}
+	if got := string(s.ok(200, call{Method: "POST", Path: root + "?a=b"}).Body); got != "POST /?a=b" {
+		t.Errorf("the root takes %s", got)
+	}
+	// Relative links would lead elsewhere without the last slash.
+	still := *s.http
+	still.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	for _, method := range []string{"GET", "HEAD"} {
+		a := s.ok(301, call{Method: method, Path: root + "?a=b", Client: &still})
+		if got := a.Header.Get("Location"); got != root+"/?a=b" {
+			t.Errorf("%s is redirected to %s", method, got)
+		}
 	}
 }
