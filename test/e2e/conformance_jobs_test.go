@@ -94,8 +94,8 @@ func (s *space) testJobIgnoresEviction() {
 		spec.Template.Spec.NodeName = s.node(1)
 		grace := int64(30)
 		spec.Template.Spec.TerminationGracePeriodSeconds = &grace
-		kind := corev1.HostPathDirectoryOrCreate
-		spec.Template.Spec.Volumes = []corev1.Volume{{Name: "marks", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/tmp/" + s.name + s.ns, Type: &kind}}}}
+		kind := corev1.HostPathDirectory
+		spec.Template.Spec.Volumes = []corev1.Volume{{Name: "marks", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: s.TempDir(), Type: &kind}}}}
 		spec.Template.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "marks", MountPath: "/marks"}}
 		spec.PodFailurePolicy = &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{
 			Action:          batchv1.PodFailurePolicyActionIgnore,
