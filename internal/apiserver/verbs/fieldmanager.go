@@ -26,7 +26,7 @@ func (s *Server) prepareFieldManagers(v *Version) {
 		paths = append(paths, "status")
 	}
 	for _, sub := range d.Subresources {
-		if sub.Edit != nil && sub.New == nil {
+		if sub.Edit != nil {
 			paths = append(paths, sub.Name)
 		}
 	}

@@ -286,6 +286,13 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 			if err != nil {
 				return nil, err
 			}
+			if sub := req.Resource().subresource(req.Subresource); sub != nil {
+				owners := obj.GetManagedFields()
+				if obj, err = edited(ctx, sub, obj, old); err != nil {
+					return nil, err
+				}
+				obj.SetManagedFields(owners)
+			}
 			return s.admitUpdate(ctx, req, obj, old, uo, false)
 		})
 		if !apierrors.IsNotFound(err) || req.Subresource != "" {

@@ -28,22 +28,32 @@ func (s *Server) Edit(ctx context.Context, req *Request, body runtime.Object, o 
 }
 
 func (s *Server) admitEdit(ctx context.Context, req *Request, sub *apis.Subresource, body runtime.Object, old apis.Object, o *metav1.UpdateOptions) (apis.Object, error) {
-	obj := old.DeepCopyObject().(apis.Object)
 	if b, ok := body.(apis.Object); ok {
 		if err := checkPreconditions(req, b, old); err != nil {
 			return nil, err
 		}
 	}
-	if err := sub.Edit(ctx, obj, body.DeepCopyObject()); err != nil {
+	obj, err := edited(ctx, sub, body, old)
+	if err != nil {
 		return nil, err
 	}
-	return s.admitUpdate(ctx, req, obj, old, o, sub.New == nil)
+	return s.admitUpdate(ctx, req, obj, old, o, true)
+}
+
+// edited returns old as it is after the edit.
+func edited(ctx context.Context, sub *apis.Subresource, body runtime.Object, old apis.Object) (apis.Object, error) {
+	obj := old.DeepCopyObject().(apis.Object)
+	return obj, sub.Edit(ctx, obj, body.DeepCopyObject())
 }
 
 // PatchEdit patches the parent through such a view.
 func (s *Server) PatchEdit(ctx context.Context, req *Request, t types.PatchType, patch []byte, o *metav1.PatchOptions) (*cache.Entry, error) {
 	if err := validatePatchOptions(o, t); err != nil {
 		return nil, err
+	}
+	if t == types.ApplyYAMLPatchType {
+		e, _, err := s.apply(ctx, req, patch, o)
+		return e, err
 	}
 	sub := req.Resource().subresource(req.Subresource)
 	uo := &metav1.UpdateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}

@@ -27,10 +27,7 @@ const legacySigner = "kubernetes.io/legacy-unknown"
 func validate(signer string, r *x509.CertificateRequest, usages []certificatesv1.KeyUsage) (ours bool, err error) {
 	switch signer {
 	case certificatesv1.KubeAPIServerClientSignerName:
-		if !slices.Contains(usages, certificatesv1.UsageClientAuth) || !only(usages, certificatesv1.UsageClientAuth) {
-			err = errors.New("usages did not match [client auth]")
-		}
-		return true, err
+		return true, validateClient(usages)
 	case certificatesv1.KubeAPIServerClientKubeletSignerName:
 		return true, validateKubeletClient(r, usages)
 	case certificatesv1.KubeletServingSignerName:
@@ -41,24 +38,33 @@ func validate(signer string, r *x509.CertificateRequest, usages []certificatesv1
 	return false, nil
 }
 
-func validateKubeletClient(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage) error {
-	if err := validateNode(r, usages, certificatesv1.UsageClientAuth); err != nil {
-		return err
+func validateClient(usages []certificatesv1.KeyUsage) error {
+	for _, u := range usages {
+		if !only([]certificatesv1.KeyUsage{u}, certificatesv1.UsageClientAuth) {
+			return fmt.Errorf("invalid usage for client certificate: %s", u)
+		}
 	}
-	if len(r.DNSNames) > 0 || len(r.IPAddresses) > 0 {
-		return errors.New("DNS and IP subjectAltNames are not allowed")
+	if !slices.Contains(usages, certificatesv1.UsageClientAuth) {
+		return fmt.Errorf("missing required usage for client certificate: %s", certificatesv1.UsageClientAuth)
 	}
 	return nil
 }
 
-func validateKubeletServing(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage) error {
-	if err := validateNode(r, usages, certificatesv1.UsageServerAuth); err != nil {
-		return err
+func validateKubeletClient(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage) error {
+	switch {
+	case len(r.DNSNames) > 0:
+		return errors.New("DNS subjectAltNames are not allowed")
+	case len(r.IPAddresses) > 0:
+		return errors.New("IP subjectAltNames are not allowed")
 	}
+	return validateNode(r, usages, certificatesv1.UsageClientAuth)
+}
+
+func validateKubeletServing(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage) error {
 	if len(r.DNSNames) == 0 && len(r.IPAddresses) == 0 {
 		return errors.New("DNS or IP subjectAltName is required")
 	}
-	return nil
+	return validateNode(r, usages, certificatesv1.UsageServerAuth)
 }
 
 func validateNode(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage, purpose certificatesv1.KeyUsage) error {
@@ -72,7 +78,9 @@ func validateNode(r *x509.CertificateRequest, usages []certificatesv1.KeyUsage, 
 	case len(r.URIs) > 0:
 		return errors.New("URI subjectAltNames are not allowed")
 	case !slices.Contains(usages, purpose) || !slices.Contains(usages, certificatesv1.UsageDigitalSignature) || !only(usages, purpose):
-		return fmt.Errorf("usages did not match [digital signature, %s] or [digital signature, key encipherment, %s]", purpose, purpose)
+		want := []string{string(certificatesv1.UsageDigitalSignature), string(certificatesv1.UsageKeyEncipherment), string(purpose)}
+		slices.Sort(want)
+		return fmt.Errorf("usages did not match %v", want)
 	}
 	return nil
 }
@@ -114,17 +122,17 @@ const (
 )
 
 // expiresIn returns how long the request is still kept; it is not positive
-// when it is over: decided or failed for keepDecided, undecided for
+// when it is over: signed, denied or failed for keepDecided, none of these for
 // keepPending, or with a certificate that expired.
 func expiresIn(csr *certificatesv1.CertificateSigningRequest, now time.Time) time.Duration {
 	end := csr.CreationTimestamp.Add(keepPending)
-	for i, c := range csr.Status.Conditions {
-		if decided := c.LastUpdateTime.Add(keepDecided); i == 0 || decided.After(end) {
+	signed := len(csr.Status.Certificate) > 0
+	for _, c := range csr.Status.Conditions {
+		over := c.Type == certificatesv1.CertificateDenied || c.Type == certificatesv1.CertificateFailed ||
+			c.Type == certificatesv1.CertificateApproved && signed
+		if decided := c.LastUpdateTime.Add(keepDecided); over && decided.Before(end) {
 			end = decided
 		}
-	}
-	if has(csr, certificatesv1.CertificateApproved) && len(csr.Status.Certificate) == 0 && !has(csr, certificatesv1.CertificateFailed) {
-		end = csr.CreationTimestamp.Add(keepPending)
 	}
 	if block, _ := pem.Decode(csr.Status.Certificate); block != nil {
 		if c, err := x509.ParseCertificate(block.Bytes); err == nil && c.NotAfter.Before(end) {
