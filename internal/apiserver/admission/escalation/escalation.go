@@ -70,8 +70,7 @@ func (p *Plugin) checkRole(ctx context.Context, a *admission.Attributes, rules [
 // checkAggregation asks for all rights: an aggregated role may come to hold any.
 func (p *Plugin) checkAggregation(ctx context.Context, a *admission.Attributes, role *rbacv1.ClusterRole) error {
 	old, _ := a.Old.(*rbacv1.ClusterRole)
-	if role.AggregationRule == nil && (old == nil || old.AggregationRule == nil) ||
-		p.may(ctx, a, "escalate", a.Resource.Resource, a.Name) {
+	if !aggregates(role) && !aggregates(old) || p.may(ctx, a, "escalate", a.Resource.Resource, a.Name) {
 		return nil
 	}
 	all := []rbacv1.PolicyRule{
@@ -82,6 +81,10 @@ func (p *Plugin) checkAggregation(ctx context.Context, a *admission.Attributes, 
 		return errors.New("must have cluster-admin privileges to use the aggregationRule")
 	}
 	return nil
+}
+
+func aggregates(role *rbacv1.ClusterRole) bool {
+	return role != nil && role.AggregationRule != nil && len(role.AggregationRule.ClusterRoleSelectors) > 0
 }
 
 // checkBinding passes on the error of a role that does not exist, as it is.

@@ -2,11 +2,13 @@ package noderestriction
 
 import (
 	"context"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"skiff/internal/apis/podrefs"
 	"skiff/internal/apiserver/admission"
 )
 
@@ -26,25 +28,22 @@ func (p *Plugin) mirror(ctx context.Context, a *admission.Attributes, name strin
 	if pod.Spec.ServiceAccountName != "" {
 		return a.Forbidden("node %q can not create pods that reference a service account", name)
 	}
-	if len(pod.Spec.ImagePullSecrets) > 0 {
-		return a.Forbidden("node %q can not create pods that reference secrets", name)
+	what := ""
+	switch {
+	case podrefs.Has(pod, podrefs.Secret):
+		what = "secrets"
+	case podrefs.Has(pod, podrefs.ConfigMap):
+		what = "configmaps"
+	case projectsTrust(pod):
+		what = "clustertrustbundles"
+	case podrefs.Has(pod, podrefs.Claim):
+		what = "persistentvolumeclaims"
+	case len(pod.Spec.ResourceClaims) > 0:
+		what = "resourceclaims"
+	default:
+		return nil
 	}
-	for i := range pod.Spec.Volumes {
-		if what := volumeRefers(&pod.Spec.Volumes[i]); what != "" {
-			return a.Forbidden("node %q can not create pods that reference %s", name, what)
-		}
-	}
-	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range containers {
-			if what := environmentRefers(&containers[i]); what != "" {
-				return a.Forbidden("node %q can not create pods that reference %s", name, what)
-			}
-		}
-	}
-	if len(pod.Spec.ResourceClaims) > 0 {
-		return a.Forbidden("node %q can not create pods that reference resourceclaims", name)
-	}
-	return nil
+	return a.Forbidden("node %q can not create pods that reference %s", name, what)
 }
 
 // owner demands that the node itself, in this life, owns the pod.
@@ -79,49 +78,8 @@ func (p *Plugin) owner(ctx context.Context, a *admission.Attributes, pod *corev1
 	return nil
 }
 
-func volumeRefers(v *corev1.Volume) string {
-	switch {
-	case v.Secret != nil:
-		return "secrets"
-	case v.ConfigMap != nil:
-		return "configmaps"
-	case v.PersistentVolumeClaim != nil, v.Ephemeral != nil:
-		return "persistentvolumeclaims"
-	case v.CSI != nil && v.CSI.NodePublishSecretRef != nil:
-		return "secrets"
-	case v.Projected == nil:
-		return ""
-	}
-	for i := range v.Projected.Sources {
-		switch s := &v.Projected.Sources[i]; {
-		case s.Secret != nil:
-			return "secrets"
-		case s.ConfigMap != nil:
-			return "configmaps"
-		case s.ClusterTrustBundle != nil:
-			return "clustertrustbundles"
-		case s.ServiceAccountToken != nil:
-			return "a service account"
-		}
-	}
-	return ""
-}
-
-func environmentRefers(c *corev1.Container) string {
-	for i := range c.EnvFrom {
-		if c.EnvFrom[i].SecretRef != nil {
-			return "secrets"
-		}
-		if c.EnvFrom[i].ConfigMapRef != nil {
-			return "configmaps"
-		}
-	}
-	for i := range c.Env {
-		if from := c.Env[i].ValueFrom; from != nil && from.SecretKeyRef != nil {
-			return "secrets"
-		} else if from != nil && from.ConfigMapKeyRef != nil {
-			return "configmaps"
-		}
-	}
-	return ""
+func projectsTrust(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ClusterTrustBundle != nil })
+	})
 }

@@ -23,6 +23,9 @@ func nodes(a *admission.Attributes, name string) error {
 	switch a.Operation {
 	case admission.Create:
 		obj := a.Object.(*corev1.Node)
+		if obj.Spec.ConfigSource != nil {
+			return a.Forbidden("node %q is not allowed to create pods with a non-nil configSource", name)
+		}
 		if bad := forbidden(labelNames(obj.Labels)); len(bad) > 0 {
 			return a.Forbidden("node %q is not allowed to set the following labels: %s", name, strings.Join(bad, ", "))
 		}
@@ -32,6 +35,8 @@ func nodes(a *admission.Attributes, name string) error {
 	case admission.Update:
 		obj, old := a.Object.(*corev1.Node), a.Old.(*corev1.Node)
 		switch {
+		case obj.Spec.ConfigSource != nil && !equality.Semantic.DeepEqual(obj.Spec.ConfigSource, old.Spec.ConfigSource):
+			return a.Forbidden("node %q is not allowed to update configSource to a new non-nil configSource", name)
 		case !equality.Semantic.DeepEqual(obj.Spec.Taints, old.Spec.Taints):
 			return a.Forbidden("node %q is not allowed to modify taints", name)
 		case !equality.Semantic.DeepEqual(obj.OwnerReferences, old.OwnerReferences):

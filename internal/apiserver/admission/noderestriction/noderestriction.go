@@ -92,7 +92,9 @@ func status(a *admission.Attributes, name string) error {
 	case !equality.Semantic.DeepEqual(old.Labels, pod.Labels):
 		return a.Forbidden("node %q cannot update labels through pod status", name)
 	case !equality.Semantic.DeepEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses):
-		return a.Forbidden("node %q cannot update resource claim statuses", name)
+		return a.Forbidden("node %q cannot update resource claim statues", name)
+	case !equality.Semantic.DeepEqual(old.Status.ExtendedResourceClaimStatus, pod.Status.ExtendedResourceClaimStatus):
+		return a.Forbidden("node %q cannot update extended resource claim status", name)
 	}
 	return nil
 }
@@ -181,7 +183,7 @@ func slice(a *admission.Attributes, name string) error {
 // claims lets a node say how far the growth of a volume's file system is.
 func claims(a *admission.Attributes, name string) error {
 	if a.Subresource != "status" {
-		return a.Forbidden("unexpected subresource %q, only 'status' is allowed for nodes", a.Subresource)
+		return a.Forbidden("may only update PVC status")
 	}
 	if a.Operation != admission.Update {
 		return a.Forbidden("unexpected operation %q", a.Operation)
@@ -193,7 +195,7 @@ func claims(a *admission.Attributes, name string) error {
 		c.ManagedFields, c.ResourceVersion = nil, ""
 	}
 	if !equality.Semantic.DeepEqual(claim, old) {
-		return a.Forbidden("node %q is not allowed to update fields other than status.quantity and status.conditions", name)
+		return a.Forbidden("node %q is not allowed to update fields other than status.capacity and status.conditions", name)
 	}
 	return nil
 }
@@ -223,13 +225,15 @@ func (p *Plugin) token(ctx context.Context, a *admission.Attributes, name string
 		return a.Forbidden("node requested token bound to a pod scheduled on a different node")
 	}
 	audiences := request.Spec.Audiences
-	if len(audiences) == 0 {
-		audiences = []string{""}
+	if len(audiences) > 1 {
+		return a.Forbidden("node may only request 0 or 1 audiences")
 	}
-	for _, audience := range audiences {
-		if !slices.Contains(podAudiences(pod), audience) && !p.driverAsks(ctx, pod, audience) && !p.audienceAllowed(ctx, a, audience) {
-			return a.Forbidden("audience %q not found in pod spec volume, %s is not authorized to request tokens for this audience", audience, a.User.Name)
-		}
+	audience := ""
+	if len(audiences) == 1 {
+		audience = audiences[0]
+	}
+	if !slices.Contains(podAudiences(pod), audience) && !p.driverAsks(ctx, pod, audience) && !p.audienceAllowed(ctx, a, audience) {
+		return a.Forbidden("audience %q not found in pod spec volume, %s is not authorized to request tokens for this audience", audience, a.User.Name)
 	}
 	return nil
 }

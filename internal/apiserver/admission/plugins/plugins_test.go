@@ -19,7 +19,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -211,7 +210,7 @@ func TestNamespaceLifecycle(t *testing.T) {
 
 func TestServiceAccount(t *testing.T) {
 	secretive := account("x", "secretive")
-	secretive.Annotations = map[string]string{"kubernetes.io/enforce-mountable-secrets": "true"}
+	secretive.Annotations = map[string]string{"kubernetes.io/enforce-mountable-secrets": "T"}
 	secretive.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "pull"}}
 	secretive.AutomountServiceAccountToken = ptr.To(false)
 	e := start(t, account("x", "default"), secretive)
@@ -240,12 +239,34 @@ func TestServiceAccount(t *testing.T) {
 	e.wantError(admission.Attributes{Object: p}, "pods",
 		`pods "p" is forbidden: volume with secret.secretName="other" is not allowed because service account secretive does not reference that secret`)
 
+	debug := pod(func(p *corev1.Pod) {
+		p.Spec.ServiceAccountName = "secretive"
+		p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "e", Env: []corev1.EnvVar{{
+			Name: "a", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "other"}}}}}}}}
+	})
+	e.wantError(admission.Attributes{Operation: admission.Update, Object: debug, Old: pod(nil)}, "pods/ephemeralcontainers",
+		`pods "p" is forbidden: ephemeral container e with envVar a referencing secret.secretName="other" is not allowed because service account secretive does not reference that secret`)
+	debug.Spec.EphemeralContainers[0].Env = nil
+	debug.Spec.EphemeralContainers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "other"}}}}
+	e.wantError(admission.Attributes{Operation: admission.Update, Object: debug, Old: pod(nil)}, "pods/ephemeralcontainers",
+		`pods "p" is forbidden: ephemeral container e with envFrom referencing secret.secretName="other" is not allowed because service account secretive does not reference that secret`)
+	debug.Spec.ServiceAccountName = "default"
+	e.wantError(admission.Attributes{Operation: admission.Update, Object: debug, Old: pod(nil)}, "pods/ephemeralcontainers", "")
+
 	e.wantError(admission.Attributes{Object: pod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "none" })}, "pods",
 		`pods "p" is forbidden: error looking up service account x/none: serviceaccount "none" not found`)
 	mirror := func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "m"} }
 	e.wantError(admission.Attributes{Object: pod(mirror)}, "pods", "")
 	e.wantError(admission.Attributes{Object: pod(func(p *corev1.Pod) { mirror(p); p.Spec.ServiceAccountName = "default" })}, "pods",
 		`pods "p" is forbidden: a mirror pod may not reference service accounts`)
+	e.wantError(admission.Attributes{Object: pod(func(p *corev1.Pod) {
+		mirror(p)
+		p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{NodePublishSecretRef: &corev1.LocalObjectReference{Name: "s"}}}}}
+	})}, "pods", `pods "p" is forbidden: a mirror pod may not reference secrets`)
+	e.wantError(admission.Attributes{Object: pod(func(p *corev1.Pod) {
+		mirror(p)
+		p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{}}}}}}}
+	})}, "pods", `pods "p" is forbidden: a mirror pod may not use ServiceAccountToken volume projections`)
 }
 
 // A pod that is made right after its namespace waits for the default account.
@@ -386,44 +407,6 @@ func TestPodSecurity(t *testing.T) {
 	if err != nil || len(warnings) != 2 || warnings[1] != "p: host namespaces" {
 		t.Errorf("got %q, %v", warnings, err)
 	}
-}
-
-func TestEscalation(t *testing.T) {
-	rule := func(verbs ...string) []rbacv1.PolicyRule {
-		return []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: verbs}}
-	}
-	bobs := []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: "bob"}}
-	reader := &rbacv1.ClusterRole{ObjectMeta: meta("reader"), Rules: rule("get")}
-	ref := func(name string) rbacv1.RoleRef {
-		return rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name}
-	}
-	e := start(t, reader, &rbacv1.ClusterRoleBinding{ObjectMeta: meta("bob"), RoleRef: ref("reader"), Subjects: bobs})
-	role := func(rules []rbacv1.PolicyRule) *rbacv1.Role {
-		return &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "r"}, Rules: rules}
-	}
-	binding := func(to string) *rbacv1.RoleBinding {
-		return &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "b"}, RoleRef: ref(to), Subjects: bobs}
-	}
-	const rbacGroup = ".rbac.authorization.k8s.io"
-	e.eventually(func() bool { // until the authorizer has heard of the binding
-		_, err := e.admit(admission.Attributes{Object: role(rule("get"))}, "roles"+rbacGroup)
-		return err == nil
-	})
-	e.wantError(admission.Attributes{Object: role(rule("get", "delete"))}, "roles"+rbacGroup,
-		`roles.rbac.authorization.k8s.io "r" is forbidden: user "bob" (groups=["system:authenticated"]) is attempting to grant RBAC permissions not currently held:
-{APIGroups:[""], Resources:["pods"], Verbs:["delete"]}`)
-	e.wantError(admission.Attributes{Object: role(rule("delete")), User: identity.Loopback()}, "roles"+rbacGroup, "")
-	e.wantError(admission.Attributes{Object: binding("reader")}, "rolebindings"+rbacGroup, "")
-	e.wantError(admission.Attributes{Object: binding("none")}, "rolebindings"+rbacGroup, `clusterrole.rbac.authorization.k8s.io "none" not found`)
-	if _, err := e.admit(admission.Attributes{Object: binding("cluster-admin")}, "rolebindings"+rbacGroup); !apierrors.IsForbidden(err) ||
-		!strings.Contains(err.Error(), `{APIGroups:["*"], Resources:["*"], Verbs:["*"]}`) {
-		t.Errorf("got %v", err)
-	}
-	e.wantError(admission.Attributes{Object: &rbacv1.ClusterRole{ObjectMeta: meta("agg"), AggregationRule: &rbacv1.AggregationRule{}}}, "clusterroles"+rbacGroup,
-		`clusterroles.rbac.authorization.k8s.io "agg" is forbidden: must have cluster-admin privileges to use the aggregationRule`)
-	old := role(rule("delete"))
-	old.Finalizers = []string{"x.example/f"}
-	e.wantError(admission.Attributes{Operation: admission.Update, Object: role(rule("delete")), Old: old}, "roles"+rbacGroup, "")
 }
 
 func TestCertificateRequests(t *testing.T) {

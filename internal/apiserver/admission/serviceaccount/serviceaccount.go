@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/utils/ptr"
 
+	"skiff/internal/apis/podrefs"
 	"skiff/internal/apiserver/admission"
 )
 
@@ -73,21 +75,28 @@ func (p *Plugin) Mutate(ctx context.Context, a *admission.Attributes) error {
 
 // Validate implements admission.Validator.
 func (p *Plugin) Validate(ctx context.Context, a *admission.Attributes) error {
-	if !p.concerns(a) {
+	debugging := a.Operation == admission.Update && a.Is("", "pods", "ephemeralcontainers")
+	if !p.concerns(a) && !debugging {
 		return nil
 	}
 	pod := a.Object.(*corev1.Pod)
-	if isMirror(pod) {
+	switch {
+	case isMirror(pod) && !debugging:
 		return checkMirror(a, pod)
+	case pod.Spec.ServiceAccountName == "":
+		return a.Forbidden("no service account specified for pod %s/%s", a.Namespace, pod.Name)
 	}
 	account, err := p.account(ctx, a, pod)
 	if err != nil {
 		return err
 	}
-	if account.Annotations[enforceSecrets] == "true" {
-		return checkSecrets(a, account, pod)
+	if enforced, _ := strconv.ParseBool(account.Annotations[enforceSecrets]); !enforced {
+		return nil
 	}
-	return nil
+	if debugging {
+		return checkEphemeral(a, account, pod)
+	}
+	return checkSecrets(a, account, pod)
 }
 
 func (p *Plugin) account(ctx context.Context, a *admission.Attributes, pod *corev1.Pod) (*corev1.ServiceAccount, error) {
@@ -170,7 +179,7 @@ func checkMirror(a *admission.Attributes, pod *corev1.Pod) error {
 	if pod.Spec.ServiceAccountName != "" {
 		return a.Forbidden("a mirror pod may not reference service accounts")
 	}
-	if use := firstSecret(pod, func(string) bool { return true }); use != nil {
+	if podrefs.Has(pod, podrefs.Secret) {
 		return a.Forbidden("a mirror pod may not reference secrets")
 	}
 	for i := range pod.Spec.Volumes {
@@ -185,67 +194,81 @@ func checkMirror(a *admission.Attributes, pod *corev1.Pod) error {
 	return nil
 }
 
-func checkSecrets(a *admission.Attributes, account *corev1.ServiceAccount, pod *corev1.Pod) error {
-	use := firstSecret(pod, func(name string) bool {
+// unlisted tells secrets that the account does not list.
+func unlisted(account *corev1.ServiceAccount) func(name string) bool {
+	return func(name string) bool {
 		return !slices.ContainsFunc(account.Secrets, func(r corev1.ObjectReference) bool { return r.Name == name })
-	})
-	if use != nil {
-		return a.Forbidden("%s is not allowed because service account %s does not reference that secret", use.how, account.Name)
 	}
-	pullSecrets := func(name string) bool {
-		return slices.Contains(account.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
+}
+
+func checkSecrets(a *admission.Attributes, account *corev1.ServiceAccount, pod *corev1.Pod) error {
+	if use := firstSecret(pod, unlisted(account)); use != "" {
+		return notReferenced(a, account, use)
 	}
 	for i, ref := range pod.Spec.ImagePullSecrets {
-		if !pullSecrets(ref.Name) {
+		if !slices.Contains(account.ImagePullSecrets, ref) {
 			return a.Forbidden(`imagePullSecrets[%d].name="%s" is not allowed because service account %s does not reference that imagePullSecret`, i, ref.Name, account.Name)
 		}
 	}
 	return nil
 }
 
-// secretUse says how a pod uses a secret, in upstream's words.
-type secretUse struct{ how string }
+func checkEphemeral(a *admission.Attributes, account *corev1.ServiceAccount, pod *corev1.Pod) error {
+	for i := range pod.Spec.EphemeralContainers {
+		c := &pod.Spec.EphemeralContainers[i]
+		if use := secretInEnvironment("ephemeral container "+c.Name, c.Env, c.EnvFrom, unlisted(account)); use != "" {
+			return notReferenced(a, account, use)
+		}
+	}
+	return nil
+}
 
-// firstSecret returns the first use of a secret that bad names.
-func firstSecret(pod *corev1.Pod, bad func(name string) bool) *secretUse {
+func notReferenced(a *admission.Attributes, account *corev1.ServiceAccount, use string) error {
+	return a.Forbidden("%s is not allowed because service account %s does not reference that secret", use, account.Name)
+}
+
+// firstSecret says, in upstream's words, where the pod first uses a secret that
+// bad names.
+func firstSecret(pod *corev1.Pod, bad func(name string) bool) string {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		if v.Secret != nil && bad(v.Secret.SecretName) {
-			return &secretUse{fmt.Sprintf("volume with secret.secretName=%q", v.Secret.SecretName)}
+			return fmt.Sprintf("volume with secret.secretName=%q", v.Secret.SecretName)
 		}
 		if v.Projected == nil {
 			continue
 		}
 		for j := range v.Projected.Sources {
 			if s := v.Projected.Sources[j].Secret; s != nil && bad(s.Name) {
-				return &secretUse{fmt.Sprintf("volume with projected.sources.secret.name=%q", s.Name)}
+				return fmt.Sprintf("volume with projected.sources.secret.name=%q", s.Name)
 			}
 		}
-	}
-	check := func(kind, name string, env []corev1.EnvVar, from []corev1.EnvFromSource) *secretUse {
-		for _, e := range env {
-			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil && bad(e.ValueFrom.SecretKeyRef.Name) {
-				return &secretUse{fmt.Sprintf("%s %s with envVar %s referencing secret.secretName=%q", kind, name, e.Name, e.ValueFrom.SecretKeyRef.Name)}
-			}
-		}
-		for _, f := range from {
-			if f.SecretRef != nil && bad(f.SecretRef.Name) {
-				return &secretUse{fmt.Sprintf("%s %s with envFrom referencing secret.secretName=%q", kind, name, f.SecretRef.Name)}
-			}
-		}
-		return nil
 	}
 	for i := range pod.Spec.InitContainers {
 		c := &pod.Spec.InitContainers[i]
-		if use := check("init container", c.Name, c.Env, c.EnvFrom); use != nil {
+		if use := secretInEnvironment("init container "+c.Name, c.Env, c.EnvFrom, bad); use != "" {
 			return use
 		}
 	}
 	for i := range pod.Spec.Containers {
 		c := &pod.Spec.Containers[i]
-		if use := check("container", c.Name, c.Env, c.EnvFrom); use != nil {
+		if use := secretInEnvironment("container "+c.Name, c.Env, c.EnvFrom, bad); use != "" {
 			return use
 		}
 	}
-	return nil
+	return ""
+}
+
+func secretInEnvironment(container string, env []corev1.EnvVar, from []corev1.EnvFromSource, bad func(name string) bool) string {
+	for _, e := range env {
+		if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil && bad(e.ValueFrom.SecretKeyRef.Name) {
+			return fmt.Sprintf("%s with envVar %s referencing secret.secretName=%q", container, e.Name, e.ValueFrom.SecretKeyRef.Name)
+		}
+	}
+	for _, f := range from {
+		if f.SecretRef != nil && bad(f.SecretRef.Name) {
+			return fmt.Sprintf("%s with envFrom referencing secret.secretName=%q", container, f.SecretRef.Name)
+		}
+	}
+	return ""
 }

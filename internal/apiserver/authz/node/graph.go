@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 
+	"skiff/internal/apis/podrefs"
 	"skiff/internal/apiserver/authz/follow"
 )
 
@@ -169,36 +170,13 @@ func needs(pod *corev1.Pod, yield func(thing)) {
 		return
 	}
 	in(serviceAccounts, pod.Spec.ServiceAccountName)
-	for _, ref := range pod.Spec.ImagePullSecrets {
-		in(secrets, ref.Name)
-	}
-	environment := func(env []corev1.EnvVar, from []corev1.EnvFromSource) {
-		for i := range env {
-			if source := env[i].ValueFrom; source != nil && source.SecretKeyRef != nil {
-				in(secrets, source.SecretKeyRef.Name)
-			} else if source != nil && source.ConfigMapKeyRef != nil {
-				in(configMaps, source.ConfigMapKeyRef.Name)
-			}
-		}
-		for i := range from {
-			if from[i].SecretRef != nil {
-				in(secrets, from[i].SecretRef.Name)
-			}
-			if from[i].ConfigMapRef != nil {
-				in(configMaps, from[i].ConfigMapRef.Name)
-			}
-		}
-	}
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			environment(list[i].Env, list[i].EnvFrom)
-		}
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		environment(pod.Spec.EphemeralContainers[i].Env, pod.Spec.EphemeralContainers[i].EnvFrom)
+	for kind, name := range podrefs.Of(pod) {
+		in(named[kind], name)
 	}
 	for i := range pod.Spec.Volumes {
-		volumeNeeds(pod, &pod.Spec.Volumes[i], in)
+		if v := &pod.Spec.Volumes[i]; v.Ephemeral != nil {
+			in(claims, pod.Name+"-"+v.Name)
+		}
 	}
 	for i := range pod.Spec.ResourceClaims {
 		if name := pod.Spec.ResourceClaims[i].ResourceClaimName; name != nil {
@@ -212,51 +190,8 @@ func needs(pod *corev1.Pod, yield func(thing)) {
 	}
 }
 
-func volumeNeeds(pod *corev1.Pod, v *corev1.Volume, in func(kind, string)) {
-	local := func(ref *corev1.LocalObjectReference) {
-		if ref != nil {
-			in(secrets, ref.Name)
-		}
-	}
-	switch {
-	case v.Secret != nil:
-		in(secrets, v.Secret.SecretName)
-	case v.ConfigMap != nil:
-		in(configMaps, v.ConfigMap.Name)
-	case v.PersistentVolumeClaim != nil:
-		in(claims, v.PersistentVolumeClaim.ClaimName)
-	case v.Ephemeral != nil:
-		in(claims, pod.Name+"-"+v.Name)
-	case v.CSI != nil:
-		local(v.CSI.NodePublishSecretRef)
-	case v.AzureFile != nil:
-		in(secrets, v.AzureFile.SecretName)
-	case v.CephFS != nil:
-		local(v.CephFS.SecretRef)
-	case v.Cinder != nil:
-		local(v.Cinder.SecretRef)
-	case v.FlexVolume != nil:
-		local(v.FlexVolume.SecretRef)
-	case v.RBD != nil:
-		local(v.RBD.SecretRef)
-	case v.ScaleIO != nil:
-		local(v.ScaleIO.SecretRef)
-	case v.ISCSI != nil:
-		local(v.ISCSI.SecretRef)
-	case v.StorageOS != nil:
-		local(v.StorageOS.SecretRef)
-	case v.Projected != nil:
-		for i := range v.Projected.Sources {
-			source := &v.Projected.Sources[i]
-			if source.Secret != nil {
-				in(secrets, source.Secret.Name)
-			}
-			if source.ConfigMap != nil {
-				in(configMaps, source.ConfigMap.Name)
-			}
-		}
-	}
-}
+// named are the kinds of what pods name.
+var named = map[podrefs.Kind]kind{podrefs.Secret: secrets, podrefs.ConfigMap: configMaps, podrefs.Claim: claims}
 
 // volumeSecrets calls yield with the secrets that a node needs to mount the
 // volume.
