@@ -127,6 +127,11 @@ func (s *Server) identify(w *recorder, r *http.Request, info *requestInfo) (*htt
 	w.Header().Set("Audit-Id", string(id))
 	ctx := r.Context()
 	began := time.Now()
+	notes := &audit.Notes{}
+	if s.Audit != nil {
+		ctx, notes = audit.Note(ctx)
+		r = r.WithContext(ctx)
+	}
 	user, failure := s.Authenticator.Authenticate(r)
 	s.metrics.authenticated(r, user, failure, began)
 	began = s.metrics.passed(filterAuthentication, began)
@@ -137,6 +142,9 @@ func (s *Server) identify(w *recorder, r *http.Request, info *requestInfo) (*htt
 		record, err := s.Audit.Begin(id, r, s.attributes(ctx, info, r))
 		if err != nil {
 			return r, apierrors.NewInternalError(err)
+		}
+		if record != nil {
+			notes.Into(record)
 		}
 		w.audited(record)
 		ctx = audit.NewContext(ctx, record)

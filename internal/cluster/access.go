@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
@@ -60,5 +59,5 @@ func (p *ControlPlane) serveUsage(ctx context.Context, c metrics.Config) error {
 // SecretToken makes the token of a Secret of a ServiceAccount, for the API
 // server, which ends with the Secret.
 func (p *ControlPlane) SecretToken(account *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
-	return p.issuer.IssueForSecret([]string{p.issuer.URL}, account, secret, time.Now())
+	return p.issuer.IssueForSecret(account, secret)
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"skiff/internal/apiserver/audit"
 	"skiff/internal/apiserver/authn"
 	"skiff/internal/apiserver/authn/anonymous"
 	"skiff/internal/apiserver/authn/bearer"
@@ -22,6 +23,7 @@ import (
 	authnserviceaccount "skiff/internal/apiserver/authn/serviceaccount"
 	"skiff/internal/apiserver/authn/webhook"
 	authnx509 "skiff/internal/apiserver/authn/x509"
+	"skiff/internal/apiserver/verbs"
 	"skiff/internal/identity"
 	"skiff/internal/serviceaccount"
 )
@@ -124,9 +126,12 @@ func (p *ControlPlane) discovery(t *accountTokens) (map[string]http.Handler, err
 
 // authenticator puts together all ways to prove who one is; review answers
 // TokenReviews by those that know tokens.
-func (p *ControlPlane) authenticator(t *accountTokens, review *tokenReviewer, clk clock.PassiveClock, cached, live client.Reader) (authn.Authenticator, error) {
+func (p *ControlPlane) authenticator(t *accountTokens, review *tokenReviewer, clk clock.PassiveClock, cached client.Reader, live client.Client) (authn.Authenticator, error) {
 	c := p.Config.API.AuthenticationConfig
-	accounts, err := authnserviceaccount.New(t.verifier, t.audiences, clk, p.Metrics, cached, live)
+	accounts, err := authnserviceaccount.New(authnserviceaccount.Config{
+		Verifier: t.verifier, Audiences: t.audiences, Readers: []client.Reader{cached, live}, Secrets: live,
+		Clock: clk, Log: p.log, Warn: verbs.Warn, Annotate: audit.Annotate, Registry: p.Metrics,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -151,7 +151,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	}
 	review := &tokenReviewer{audiences: tokens.audiences}
 	for _, d := range builtin.Resources(builtin.Hooks{Authorizer: authorizer, Rules: rules{roles}, Tokens: review, Namespace: p.namespaceLabels, Params: p.params(authorizer)}) {
-		serveTokens(d, serviceaccount.TokenCreate(tokens.issuer, tokens.audiences, clk))
+		serveTokens(d, serviceaccount.TokenCreate(tokens.issuer, tokens.audiences, clk, audit.Annotate))
 		if _, err := p.Verbs.Add(ctx, d); err != nil {
 			return err
 		}
@@ -265,6 +265,11 @@ func (p *ControlPlane) Run(ctx context.Context) error {
 		}
 		return err
 	}
+	present, leave := context.WithCancel(ctx)
+	var presence sync.WaitGroup
+	presence.Go(func() { p.tellPresence(present) })
+	defer presence.Wait()
+	defer leave()
 	clientCAs := p.PKI.CA.Pool()
 	clientCAs.AddCert(p.PKI.FrontProxyCA.Certificate)
 	return p.server.Serve(ctx, p.listener, &tls.Config{

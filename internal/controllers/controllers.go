@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"skiff/internal/client"
+	"skiff/internal/controllers/apiserverlease"
 	"skiff/internal/controllers/attachdetach"
 	"skiff/internal/controllers/bootstraptoken"
 	"skiff/internal/controllers/clusterrole"
@@ -34,6 +35,7 @@ import (
 	"skiff/internal/controllers/garbagecollector"
 	"skiff/internal/controllers/index"
 	"skiff/internal/controllers/job"
+	"skiff/internal/controllers/legacytoken"
 	"skiff/internal/controllers/localpath"
 	"skiff/internal/controllers/namespace"
 	"skiff/internal/controllers/nodeipam"
@@ -84,7 +86,8 @@ type Config struct {
 	// admission policies unchecked.
 	Schemas func() (resolver.SchemaResolver, error)
 	// Server is a client that acts for the API server itself, as which upstream
-	// repairs what belongs to Services. Without one nothing is repaired.
+	// repairs what belongs to Services and clears up after servers. Without one
+	// nobody does.
 	Server client.Set
 	Nodes  nodelifecycle.Options
 	PodGC  podgc.Options
@@ -148,6 +151,7 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("servicecidr", "service-cidrs-controller", servicecidr.New)
 	add("ttl", "ttl-controller", ttl.New)
 	add("serviceaccount", "service-account-controller", serviceaccount.New)
+	add("legacytokencleaner", "legacy-service-account-token-cleaner", legacytoken.NewCleaner)
 	add("clusterrole", "clusterrole-aggregation-controller", clusterrole.New)
 	add("tainteviction", "node-controller", tainteviction.New)
 	add("job", "job-controller", job.New)
@@ -187,6 +191,8 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	}
 	if c.Server.Client != nil {
 		addAs("ipaddresses", c.Server, servicecidr.NewAddresses)
+		addAs("legacytokentracker", c.Server, legacytoken.NewTracker)
+		addAs("apiserverlease", c.Server, apiserverlease.New)
 	}
 	if c.SignToken != nil {
 		addAs("tokensecret", c.Manager, func(d controller.Deps) (controller.Runnable, error) {

@@ -26,6 +26,8 @@ type Claims struct {
 	jwt.Claims
 	Audience   Audiences `json:"aud,omitempty"`
 	Kubernetes Binding   `json:"kubernetes.io"`
+	// Legacy tells a token of a Secret.
+	Legacy bool `json:"-"`
 }
 
 // Audiences are written as a list even if there is only one, which readers of
@@ -154,13 +156,22 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 		return nil, ErrNotOurs
 	}
 	var unsafe jwt.Claims
-	if err := parsed.UnsafeClaimsWithoutVerification(&unsafe); err != nil || !slices.Contains(v.Issuers, unsafe.Issuer) {
+	err = parsed.UnsafeClaimsWithoutVerification(&unsafe)
+	legacy := unsafe.Issuer == LegacyIssuer
+	if err != nil || !legacy && !slices.Contains(v.Issuers, unsafe.Issuer) {
 		return nil, ErrNotOurs
 	}
 	id := parsed.Headers[0].KeyID
 	for i := range v.keys {
 		if (id != "" && id != v.keys[i].KeyID) || parsed.Headers[0].Algorithm != v.keys[i].Algorithm {
 			continue
+		}
+		if legacy {
+			claims, err := readLegacy(parsed, v.keys[i])
+			if errors.Is(err, jose.ErrCryptoFailure) {
+				continue
+			}
+			return claims, err
 		}
 		var claims Claims
 		if err := parsed.Claims(v.keys[i].Key, &claims); err == nil {

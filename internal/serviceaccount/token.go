@@ -37,9 +37,13 @@ func Username(namespace, name string) string {
 	return identity.ServiceAccountPrefix + namespace + ":" + name
 }
 
+// CredentialID is by what name records know the token of that ID.
+func CredentialID(id string) string { return "JTI=" + id }
+
 // TokenCreate returns the action of serviceaccounts/token. audiences are those
 // of the API server itself: tokens that are asked for without any get them.
-func TokenCreate(issuer *Issuer, audiences []string, c clock.PassiveClock) func(ctx context.Context, s apis.Storage, namespace, name string, body runtime.Object, dryRun bool) (runtime.Object, error) {
+// annotate notes in the audit record which token was given.
+func TokenCreate(issuer *Issuer, audiences []string, c clock.PassiveClock, annotate func(ctx context.Context, key, value string)) func(ctx context.Context, s apis.Storage, namespace, name string, body runtime.Object, dryRun bool) (runtime.Object, error) {
 	return func(ctx context.Context, s apis.Storage, namespace, name string, body runtime.Object, dryRun bool) (runtime.Object, error) {
 		request := body.(*authenticationv1.TokenRequest).DeepCopy()
 		t := tokens{storage: s, audiences: audiences, now: c.Now(), max: issuer.MaxLifetime}
@@ -51,6 +55,7 @@ func TokenCreate(issuer *Issuer, audiences []string, c clock.PassiveClock) func(
 		if err != nil {
 			return nil, fmt.Errorf("failed to generate token: %w", err)
 		}
+		annotate(ctx, "authentication.kubernetes.io/issued-credential-id", CredentialID(claims.ID))
 		request.Status.Token = token
 		return request, nil
 	}
@@ -206,20 +211,4 @@ func (t *tokens) nodeOf(ctx context.Context, pod *corev1.Pod) (*Ref, error) {
 		return nil, err
 	}
 	return &Ref{node.GetName(), string(node.GetUID())}, nil
-}
-
-// IssueForSecret makes a token of the account that has no end of its own: it
-// is good as long as the account and the Secret that holds it exist.
-func (i *Issuer) IssueForSecret(audiences []string, account *corev1.ServiceAccount, secret *corev1.Secret, now time.Time) (string, error) {
-	return i.Issue(Claims{
-		Claims: jwt.Claims{
-			Subject: Username(account.Namespace, account.Name), ID: uuid.NewString(),
-			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now),
-		},
-		Audience: audiences,
-		Kubernetes: Binding{
-			Namespace: account.Namespace, ServiceAccount: Ref{account.Name, string(account.UID)},
-			Secret: &Ref{secret.Name, string(secret.UID)},
-		},
-	})
 }

@@ -71,7 +71,7 @@ func setup(t *testing.T) (*serviceaccount.Issuer, *serviceaccount.Verifier) {
 
 func TestTokenCreate(t *testing.T) {
 	issuer, verifier := setup(t)
-	create := serviceaccount.TokenCreate(issuer, []string{url}, testingclock.NewFakePassiveClock(now))
+	create := serviceaccount.TokenCreate(issuer, []string{url}, testingclock.NewFakePassiveClock(now), func(context.Context, string, string) {})
 	bound := func(kind, name, uid string) *authenticationv1.BoundObjectReference {
 		return &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: kind, Name: name, UID: types.UID(uid)}
 	}

@@ -338,10 +338,31 @@ func FromContext(ctx context.Context) *Record {
 	return r
 }
 
-// Annotate adds an annotation to the request's record, if there is one; what
-// is said first stays.
+// Notes are annotations from before the record began, when it is found out who
+// asks. They belong to one goroutine.
+type Notes struct{ pairs [][2]string }
+
+type notesKey struct{}
+
+// Note returns ctx carrying notes.
+func Note(ctx context.Context) (context.Context, *Notes) {
+	n := &Notes{}
+	return context.WithValue(ctx, notesKey{}, n), n
+}
+
+// Into adds the notes to the record.
+func (n *Notes) Into(r *Record) {
+	for _, p := range n.pairs {
+		r.annotate(p[0], p[1])
+	}
+}
+
+// Annotate adds an annotation to the request's record, if there is one or will
+// be; what is said first stays.
 func Annotate(ctx context.Context, key, value string) {
 	if r := FromContext(ctx); r != nil {
 		r.annotate(key, value)
+	} else if n, ok := ctx.Value(notesKey{}).(*Notes); ok {
+		n.pairs = append(n.pairs, [2]string{key, value})
 	}
 }

@@ -27,7 +27,7 @@ func (s *Server) attributes(ctx context.Context, op admission.Operation, req *Re
 		Operation: op, Resource: req.Resource().Resource, Version: req.Version.Version, Subresource: req.Subresource,
 		Namespace: req.Namespace, Name: req.Name, Object: obj, Old: old, Options: options,
 		DryRun: dryRun, User: identity.FromContext(ctx),
-		Warn:     func(text string) { warn(ctx, text) },
+		Warn:     func(text string) { Warn(ctx, text) },
 		Annotate: func(key, value string) { annotate(ctx, key, value) },
 	}
 	if a.SpeaksParent() {

@@ -111,7 +111,7 @@ func refuseOrWarn(ctx context.Context, strict []error, fieldValidation string) e
 		return runtime.NewStrictDecodingError(strict)
 	}
 	for _, e := range strict {
-		warn(ctx, e.Error())
+		Warn(ctx, e.Error())
 	}
 	return nil
 }

@@ -323,7 +323,7 @@ func decodeApply(ctx context.Context, body []byte, into *unstructured.Unstructur
 	if fieldValidation == metav1.FieldValidationStrict || fieldValidation == metav1.FieldValidationWarn {
 		js, err = yaml.YAMLToJSONStrict(body)
 		if err != nil && fieldValidation == metav1.FieldValidationWarn {
-			warn(ctx, err.Error())
+			Warn(ctx, err.Error())
 			js, err = yaml.YAMLToJSON(body)
 		}
 	} else {

@@ -29,7 +29,8 @@ func WithWarnings(ctx context.Context, warn func(text string)) context.Context {
 	return context.WithValue(ctx, warningsKey{}, warn)
 }
 
-func warn(ctx context.Context, text string) {
+// Warn warns the requester.
+func Warn(ctx context.Context, text string) {
 	if f, ok := ctx.Value(warningsKey{}).(func(string)); ok {
 		f(text)
 	}
@@ -130,7 +131,7 @@ func (s *Server) createMutated(ctx context.Context, req *Request, a *admission.A
 	}
 	if r.Warnings != nil {
 		for _, w := range r.Warnings(ctx, obj, nil) {
-			warn(ctx, w)
+			Warn(ctx, w)
 		}
 	}
 	key := r.Collection.Key(obj.GetNamespace(), obj.GetName())
@@ -517,7 +518,7 @@ func (s *Server) admitUpdate(ctx context.Context, req *Request, obj, old apis.Ob
 	}
 	if r.Warnings != nil && req.Subresource == "" {
 		for _, w := range r.Warnings(ctx, obj, old) {
-			warn(ctx, w)
+			Warn(ctx, w)
 		}
 	}
 	return obj, nil

@@ -171,6 +171,14 @@ func Tick(d Deps, period time.Duration) source.Source {
 	})
 }
 
+// Once puts the empty key on the queue at start.
+func Once() source.Source {
+	return source.Func(func(_ context.Context, q Queue) error {
+		q.Add(Request{})
+		return nil
+	})
+}
+
 // Add puts the object of that namespace and name on the queue.
 func Add(q Queue, namespace, name string) {
 	q.Add(Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}})

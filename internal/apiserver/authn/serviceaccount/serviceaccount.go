@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -34,32 +35,44 @@ const (
 // else about a token is checked each time.
 const remembered = 4096
 
-// Authenticator implements bearer.Token.
-type Authenticator struct {
-	verifier *serviceaccount.Verifier
-	// audiences are the API server's own: a token must be for one of them.
-	audiences []string
-	readers   []client.Reader
-	clock     clock.PassiveClock
-	verified  *lru.Cache[[sha256.Size]byte, *serviceaccount.Claims]
-	metrics   *metrics
+// Config is what the authenticator needs.
+type Config struct {
+	Verifier *serviceaccount.Verifier
+	// Audiences are the API server's own: a token must be for one of them.
+	Audiences []string
+	// Readers find the objects that tokens are bound to, in order: the cache
+	// first, and then, since it may be a moment late, the store.
+	Readers []client.Reader
+	// Secrets notes when the tokens of Secrets were used.
+	Secrets client.Writer
+	Clock   clock.PassiveClock
+	Log     *slog.Logger
+	// Warn warns the requester, Annotate adds to the audit record.
+	Warn     func(ctx context.Context, text string)
+	Annotate func(ctx context.Context, key, value string)
+	// Registry gets the metrics, if there is one.
+	Registry prometheus.Registerer
 }
 
-// New returns an authenticator for tokens that are meant for one of audiences.
-// Objects that tokens are bound to are looked up in readers, in order: the cache
-// first, and then, since it may be a moment late, the store. Metrics go to reg,
-// if there is one.
-func New(v *serviceaccount.Verifier, audiences []string, c clock.PassiveClock, reg prometheus.Registerer, readers ...client.Reader) (*Authenticator, error) {
+// Authenticator implements bearer.Token.
+type Authenticator struct {
+	Config
+	metrics  *metrics
+	verified *lru.Cache[[sha256.Size]byte, *serviceaccount.Claims]
+}
+
+// New returns an authenticator.
+func New(c Config) (*Authenticator, error) {
 	verified, err := lru.New[[sha256.Size]byte, *serviceaccount.Claims](remembered)
 	if err != nil {
 		return nil, err
 	}
-	return &Authenticator{verifier: v, audiences: audiences, readers: readers, clock: c, verified: verified, metrics: newMetrics(reg)}, nil
+	return &Authenticator{Config: c, verified: verified, metrics: newMetrics(c.Registry)}, nil
 }
 
 // AuthenticateToken implements bearer.Token.
 func (a *Authenticator) AuthenticateToken(ctx context.Context, token string) (*identity.User, error) {
-	user, _, err := a.Review(ctx, token, a.audiences)
+	user, _, err := a.Review(ctx, token, a.Audiences)
 	return user, err
 }
 
@@ -73,18 +86,29 @@ func (a *Authenticator) Review(ctx context.Context, token string, audiences []st
 	if err != nil {
 		return nil, nil, err
 	}
-	forAudiences := intersect(audiences, claims.Audience)
-	if len(forAudiences) == 0 {
-		return nil, nil, fmt.Errorf("token audiences %q is invalid for the target audiences %q", claims.Audience, audiences)
+	meant := []string(claims.Audience)
+	if claims.Legacy {
+		meant = a.Audiences
 	}
-	now := a.clock.Now()
+	forAudiences := intersect(audiences, meant)
+	if len(forAudiences) == 0 {
+		return nil, nil, fmt.Errorf("token audiences %q is invalid for the target audiences %q", meant, audiences)
+	}
+	now := a.Clock.Now()
 	if err := claims.CheckTime(now); err != nil {
 		return nil, nil, err
 	}
-	if err := a.checkBound(ctx, &claims.Kubernetes, now.Add(-jwt.DefaultLeeway)); err != nil {
+	if claims.Legacy {
+		err = a.checkLegacy(ctx, token, &claims.Kubernetes, now)
+	} else {
+		err = a.checkBound(ctx, &claims.Kubernetes, now.Add(-jwt.DefaultLeeway))
+	}
+	if err != nil {
 		return nil, nil, err
 	}
-	a.metrics.used(&claims.Kubernetes, now)
+	if !claims.Legacy {
+		a.noteAge(ctx, claims, now)
+	}
 	return userOf(claims), forAudiences, nil
 }
 
@@ -94,7 +118,7 @@ func (a *Authenticator) claims(token string) (*serviceaccount.Claims, error) {
 	if c, ok := a.verified.Get(sum); ok {
 		return c, nil
 	}
-	c, err := a.verifier.Verify(token)
+	c, err := a.Verifier.Verify(token)
 	if err == nil {
 		a.verified.Add(sum, c)
 	}
@@ -133,7 +157,7 @@ func userOf(c *serviceaccount.Claims) *identity.User {
 		add(nodeUIDKey, b.Node.UID)
 	}
 	if c.ID != "" {
-		add(credentialIDKey, "JTI="+c.ID)
+		add(credentialIDKey, serviceaccount.CredentialID(c.ID))
 	}
 	return u
 }
@@ -143,15 +167,8 @@ var errInvalidated = errors.New("service account token has been invalidated")
 // checkBound returns an error unless all that the token is bound to is there,
 // and not in deletion since before the given time.
 func (a *Authenticator) checkBound(ctx context.Context, b *serviceaccount.Binding, before time.Time) error {
-	account := &corev1.ServiceAccount{}
-	if err := a.get(ctx, b.Namespace, b.ServiceAccount, account); err != nil {
+	if _, err := a.account(ctx, b, before); err != nil {
 		return err
-	}
-	if deleted(account, before) {
-		return fmt.Errorf("service account %s/%s has been deleted", b.Namespace, b.ServiceAccount.Name)
-	}
-	if string(account.UID) != b.ServiceAccount.UID {
-		return fmt.Errorf("service account UID (%s) does not match claim (%s)", account.UID, b.ServiceAccount.UID)
 	}
 	// The node of a pod's token is told, not checked: the pod ends with it.
 	if b.Node != nil && b.Pod == nil {
@@ -168,6 +185,22 @@ func (a *Authenticator) checkBound(ctx context.Context, b *serviceaccount.Bindin
 		return a.checkRef(ctx, "pod", b.Namespace, *b.Pod, &corev1.Pod{}, before)
 	}
 	return nil
+}
+
+// account returns the token's account, unless it is in deletion since before
+// the given time.
+func (a *Authenticator) account(ctx context.Context, b *serviceaccount.Binding, before time.Time) (*corev1.ServiceAccount, error) {
+	account := &corev1.ServiceAccount{}
+	if err := a.get(ctx, b.Namespace, b.ServiceAccount, account); err != nil {
+		return nil, err
+	}
+	if deleted(account, before) {
+		return nil, fmt.Errorf("service account %s/%s has been deleted", b.Namespace, b.ServiceAccount.Name)
+	}
+	if string(account.UID) != b.ServiceAccount.UID {
+		return nil, fmt.Errorf("service account UID (%s) does not match claim (%s)", account.UID, b.ServiceAccount.UID)
+	}
+	return account, nil
 }
 
 func (a *Authenticator) checkRef(ctx context.Context, kind, namespace string, ref serviceaccount.Ref, obj client.Object, before time.Time) error {
@@ -188,7 +221,7 @@ func deleted(obj client.Object, before time.Time) bool {
 // get reads the object that ref names. One that is not there, or is of another
 // life, in one reader may be in the next.
 func (a *Authenticator) get(ctx context.Context, namespace string, ref serviceaccount.Ref, into client.Object) (err error) {
-	for _, r := range a.readers {
+	for _, r := range a.Readers {
 		err = r.Get(ctx, client.ObjectKey{Namespace: namespace, Name: ref.Name}, into, client.UnsafeDisableDeepCopy)
 		if err == nil && string(into.GetUID()) == ref.UID {
 			return nil

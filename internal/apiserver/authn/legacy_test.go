@@ -1,0 +1,131 @@
+package authn_test
+
+import (
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"skiff/internal/apiserver/audit"
+	"skiff/internal/cluster"
+	"skiff/internal/cluster/testcluster"
+)
+
+// TestSecretTokens follows the tokens of two Secrets: one that somebody made,
+// and one that was once made for the account without being asked for.
+func TestSecretTokens(t *testing.T) {
+	dir := t.TempDir()
+	policy, log := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "audit.log")
+	if err := os.WriteFile(policy, []byte("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tc := testcluster.StartWith(t, cluster.ServerConfig{API: cluster.APIConfig{AuditPolicyFile: policy, AuditLog: audit.LogOptions{Path: log}}})
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "app"}, Secrets: []corev1.ObjectReference{{Name: "generated"}}}
+	if err := tc.Client.Create(t.Context(), account); err != nil {
+		t.Fatal(err)
+	}
+	token := func(name string) string {
+		t.Helper()
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Annotations: map[string]string{
+			corev1.ServiceAccountNameKey: account.Name, corev1.ServiceAccountUIDKey: string(account.UID)}}, Type: corev1.SecretTypeServiceAccountToken}
+		token, err := tc.SecretToken(account, secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret.Data = map[string][]byte{corev1.ServiceAccountTokenKey: []byte(token)}
+		if err := tc.Client.Create(t.Context(), secret); err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	manual, generated := token("manual"), token("generated")
+	config := rest.AnonymousClientConfig(tc.Config)
+	transport, err := rest.TransportFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// ask returns the status and the warning of a request.
+	ask := func(token string) (int, string) {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), "GET", tc.URL()+"/version", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer "+token)
+		response, err := (&http.Client{Transport: transport}).Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		if _, err := io.Copy(io.Discard, response.Body); err != nil {
+			t.Fatal(err)
+		}
+		return response.StatusCode, response.Header.Get("Warning")
+	}
+	labels := func(name string) map[string]string {
+		t.Helper()
+		var s corev1.Secret
+		if err := tc.Client.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: name}, &s); err != nil {
+			t.Fatal(err)
+		}
+		return s.Labels
+	}
+
+	const today, used, invalid = "2006-01-02", "kubernetes.io/legacy-token-last-used", "kubernetes.io/legacy-token-invalid-since"
+	before := time.Now().UTC().Format(today)
+	if code, warning := ask(manual); code != http.StatusOK || warning != "" {
+		t.Errorf("somebody's own token: %d, %q", code, warning)
+	}
+	if code, warning := ask(generated); code != http.StatusOK || !strings.Contains(warning, "instead of auto-generated secret-based tokens") {
+		t.Errorf("a generated token: %d, %q", code, warning)
+	}
+	for _, name := range []string{"manual", "generated"} {
+		if day := labels(name)[used]; day < before || day > time.Now().UTC().Format(today) {
+			t.Errorf("%s was last used on %q", name, day)
+		}
+	}
+	if user, _, text := whoAmI(t, tc, manual); user.Username != "system:serviceaccount:default:app" || user.UID != string(account.UID) {
+		t.Errorf("the holder is %+v, %s", user, text)
+	}
+
+	mark := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "generated"}}
+	if err := tc.Client.Patch(t.Context(), mark, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"`+invalid+`":"2020-01-01"}}}`))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { code, _ := ask(generated); return code == http.StatusUnauthorized })
+	if err := tc.Client.Patch(t.Context(), mark, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"`+invalid+`":null}},"data":{"token":"b3RoZXI="}}`))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { return labels("generated")[invalid] == "" })
+	if code, _ := ask(generated); code != http.StatusUnauthorized {
+		t.Errorf("a token that its secret no longer holds: %d", code)
+	}
+	if err := tc.Client.Delete(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "manual"}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { code, _ := ask(manual); return code == http.StatusUnauthorized })
+
+	if err := tc.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	events, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`"authentication.k8s.io/legacy-token-manual-secret":"manual"`, `"authentication.k8s.io/legacy-token-autogenerated-secret":"generated"`,
+		`"authentication.k8s.io/legacy-token-invalidated":"generated/default"`,
+	} {
+		if !strings.Contains(string(events), want) {
+			t.Errorf("the audit log does not tell %s", want)
+		}
+	}
+}
