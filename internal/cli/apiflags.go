@@ -42,7 +42,23 @@ func addAPIFlags(cmd *cobra.Command, c *cluster.APIConfig) {
 	f.StringVar(&c.Admission.File, "admission-control-config-file", "", "file that configures admission plug-ins")
 
 	f.StringVar(&c.AuthenticationConfigFile, "authentication-config", "", "file that says which OpenID issuers are trusted, and where requests may be anonymous")
+	f.StringVar(&c.OIDC.IssuerURL, "oidc-issuer-url", "", "OpenID issuer whose tokens are accepted, without a configuration file")
+	f.StringVar(&c.OIDC.ClientID, "oidc-client-id", "", "client that those tokens must be for")
+	f.StringVar(&c.OIDC.CAFile, "oidc-ca-file", "", "authority of the issuer's certificate (default: the machine's)")
+	f.StringVar(&c.OIDC.UsernameClaim, "oidc-username-claim", "sub", "claim that names the user")
+	f.StringVar(&c.OIDC.UsernamePrefix, "oidc-username-prefix", "", "what stands before that name; - is nothing (default: the issuer and #, nothing for the claim email)")
+	f.StringVar(&c.OIDC.GroupsClaim, "oidc-groups-claim", "", "claim that names the user's groups")
+	f.StringVar(&c.OIDC.GroupsPrefix, "oidc-groups-prefix", "", "what stands before those names")
+	f.StringSliceVar(&c.OIDC.SigningAlgs, "oidc-signing-algs", []string{"RS256"}, "how those tokens may be signed")
+	f.StringToStringVar(&c.OIDC.RequiredClaims, "oidc-required-claim", nil, "claim=value that those tokens must have (can be repeated)")
+	f.StringSliceVar(&c.RequestHeader.Username, "requestheader-username-headers", nil, "headers by which front proxies name the user (default X-Remote-User)")
+	f.StringSliceVar(&c.RequestHeader.UID, "requestheader-uid-headers", nil, "headers by which they tell the user's UID (default X-Remote-Uid)")
+	f.StringSliceVar(&c.RequestHeader.Group, "requestheader-group-headers", nil, "headers by which they name the user's groups (default X-Remote-Group)")
+	f.StringSliceVar(&c.RequestHeader.ExtraPrefix, "requestheader-extra-headers-prefix", nil, "prefixes of the headers by which they tell more of the user (default X-Remote-Extra-)")
+	f.StringVar(&c.RequestHeaderClientCAFile, "requestheader-client-ca-file", "", "authority of front proxies' certificates, beside the cluster's own")
+	f.StringSliceVar(&c.RequestHeaderAllowedNames, "requestheader-allowed-names", nil, "common names of those certificates (default: any)")
 	f.StringVar(&c.TokenWebhookConfigFile, "authentication-token-webhook-config-file", "", "kubeconfig of a webhook that knows whose tokens are")
+	f.StringVar(&c.TokenWebhookVersion, "authentication-token-webhook-version", "v1beta1", "version of the reviews by which it is asked: v1 or v1beta1")
 	f.DurationVar(&c.TokenWebhookCacheTTL, "authentication-token-webhook-cache-ttl", 2*time.Minute, "time for which that webhook's answers hold")
 	f.StringSliceVar(&c.ServiceAccountIssuers, "service-account-issuer", nil, "issuer of service accounts' tokens; the first is used for new ones (can be repeated)")
 	f.StringSliceVar(&c.APIAudiences, "api-audiences", nil, "audiences of tokens for this server (default: the issuers)")
@@ -51,7 +67,11 @@ func addAPIFlags(cmd *cobra.Command, c *cluster.APIConfig) {
 	f.StringVar(&c.ServiceAccountJWKSURI, "service-account-jwks-uri", "", "where others find the keys of those tokens (default: this server)")
 	f.DurationVar(&c.MaxTokenExpiration, "service-account-max-token-expiration", 0, "longest life of a token that somebody asks for (default: no limit)")
 
-	f.StringSliceVar(&c.AuthorizationModes, "authorization-mode", nil, "authorizers in the order in which they are asked: Node, RBAC, AlwaysAllow, AlwaysDeny (default Node,RBAC)")
+	f.StringSliceVar(&c.AuthorizationModes, "authorization-mode", nil, "authorizers in the order in which they are asked: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny (default Node,RBAC)")
+	f.StringVar(&c.AuthorizationWebhook.ConfigFile, "authorization-webhook-config-file", "", "kubeconfig of the webhook that decides in the mode Webhook")
+	f.StringVar(&c.AuthorizationWebhook.Version, "authorization-webhook-version", "v1beta1", "version of the reviews by which it is asked: v1 or v1beta1")
+	f.Var(&cacheFlag{&c.AuthorizationWebhook.CacheAuthorizedTTL, &c.AuthorizationWebhook.DontCacheAuthorized}, "authorization-webhook-cache-authorized-ttl", "time for which that webhook's permissions hold (default 5m0s)")
+	f.Var(&cacheFlag{&c.AuthorizationWebhook.CacheUnauthorizedTTL, &c.AuthorizationWebhook.DontCacheUnauthorized}, "authorization-webhook-cache-unauthorized-ttl", "time for which that webhook's refusals hold (default 30s)")
 	f.StringVar(&c.AuthorizationConfigFile, "authorization-config", "", "file that says so instead, webhooks included")
 
 	f.StringVar(&c.AuditPolicyFile, "audit-policy-file", "", "file that says which requests are recorded (default: none are)")
@@ -110,6 +130,27 @@ func (f *gatesFlag) Set(text string) error {
 		(*f.set)[name] = on
 	}
 	return f.set.Check()
+}
+
+// cacheFlag is the time that something is kept; 0 does not keep it.
+type cacheFlag struct {
+	ttl *time.Duration
+	off *bool
+}
+
+func (f *cacheFlag) Type() string { return "duration" }
+
+func (f *cacheFlag) String() string {
+	if f.ttl == nil || *f.ttl == 0 {
+		return ""
+	}
+	return f.ttl.String()
+}
+
+func (f *cacheFlag) Set(text string) (err error) {
+	*f.ttl, err = time.ParseDuration(text)
+	*f.off = *f.ttl == 0
+	return err
 }
 
 // secondsFlag is a time in seconds.

@@ -1,11 +1,14 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"time"
 
@@ -24,6 +27,7 @@ import (
 	"skiff/internal/apiserver/authn/webhook"
 	authnx509 "skiff/internal/apiserver/authn/x509"
 	"skiff/internal/apiserver/verbs"
+	"skiff/internal/cluster/bootstrap"
 	"skiff/internal/identity"
 	"skiff/internal/serviceaccount"
 )
@@ -35,10 +39,20 @@ type AuthenticationConfig struct {
 	// AuthenticationConfigFile says which OpenID issuers are trusted, and where
 	// requests may be anonymous. It is followed.
 	AuthenticationConfigFile string
-	// TokenWebhookConfigFile is a kubeconfig of a webhook that knows tokens;
-	// its answers hold for TokenWebhookCacheTTL (default two minutes).
-	TokenWebhookConfigFile string
-	TokenWebhookCacheTTL   time.Duration
+	// OIDC trusts one OpenID issuer, without a file.
+	OIDC jwt.Flags
+	// TokenWebhookConfigFile is a kubeconfig of a webhook that knows tokens, by
+	// reviews of the version TokenWebhookVersion (default v1beta1); its answers
+	// hold for TokenWebhookCacheTTL (default two minutes).
+	TokenWebhookConfigFile, TokenWebhookVersion string
+	TokenWebhookCacheTTL                        time.Duration
+	// RequestHeader are the headers by which authenticating proxies name users.
+	// Such a proxy's certificate is of the cluster's own front-proxy authority
+	// or of RequestHeaderClientCAFile, and has one of RequestHeaderAllowedNames
+	// or is the aggregator's; with a file and without names any will do.
+	RequestHeader             requestheader.Headers
+	RequestHeaderClientCAFile string
+	RequestHeaderAllowedNames []string
 
 	// ServiceAccountIssuers are whose tokens are accepted (default
 	// https://kubernetes.default.svc.<domain>); the first is the one that new
@@ -163,21 +177,62 @@ func (p *ControlPlane) authenticator(t *accountTokens, review *tokenReviewer, cl
 		}
 		tokens = append(tokens, issuers)
 	}
+	if !c.OIDC.Empty() {
+		if c.AuthenticationConfigFile != "" {
+			return nil, errors.New("authentication-config file and oidc-* flags are mutually exclusive")
+		}
+		config, err := c.OIDC.Load(t.issuers, clk)
+		if err != nil {
+			return nil, err
+		}
+		issuers := &jwt.Authenticator{}
+		issuers.Set(config)
+		tokens = append(tokens, issuers)
+	}
 	if file := c.TokenWebhookConfigFile; file != "" {
 		orDefault(&c.TokenWebhookCacheTTL, 2*time.Minute)
-		hook, err := webhook.New(file, t.audiences, c.TokenWebhookCacheTTL)
+		hook, err := webhook.New(webhook.Options{Kubeconfig: file, Version: cmp.Or(c.TokenWebhookVersion, "v1beta1"), Audiences: t.audiences, TTL: c.TokenWebhookCacheTTL})
 		if err != nil {
 			return nil, err
 		}
 		tokens = append(tokens, hook)
 	}
 	review.accounts, review.tokens = accounts, tokens
+	proxies := x509.NewCertPool()
+	proxies.AppendCertsFromPEM(p.proxies.CA)
 	all.Next = authn.Union{
-		&requestheader.Authenticator{Roots: p.PKI.FrontProxyCA.Pool(), AllowedNames: []string{"front-proxy-client"}, Clock: clk},
+		&requestheader.Authenticator{Roots: proxies, AllowedNames: p.proxies.AllowedNames, Headers: c.RequestHeader.WithDefaults(), Clock: clk},
 		&authnx509.Authenticator{Roots: p.PKI.CA.Pool(), Clock: clk},
 		tokens,
 	}
 	return all, nil
+}
+
+// frontProxies returns the proxies that are believed who a user is. The
+// aggregator is always one: it asks extension servers with a certificate of the
+// cluster's own front-proxy authority.
+func (p *ControlPlane) frontProxies() (f bootstrap.FrontProxies, err error) {
+	const own = "front-proxy-client"
+	c := p.Config.API.AuthenticationConfig
+	headers := c.RequestHeader.WithDefaults()
+	f = bootstrap.FrontProxies{
+		CA: p.PKI.FrontProxyCA.PEM, AllowedNames: slices.Clone(c.RequestHeaderAllowedNames),
+		Username: headers.Username, UID: headers.UID, Group: headers.Group, ExtraPrefix: headers.ExtraPrefix,
+	}
+	if file := c.RequestHeaderClientCAFile; file != "" {
+		more, err := os.ReadFile(file)
+		if err != nil {
+			return f, fmt.Errorf("the authority of front proxies: %w", err)
+		}
+		if !x509.NewCertPool().AppendCertsFromPEM(more) {
+			return f, fmt.Errorf("the authority of front proxies: %s holds no PEM certificate", file)
+		}
+		f.CA = slices.Concat(f.CA, more)
+	}
+	if len(f.AllowedNames) > 0 || c.RequestHeaderClientCAFile == "" {
+		f.AllowedNames = append(f.AllowedNames, own)
+	}
+	return f, nil
 }
 
 // tokenReviewer answers TokenReviews by the authenticators of requests, which

@@ -1,12 +1,17 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"path/filepath"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	apiserverv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/apis/admissionregistration"
@@ -20,12 +25,40 @@ import (
 // AuthorizationConfig says who may do what. The fields are named like
 // kube-apiserver's flags.
 type AuthorizationConfig struct {
-	// AuthorizationModes are asked in this order: Node, RBAC, AlwaysAllow,
-	// AlwaysDeny (default Node, RBAC).
+	// AuthorizationModes are asked in this order: Node, RBAC, Webhook,
+	// AlwaysAllow, AlwaysDeny (default Node, RBAC).
 	AuthorizationModes []string
+	// AuthorizationWebhook is asked in the mode Webhook.
+	AuthorizationWebhook AuthorizationWebhook
 	// AuthorizationConfigFile says so instead, and which webhooks are asked. It
 	// is followed.
 	AuthorizationConfigFile string
+}
+
+// AuthorizationWebhook says which webhook is asked, in which version of reviews
+// (default v1beta1), and for how long its answers hold (default five minutes
+// and 30 seconds; 0 s of --authorization-webhook-cache-* asks each time).
+type AuthorizationWebhook struct {
+	ConfigFile, Version                        string
+	CacheAuthorizedTTL, CacheUnauthorizedTTL   time.Duration
+	DontCacheAuthorized, DontCacheUnauthorized bool
+}
+
+func (w *AuthorizationWebhook) configuration() *apiserverv1.WebhookConfiguration {
+	file := w.ConfigFile
+	if file != "" {
+		if absolute, err := filepath.Abs(file); err == nil {
+			file = absolute
+		}
+	}
+	keepAuthorized, keepUnauthorized := !w.DontCacheAuthorized, !w.DontCacheUnauthorized
+	return &apiserverv1.WebhookConfiguration{
+		AuthorizedTTL: metav1.Duration{Duration: w.CacheAuthorizedTTL}, UnauthorizedTTL: metav1.Duration{Duration: w.CacheUnauthorizedTTL},
+		CacheAuthorizedRequests: &keepAuthorized, CacheUnauthorizedRequests: &keepUnauthorized,
+		Timeout: metav1.Duration{Duration: 30 * time.Second}, FailurePolicy: apiserverv1.FailurePolicyNoOpinion,
+		SubjectAccessReviewVersion: cmp.Or(w.Version, "v1beta1"),
+		ConnectionInfo:             apiserverv1.WebhookConnectionInfo{Type: apiserverv1.AuthorizationWebhookConnectionInfoTypeKubeConfigFile, KubeConfigFile: &file},
+	}
 }
 
 // authorizer returns what decides about requests. Members of system:masters
@@ -54,7 +87,7 @@ func (p *ControlPlane) authorizer(nodes *node.Authorizer, roles *rbac.Authorizer
 	if len(c.AuthorizationModes) == 0 {
 		return authz.Union{privileged.Authorizer{}, known["Node"], known["RBAC"]}, nil
 	}
-	list, err := structured.FromModes(c.AuthorizationModes, known)
+	list, err := structured.FromModes(c.AuthorizationModes, c.AuthorizationWebhook.configuration(), known)
 	if err != nil {
 		return nil, err
 	}

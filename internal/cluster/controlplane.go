@@ -70,6 +70,7 @@ type ControlPlane struct {
 	// nothing is encrypted.
 	staleValue func(ctx context.Context, key string) bool
 	issuer     *serviceaccount.Issuer
+	proxies    bootstrap.FrontProxies
 	kubelets   *kubelets
 	rest       *restMetrics
 	log        *slog.Logger
@@ -138,6 +139,9 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		return err
 	}
 	p.issuer = tokens.issuer
+	if p.proxies, err = p.frontProxies(); err != nil {
+		return err
+	}
 	p.kubelets = &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()}
 	roles := rbac.New()
 	nodeRules, err := bootstrap.NodeRules()
@@ -234,7 +238,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		},
 	})
 	return bootstrap.Ensure(ctx, loopback.Client, bootstrap.Options{
-		ServiceCIDRs: []netip.Prefix{c.ServiceCIDR}, CA: p.PKI.CA.PEM, FrontProxyCA: p.PKI.FrontProxyCA.PEM, Server: p.URL(),
+		ServiceCIDRs: []netip.Prefix{c.ServiceCIDR}, CA: p.PKI.CA.PEM, FrontProxies: p.proxies, Server: p.URL(),
 	})
 }
 
@@ -271,7 +275,7 @@ func (p *ControlPlane) Run(ctx context.Context) error {
 	defer presence.Wait()
 	defer leave()
 	clientCAs := p.PKI.CA.Pool()
-	clientCAs.AddCert(p.PKI.FrontProxyCA.Certificate)
+	clientCAs.AppendCertsFromPEM(p.proxies.CA)
 	return p.server.Serve(ctx, p.listener, &tls.Config{
 		MinVersion: tls.VersionTLS12, GetCertificate: p.PKI.Serving.GetCertificate,
 		// Certificates are asked for, verified by the authenticators.

@@ -256,11 +256,17 @@ func webhookConfig(t *testing.T, server *httptest.Server) string {
 
 func TestTokenWebhook(t *testing.T) {
 	t.Parallel()
+	for version, spoken := range map[string]string{"": "v1beta1", "v1": "v1", "v1beta1": "v1beta1"} {
+		t.Run("version "+version, func(t *testing.T) { testTokenWebhook(t, version, "authentication.k8s.io/"+spoken) })
+	}
+}
+
+func testTokenWebhook(t *testing.T, version, spoken string) {
 	var calls atomic.Int32
 	hook := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		calls.Add(1)
 		var review authenticationv1.TokenReview
-		if err := json.NewDecoder(r.Body).Decode(&review); err != nil || review.Kind != "TokenReview" || review.APIVersion != "authentication.k8s.io/v1" || len(review.Spec.Audiences) != 1 {
+		if err := json.NewDecoder(r.Body).Decode(&review); err != nil || review.Kind != "TokenReview" || review.APIVersion != spoken || len(review.Spec.Audiences) != 1 {
 			t.Errorf("%v %+v", err, review)
 		}
 		review.Status = authenticationv1.TokenReviewStatus{Authenticated: review.Spec.Token == "good" || review.Spec.Token == "foreign",
@@ -272,7 +278,7 @@ func TestTokenWebhook(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(review)
 	}))
 	defer hook.Close()
-	tc := testcluster.StartWith(t, cluster.ServerConfig{API: cluster.APIConfig{AuthenticationConfig: cluster.AuthenticationConfig{TokenWebhookConfigFile: webhookConfig(t, hook)}}})
+	tc := testcluster.StartWith(t, cluster.ServerConfig{API: cluster.APIConfig{AuthenticationConfig: cluster.AuthenticationConfig{TokenWebhookConfigFile: webhookConfig(t, hook), TokenWebhookVersion: version}}})
 	for range 3 {
 		user, status, text := whoAmI(t, tc, "good")
 		if status != 201 || user.Username != "hooked" || user.UID != "7" || strings.Join(user.Groups, " ") != "g system:authenticated" || fmt.Sprint(user.Extra) != "map[k:[v]]" {

@@ -1,6 +1,7 @@
 package authz_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -189,6 +190,40 @@ func TestWebhook(t *testing.T) {
 		denied := denied.DeepCopy()
 		return tc.Client.Create(t.Context(), denied) == nil && denied.Status.Denied
 	})
+}
+
+// The flags for one webhook are a configuration file in short.
+func TestWebhookFlags(t *testing.T) {
+	t.Parallel()
+	for version, groups := range map[string]string{"": "group", "v1": "groups"} {
+		asked := make(chan map[string]any, 10)
+		server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var review map[string]any
+			if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+				t.Error(err)
+			}
+			asked <- review
+			review["status"] = map[string]any{"allowed": true}
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(review)
+		}))
+		defer server.Close()
+		h := &hook{server: server}
+		tc := testcluster.StartWith(t, cluster.ServerConfig{API: cluster.APIConfig{AuthorizationConfig: cluster.AuthorizationConfig{
+			AuthorizationModes:   []string{"RBAC", "Webhook"},
+			AuthorizationWebhook: cluster.AuthorizationWebhook{ConfigFile: h.kubeconfig(t), Version: version, DontCacheAuthorized: true},
+		}}})
+		for range 2 {
+			if _, err := as(t, tc, "ann").CoreV1().ConfigMaps("default").Get(t.Context(), "none", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				t.Fatalf("allowed by the webhook: %v", err)
+			}
+			review := <-asked
+			spec := review["spec"].(map[string]any)
+			if want := "authorization.k8s.io/" + cmp.Or(version, "v1beta1"); review["apiVersion"] != want || spec["user"] != "ann" || spec[groups] == nil {
+				t.Errorf("asked %v, in version %s", review, want)
+			}
+		}
+	}
 }
 
 func TestConfigErrors(t *testing.T) {

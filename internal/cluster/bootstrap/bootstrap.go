@@ -34,10 +34,19 @@ import (
 type Options struct {
 	// ServiceCIDRs are the ranges of Services' addresses, one for each family.
 	ServiceCIDRs []netip.Prefix
-	// CA and FrontProxyCA are the authorities' certificates in PEM.
-	CA, FrontProxyCA []byte
+	// CA is the authority's certificate in PEM.
+	CA           []byte
+	FrontProxies FrontProxies
 	// Server is the API server's URL for machines that join.
 	Server string
+}
+
+// FrontProxies are the proxies that are believed who a user is: the authorities
+// of their certificates (PEM), the certificates' names (none: any) and the
+// headers by which they tell.
+type FrontProxies struct {
+	CA                                              []byte
+	AllowedNames, Username, UID, Group, ExtraPrefix []string
 }
 
 // parallel is how many writes are under way at once, which share the

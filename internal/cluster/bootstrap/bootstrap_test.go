@@ -16,7 +16,7 @@ import (
 func all(t *testing.T) []client.Object {
 	t.Helper()
 	objects, err := desired(Options{
-		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.5/16")}, CA: []byte("ca"), FrontProxyCA: []byte("front"),
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.5/16")}, CA: []byte("ca"), FrontProxies: FrontProxies{CA: []byte("front"), AllowedNames: []string{"front-proxy-client"}, Username: []string{"X-Remote-User"}},
 		Server: "https://192.0.2.1:6443",
 	})
 	if err != nil {

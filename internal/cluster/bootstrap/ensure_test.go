@@ -18,7 +18,7 @@ import (
 
 func options(tc *testcluster.Cluster) bootstrap.Options {
 	return bootstrap.Options{
-		ServiceCIDRs: []netip.Prefix{tc.ControlPlane.Config.ServiceCIDR}, CA: tc.PKI.CA.PEM, FrontProxyCA: tc.PKI.FrontProxyCA.PEM, Server: tc.URL(),
+		ServiceCIDRs: []netip.Prefix{tc.ControlPlane.Config.ServiceCIDR}, CA: tc.PKI.CA.PEM, FrontProxies: bootstrap.FrontProxies{CA: tc.PKI.FrontProxyCA.PEM}, Server: tc.URL(),
 	}
 }
 

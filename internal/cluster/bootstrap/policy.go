@@ -172,16 +172,22 @@ func gather(role *rbacv1.ClusterRole, roles []*rbacv1.ClusterRole, seen map[*rba
 
 // authenticationInfo is where aggregated API servers learn whom to trust.
 func authenticationInfo(o Options) *corev1.ConfigMap {
+	list := func(names []string) string {
+		// A list of strings has a JSON form.
+		data, _ := json.Marshal(append([]string{}, names...))
+		return string(data)
+	}
+	p := &o.FrontProxies
 	return &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "extension-apiserver-authentication"},
 		Data: map[string]string{
 			"client-ca-file":                     string(o.CA),
-			"requestheader-client-ca-file":       string(o.FrontProxyCA),
-			"requestheader-allowed-names":        `["front-proxy-client"]`,
-			"requestheader-username-headers":     `["X-Remote-User"]`,
-			"requestheader-uid-headers":          `["X-Remote-Uid"]`,
-			"requestheader-group-headers":        `["X-Remote-Group"]`,
-			"requestheader-extra-headers-prefix": `["X-Remote-Extra-"]`,
+			"requestheader-client-ca-file":       string(p.CA),
+			"requestheader-allowed-names":        list(p.AllowedNames),
+			"requestheader-username-headers":     list(p.Username),
+			"requestheader-uid-headers":          list(p.UID),
+			"requestheader-group-headers":        list(p.Group),
+			"requestheader-extra-headers-prefix": list(p.ExtraPrefix),
 		},
 	}
 }

@@ -72,6 +72,10 @@ func Parse(data []byte, own []string, c clock.PassiveClock) (*Config, error) {
 	if !slices.Contains(versions, in.APIVersion) || in.Kind != "AuthenticationConfiguration" {
 		return nil, fmt.Errorf("it is a %q %q, it must be of apiVersion %s and kind AuthenticationConfiguration", in.APIVersion, in.Kind, versions[0])
 	}
+	return compile(&in, own, c)
+}
+
+func compile(in *apiserverv1.AuthenticationConfiguration, own []string, c clock.PassiveClock) (*Config, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	out := &Config{Anonymous: in.Anonymous, cancel: cancel}
 	r := &reader{clock: c, ctx: ctx}

@@ -26,6 +26,9 @@ import (
 // retryAfter is the least time between two tries to learn an issuer's keys.
 const retryAfter = 10 * time.Second
 
+// algorithms are those that tokens may be signed with.
+var algorithms = []string{"RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512"}
+
 // Authenticator implements bearer.Token for the issuers of a configuration,
 // which may be replaced.
 type Authenticator struct{ config atomic.Pointer[Config] }
@@ -77,6 +80,7 @@ func unverifiedIssuer(token string) string {
 type issuer struct {
 	url, discoveryURL string
 	audiences         []string
+	algorithms        []string
 	rules             *mapping
 	clock             clock.PassiveClock
 	client            *http.Client
@@ -94,7 +98,7 @@ func newIssuer(url, discoveryURL string, ca *x509.CertPool, c clock.PassiveClock
 	if discoveryURL == "" {
 		discoveryURL = strings.TrimSuffix(url, "/") + "/.well-known/openid-configuration"
 	}
-	return &issuer{url: url, discoveryURL: discoveryURL, clock: c, ctx: ctx, client: newClient(ca)}
+	return &issuer{url: url, discoveryURL: discoveryURL, algorithms: algorithms, clock: c, ctx: ctx, client: newClient(ca)}
 }
 
 // verifier returns what checks signatures, after it has learned where the
@@ -116,7 +120,7 @@ func (i *issuer) verifier(ctx context.Context) (*oidc.IDTokenVerifier, error) {
 	i.mu.verifier = oidc.NewVerifier(i.url, keys, &oidc.Config{
 		// Audiences are checked by the configuration's own rule.
 		SkipClientIDCheck: true, Now: i.clock.Now,
-		SupportedSigningAlgs: []string{"RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512"},
+		SupportedSigningAlgs: i.algorithms,
 	})
 	return i.mu.verifier, nil
 }

@@ -18,13 +18,22 @@ import (
 	"skiff/internal/identity"
 )
 
-// The headers, as kubeadm and the aggregator use them.
-const (
-	UserHeader        = "X-Remote-User"
-	UIDHeader         = "X-Remote-Uid"
-	GroupHeader       = "X-Remote-Group"
-	ExtraHeaderPrefix = "X-Remote-Extra-"
-)
+// Headers are those by which a proxy names the user, in the order in which they
+// are looked at.
+type Headers struct {
+	Username, UID, Group, ExtraPrefix []string
+}
+
+// WithDefaults returns the headers with those that kubeadm and the aggregator
+// use where none are given.
+func (h Headers) WithDefaults() Headers {
+	for list, name := range map[*[]string]string{&h.Username: "X-Remote-User", &h.UID: "X-Remote-Uid", &h.Group: "X-Remote-Group", &h.ExtraPrefix: "X-Remote-Extra-"} {
+		if len(*list) == 0 {
+			*list = []string{name}
+		}
+	}
+	return h
+}
 
 // Authenticator implements authn.Authenticator.
 type Authenticator struct {
@@ -32,13 +41,14 @@ type Authenticator struct {
 	Roots *x509.CertPool
 	// AllowedNames are the common names of trusted proxies; none means all.
 	AllowedNames []string
+	Headers      Headers
 	Clock        clock.PassiveClock
 }
 
 // Authenticate implements authn.Authenticator. The headers are taken out of
 // the request, so that they travel no further.
 func (a *Authenticator) Authenticate(r *http.Request) (*identity.User, error) {
-	name := r.Header.Get(UserHeader)
+	name := first(r.Header, a.Headers.Username)
 	if name == "" || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return nil, nil
 	}
@@ -49,23 +59,39 @@ func (a *Authenticator) Authenticate(r *http.Request) (*identity.User, error) {
 	if len(a.AllowedNames) > 0 && !slices.Contains(a.AllowedNames, proxy) {
 		return nil, fmt.Errorf("subject with cn=%s is not in the allowed list", proxy)
 	}
-	user := &identity.User{Name: name, UID: r.Header.Get(UIDHeader), Extra: map[string][]string{}}
-	for _, group := range r.Header.Values(GroupHeader) {
-		if group != "" {
-			user.Groups = append(user.Groups, group)
+	user := &identity.User{Name: name, UID: first(r.Header, a.Headers.UID), Extra: map[string][]string{}}
+	for _, header := range a.Headers.Group {
+		for _, group := range r.Header.Values(header) {
+			if group != "" {
+				user.Groups = append(user.Groups, group)
+			}
 		}
 	}
 	for header, values := range r.Header {
-		if key, ok := strings.CutPrefix(header, ExtraHeaderPrefix); ok {
-			key = extraKey(key)
-			user.Extra[key] = append(user.Extra[key], values...)
+		for _, prefix := range a.Headers.ExtraPrefix {
+			if len(header) >= len(prefix) && strings.EqualFold(header[:len(prefix)], prefix) {
+				key := extraKey(header[len(prefix):])
+				user.Extra[key] = append(user.Extra[key], values...)
+				r.Header.Del(header)
+			}
+		}
+	}
+	for _, headers := range [][]string{a.Headers.Username, a.Headers.UID, a.Headers.Group} {
+		for _, header := range headers {
 			r.Header.Del(header)
 		}
 	}
-	r.Header.Del(UserHeader)
-	r.Header.Del(UIDHeader)
-	r.Header.Del(GroupHeader)
 	return authenticated(user), nil
+}
+
+// first returns the value of the first of the headers that has one.
+func first(h http.Header, names []string) string {
+	for _, name := range names {
+		if value := h.Get(name); value != "" {
+			return value
+		}
+	}
+	return ""
 }
 
 // authenticated adds the group of all who have proven who they are, unless the

@@ -102,7 +102,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 func TestFrontProxy(t *testing.T) {
 	b := bundle(t)
 	a := &requestheader.Authenticator{
-		Roots: b.FrontProxyCA.Pool(), AllowedNames: []string{"front-proxy-client"}, Clock: clock.RealClock{},
+		Roots: b.FrontProxyCA.Pool(), AllowedNames: []string{"front-proxy-client"}, Headers: requestheader.Headers{}.WithDefaults(), Clock: clock.RealClock{},
 	}
 	proxied := func(leaf *x509.Certificate) *http.Request {
 		r := request(leaf)

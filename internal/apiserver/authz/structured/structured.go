@@ -72,11 +72,16 @@ func Parse(data []byte, known map[string]authz.Authorizer) (authz.Union, error) 
 	return read(in.Authorizers, known)
 }
 
-// FromModes makes the list that --authorization-mode names.
-func FromModes(modes []string, known map[string]authz.Authorizer) (authz.Union, error) {
+// FromModes makes the list that --authorization-mode names. hook is the webhook
+// of the mode Webhook.
+func FromModes(modes []string, hook *apiserverv1.WebhookConfiguration, known map[string]authz.Authorizer) (authz.Union, error) {
 	var list []apiserverv1.AuthorizerConfiguration
 	for _, mode := range modes {
-		list = append(list, apiserverv1.AuthorizerConfiguration{Type: mode, Name: "default"})
+		c := apiserverv1.AuthorizerConfiguration{Type: mode, Name: "default"}
+		if mode == string(apiserverv1.TypeWebhook) {
+			c.Webhook = hook
+		}
+		list = append(list, c)
 	}
 	return read(list, known)
 }
@@ -150,7 +155,7 @@ func (r *reader) authorizer(c *apiserverv1.AuthorizerConfiguration, path *field.
 func (r *reader) webhook(c *apiserverv1.AuthorizerConfiguration, path *field.Path) authz.Authorizer {
 	before := len(r.errs)
 	w := c.Webhook
-	o := webhook.Options{Name: c.Name, Timeout: w.Timeout.Duration, Deny: w.FailurePolicy == "Deny"}
+	o := webhook.Options{Name: c.Name, Version: w.SubjectAccessReviewVersion, Timeout: w.Timeout.Duration, Deny: w.FailurePolicy == "Deny"}
 	ttl := func(value time.Duration, fallback time.Duration, keep *bool, name string) time.Duration {
 		switch {
 		case value < 0:
@@ -170,7 +175,7 @@ func (r *reader) webhook(c *apiserverv1.AuthorizerConfiguration, path *field.Pat
 	case o.Timeout < 0 || o.Timeout > 30*time.Second:
 		r.errs = append(r.errs, field.Invalid(path.Child("timeout"), o.Timeout.String(), "must be > 0s and <= 30s"))
 	}
-	r.oneOf(w.SubjectAccessReviewVersion, path.Child("subjectAccessReviewVersion"), true, "v1")
+	r.oneOf(w.SubjectAccessReviewVersion, path.Child("subjectAccessReviewVersion"), true, "v1", "v1beta1")
 	r.oneOf(w.MatchConditionSubjectAccessReviewVersion, path.Child("matchConditionSubjectAccessReviewVersion"), len(w.MatchConditions) > 0, "v1")
 	r.oneOf(w.FailurePolicy, path.Child("failurePolicy"), true, "NoOpinion", "Deny")
 	r.connection(&w.ConnectionInfo, path.Child("connectionInfo"), &o)

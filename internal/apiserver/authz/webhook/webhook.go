@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/cel-go/common/types"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	authorizationv1beta1 "k8s.io/api/authorization/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -33,8 +34,9 @@ const (
 
 // Options say which webhook is asked, and what its answers are worth.
 type Options struct {
-	Name, Kubeconfig string
-	Timeout          time.Duration
+	// Version is that of the reviews which the webhook speaks: v1 or v1beta1.
+	Name, Kubeconfig, Version string
+	Timeout                   time.Duration
 	// Answers hold for these times; 0 asks each time.
 	Authorized, Unauthorized time.Duration
 	// Deny refuses requests about which the webhook cannot be asked; otherwise
@@ -47,18 +49,61 @@ type Options struct {
 // Authorizer implements authz.Authorizer.
 type Authorizer struct {
 	o       Options
-	hook    *kubeconfig.Webhook
+	ask     func(ctx context.Context, spec authorizationv1.SubjectAccessReviewSpec) (authorizationv1.SubjectAccessReviewStatus, error)
 	answers *utilcache.LRUExpireCache
 }
 
 // New returns an authorizer.
 func New(o Options) (*Authorizer, error) {
-	hook, err := kubeconfig.New(o.Kubeconfig, authorizationv1.SchemeGroupVersion, authorizationv1.AddToScheme, o.Timeout,
-		wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.5, Jitter: 0.2, Steps: 5})
+	z := &Authorizer{o: o, answers: utilcache.NewLRUExpireCache(remembered)}
+	var hook *kubeconfig.Webhook
+	var err error
+	backoff := wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.5, Jitter: 0.2, Steps: 5}
+	switch o.Version {
+	case "v1":
+		hook, err = kubeconfig.New(o.Kubeconfig, authorizationv1.SchemeGroupVersion, authorizationv1.AddToScheme, o.Timeout, backoff)
+		z.ask = func(ctx context.Context, spec authorizationv1.SubjectAccessReviewSpec) (authorizationv1.SubjectAccessReviewStatus, error) {
+			answer := &authorizationv1.SubjectAccessReview{}
+			err := hook.Post(ctx, &authorizationv1.SubjectAccessReview{Spec: spec}, answer)
+			return answer.Status, err
+		}
+	case "v1beta1":
+		hook, err = kubeconfig.New(o.Kubeconfig, authorizationv1beta1.SchemeGroupVersion, authorizationv1beta1.AddToScheme, o.Timeout, backoff)
+		z.ask = func(ctx context.Context, spec authorizationv1.SubjectAccessReviewSpec) (authorizationv1.SubjectAccessReviewStatus, error) {
+			answer := &authorizationv1beta1.SubjectAccessReview{}
+			err := hook.Post(ctx, &authorizationv1beta1.SubjectAccessReview{Spec: beta(&spec)}, answer)
+			return authorizationv1.SubjectAccessReviewStatus(answer.Status), err
+		}
+	default:
+		err = fmt.Errorf("there is no version %q of subject access reviews, choose v1 or v1beta1", o.Version)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("authorizer %s: %w", o.Name, err)
 	}
-	return &Authorizer{o: o, hook: hook, answers: utilcache.NewLRUExpireCache(remembered)}, nil
+	return z, nil
+}
+
+// beta is the question in the older version.
+func beta(s *authorizationv1.SubjectAccessReviewSpec) authorizationv1beta1.SubjectAccessReviewSpec {
+	out := authorizationv1beta1.SubjectAccessReviewSpec{User: s.User, UID: s.UID, Groups: s.Groups}
+	for k, v := range s.Extra {
+		if out.Extra == nil {
+			out.Extra = map[string]authorizationv1beta1.ExtraValue{}
+		}
+		out.Extra[k] = authorizationv1beta1.ExtraValue(v)
+	}
+	if r := s.ResourceAttributes; r != nil {
+		attributes := authorizationv1beta1.ResourceAttributes{
+			Namespace: r.Namespace, Verb: r.Verb, Group: r.Group, Version: r.Version, Resource: r.Resource, Subresource: r.Subresource, Name: r.Name,
+			FieldSelector: r.FieldSelector, LabelSelector: r.LabelSelector,
+		}
+		out.ResourceAttributes = &attributes
+	}
+	if n := s.NonResourceAttributes; n != nil {
+		attributes := authorizationv1beta1.NonResourceAttributes(*n)
+		out.NonResourceAttributes = &attributes
+	}
+	return out
 }
 
 // Authorize implements authz.Authorizer.
@@ -83,18 +128,18 @@ func (z *Authorizer) Authorize(ctx context.Context, a *authz.Attributes) (authz.
 			return decision(known.(*authorizationv1.SubjectAccessReviewStatus))
 		}
 	}
-	answer := &authorizationv1.SubjectAccessReview{}
-	if err := z.hook.Post(ctx, &authorizationv1.SubjectAccessReview{Spec: spec}, answer); err != nil {
+	status, err := z.ask(ctx, spec)
+	if err != nil {
 		return z.failed(err)
 	}
 	ttl := z.o.Unauthorized
-	if answer.Status.Allowed {
+	if status.Allowed {
 		ttl = z.o.Authorized
 	}
 	if keep && ttl > 0 {
-		z.answers.Add(string(key), &answer.Status, ttl)
+		z.answers.Add(string(key), &status, ttl)
 	}
-	return decision(&answer.Status)
+	return decision(&status)
 }
 
 func (z *Authorizer) failed(err error) (authz.Decision, string, error) {
