@@ -63,7 +63,7 @@ func (w *AuthorizationWebhook) configuration() *apiserverv1.WebhookConfiguration
 
 // authorizer returns what decides about requests. Members of system:masters
 // are always allowed everything.
-func (p *ControlPlane) authorizer(nodes *node.Authorizer, roles *rbac.Authorizer) (authz.Authorizer, error) {
+func (p *ControlPlane) authorizer(nodes *node.Authorizer, roles *rbac.Authorizer) (authz.Union, error) {
 	c := p.Config.API.AuthorizationConfig
 	decisions := authz.NewDecisions(p.Metrics)
 	known := map[string]authz.Authorizer{"Node": decisions.Of("Node", "node", nodes), "RBAC": decisions.Of("RBAC", "rbac", roles)}

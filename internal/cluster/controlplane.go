@@ -14,7 +14,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/clock"
@@ -154,7 +153,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		return err
 	}
 	review := &tokenReviewer{audiences: tokens.audiences}
-	for _, d := range builtin.Resources(builtin.Hooks{Authorizer: authorizer, Rules: rules{roles}, Tokens: review, Namespace: p.namespaceLabels, Params: p.params(authorizer)}) {
+	for _, d := range builtin.Resources(builtin.Hooks{Authorizer: authorizer, Rules: authorizer, Tokens: review, Namespace: p.namespaceLabels, Params: p.params(authorizer)}) {
 		serveTokens(d, serviceaccount.TokenCreate(tokens.issuer, tokens.audiences, clk, audit.Annotate))
 		if _, err := p.Verbs.Add(ctx, d); err != nil {
 			return err
@@ -310,18 +309,6 @@ func serveTokens(d *apis.Resource, create func(context.Context, apis.Storage, st
 			d.Subresources[i].Create = create
 		}
 	}
-}
-
-// rules shows RBAC to the reviews of a user's own rules.
-type rules struct{ *rbac.Authorizer }
-
-func (r rules) RulesFor(_ context.Context, u *identity.User, namespace string) ([]authorizationv1.ResourceRule, []authorizationv1.NonResourceRule, bool, error) {
-	status := r.Authorizer.RulesFor(u, namespace)
-	var err error
-	if status.EvaluationError != "" {
-		err = errors.New(status.EvaluationError)
-	}
-	return status.ResourceRules, status.NonResourceRules, status.Incomplete, err
 }
 
 // names and addresses split TLSNames by kind.

@@ -30,8 +30,8 @@ func (a *annReads) Authorize(_ context.Context, q *authz.Attributes) (authz.Deci
 	return authz.NoOpinion, "", errors.New("no rule")
 }
 
-func (a *annReads) RulesFor(context.Context, *identity.User, string) ([]authorizationv1.ResourceRule, []authorizationv1.NonResourceRule, bool, error) {
-	return []authorizationv1.ResourceRule{{Verbs: []string{"get"}}}, nil, true, errors.New("some roles are missing")
+func (a *annReads) RulesFor(context.Context, *identity.User, string) (authz.Rules, error) {
+	return authz.Rules{Resources: []authorizationv1.ResourceRule{{Verbs: []string{"get"}}}, Incomplete: true}, errors.New("some roles are missing")
 }
 
 func TestSubjectAccessReview(t *testing.T) {

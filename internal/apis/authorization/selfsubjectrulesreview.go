@@ -9,10 +9,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"skiff/internal/apis"
+	"skiff/internal/apiserver/authz"
 	"skiff/internal/identity"
 )
 
-func selfSubjectRulesReview(rules RuleResolver) *apis.Resource {
+func selfSubjectRulesReview(rules authz.RuleResolver) *apis.Resource {
 	return apis.Of[*authorizationv1.SelfSubjectRulesReview]{
 		Names: apis.Names{
 			Group: "authorization.k8s.io", Resource: "selfsubjectrulesreviews", Singular: "selfsubjectrulesreview", Kind: "SelfSubjectRulesReview",
@@ -28,7 +29,7 @@ func selfSubjectRulesReview(rules RuleResolver) *apis.Resource {
 	}.Resource()
 }
 
-func reviewSelfRules(ctx context.Context, rules RuleResolver, in *authorizationv1.SelfSubjectRulesReview) (runtime.Object, error) {
+func reviewSelfRules(ctx context.Context, rules authz.RuleResolver, in *authorizationv1.SelfSubjectRulesReview) (runtime.Object, error) {
 	if rules == nil {
 		return nil, apierrors.NewInternalError(errors.New("this server's authorizer cannot enumerate rules"))
 	}
@@ -39,12 +40,12 @@ func reviewSelfRules(ctx context.Context, rules RuleResolver, in *authorizationv
 	if in.Spec.Namespace == "" {
 		return nil, apierrors.NewBadRequest("no namespace on request")
 	}
-	resources, nonResources, incomplete, err := rules.RulesFor(ctx, user, in.Spec.Namespace)
+	found, err := rules.RulesFor(ctx, user, in.Spec.Namespace)
 	// Both lists are required fields of the type: empty, never null.
 	out := &authorizationv1.SelfSubjectRulesReview{Status: authorizationv1.SubjectRulesReviewStatus{
-		ResourceRules:    append([]authorizationv1.ResourceRule{}, resources...),
-		NonResourceRules: append([]authorizationv1.NonResourceRule{}, nonResources...),
-		Incomplete:       incomplete,
+		ResourceRules:    append([]authorizationv1.ResourceRule{}, found.Resources...),
+		NonResourceRules: append([]authorizationv1.NonResourceRule{}, found.NonResources...),
+		Incomplete:       found.Incomplete,
 	}}
 	if err != nil {
 		out.Status.EvaluationError = err.Error()

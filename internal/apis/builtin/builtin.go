@@ -32,7 +32,7 @@ import (
 // claims ask. What needs a missing one is refused with an internal error.
 type Hooks struct {
 	Authorizer authz.Authorizer
-	Rules      authorization.RuleResolver
+	Rules      authz.RuleResolver
 	Tokens     authentication.TokenReviewer
 	// Namespace returns the labels of a namespace.
 	Namespace func(ctx context.Context, name string) (labels map[string]string, err error)

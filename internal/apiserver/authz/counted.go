@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"skiff/internal/identity"
 )
 
 // Decisions counts what authorizers decide, under upstream's name.
@@ -38,4 +40,9 @@ func (c *counted) Authorize(ctx context.Context, a *Attributes) (Decision, strin
 	case NoOpinion:
 	}
 	return decision, reason, err
+}
+
+// RulesFor implements RuleResolver: those of what is counted, if it knows.
+func (c *counted) RulesFor(ctx context.Context, user *identity.User, namespace string) (Rules, error) {
+	return Union{c.Authorizer}.RulesFor(ctx, user, namespace)
 }

@@ -5,6 +5,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -70,6 +71,15 @@ func (z *Authorizer) Authorize(_ context.Context, a *authz.Attributes) (authz.De
 		}
 	}
 	return authz.NoOpinion, "", nil
+}
+
+// RulesFor implements authz.RuleResolver: what a node may do depends on the
+// pods that it has.
+func (z *Authorizer) RulesFor(_ context.Context, u *identity.User, _ string) (authz.Rules, error) {
+	if _, ok := Name(u); !ok {
+		return authz.Rules{}, nil
+	}
+	return authz.Rules{Incomplete: true}, errors.New("node authorizer does not support user rule resolution")
 }
 
 // decider says whether a node may do what it asks; if not it may say why.

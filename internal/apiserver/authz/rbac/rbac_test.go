@@ -167,12 +167,12 @@ func TestConfirmNoEscalation(t *testing.T) {
 }
 
 func TestRulesFor(t *testing.T) {
-	status := policy().RulesFor(user("dora"), "prod")
-	if len(status.ResourceRules) != 1 || len(status.NonResourceRules) != 1 || status.Incomplete || status.EvaluationError != "" {
-		t.Errorf("got %+v", status)
+	rules, err := policy().RulesFor(t.Context(), user("dora"), "prod")
+	if len(rules.Resources) != 1 || len(rules.NonResources) != 1 || rules.Incomplete || err != nil {
+		t.Errorf("got %+v, %v", rules, err)
 	}
-	if status := policy().RulesFor(user("lost"), "prod"); status.EvaluationError != `clusterrole.rbac.authorization.k8s.io "nothing" not found` {
-		t.Errorf("got %+v", status)
+	if rules, err := policy().RulesFor(t.Context(), user("lost"), "prod"); err == nil || err.Error() != `clusterrole.rbac.authorization.k8s.io "nothing" not found` {
+		t.Errorf("got %+v, %v", rules, err)
 	}
 }
 

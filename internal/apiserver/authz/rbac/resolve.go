@@ -1,6 +1,7 @@
 package rbac
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/component-helpers/auth/rbac/validation"
 
+	"skiff/internal/apiserver/authz"
 	"skiff/internal/identity"
 )
 
@@ -36,28 +38,22 @@ func (a *Authorizer) RoleRules(ref rbacv1.RoleRef, namespace string) ([]rbacv1.P
 	return a.rulesLocked(ref, namespace)
 }
 
-// RulesFor answers a SelfSubjectRulesReview.
-func (a *Authorizer) RulesFor(u *identity.User, namespace string) authorizationv1.SubjectRulesReviewStatus {
+// RulesFor implements authz.RuleResolver.
+func (a *Authorizer) RulesFor(_ context.Context, u *identity.User, namespace string) (out authz.Rules, err error) {
 	rules, err := a.Rules(u, namespace)
-	status := authorizationv1.SubjectRulesReviewStatus{
-		ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{},
-	}
-	if err != nil {
-		status.EvaluationError = err.Error()
-	}
 	for _, r := range rules {
 		if len(r.Resources) > 0 {
-			status.ResourceRules = append(status.ResourceRules, authorizationv1.ResourceRule{
+			out.Resources = append(out.Resources, authorizationv1.ResourceRule{
 				Verbs: r.Verbs, APIGroups: r.APIGroups, Resources: r.Resources, ResourceNames: r.ResourceNames,
 			})
 		}
 		if len(r.NonResourceURLs) > 0 {
-			status.NonResourceRules = append(status.NonResourceRules, authorizationv1.NonResourceRule{
+			out.NonResources = append(out.NonResources, authorizationv1.NonResourceRule{
 				Verbs: r.Verbs, NonResourceURLs: r.NonResourceURLs,
 			})
 		}
 	}
-	return status
+	return out, err
 }
 
 // ConfirmNoEscalation returns an error, in upstream's words, unless the user

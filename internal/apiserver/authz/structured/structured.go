@@ -13,6 +13,7 @@ import (
 	"time"
 
 	celgo "github.com/google/cel-go/cel"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	apiserverv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
@@ -21,6 +22,7 @@ import (
 	"skiff/internal/apiserver/authz"
 	"skiff/internal/apiserver/authz/webhook"
 	"skiff/internal/apiserver/cel"
+	"skiff/internal/identity"
 )
 
 // Authorizer is an authz.Authorizer that may be replaced while it is used.
@@ -34,6 +36,11 @@ func (z *Authorizer) Authorize(ctx context.Context, a *authz.Attributes) (authz.
 	return z.current.Load().Authorize(ctx, a)
 }
 
+// RulesFor implements authz.RuleResolver.
+func (z *Authorizer) RulesFor(ctx context.Context, u *identity.User, namespace string) (authz.Rules, error) {
+	return z.current.Load().RulesFor(ctx, u, namespace)
+}
+
 // always is an authorizer with one answer.
 type always authz.Decision
 
@@ -43,6 +50,18 @@ func (d always) Authorize(context.Context, *authz.Attributes) (authz.Decision, s
 		return authz.Allow, "", nil
 	}
 	return authz.NoOpinion, "Everything is forbidden.", nil
+}
+
+// RulesFor implements authz.RuleResolver.
+func (d always) RulesFor(context.Context, *identity.User, string) (authz.Rules, error) {
+	if authz.Decision(d) != authz.Allow {
+		return authz.Rules{}, nil
+	}
+	all := []string{"*"}
+	return authz.Rules{
+		Resources:    []authorizationv1.ResourceRule{{Verbs: all, APIGroups: all, Resources: all}},
+		NonResources: []authorizationv1.NonResourceRule{{Verbs: all, NonResourceURLs: all}},
+	}, nil
 }
 
 // Load reads an AuthorizationConfiguration file. known are the authorizers that

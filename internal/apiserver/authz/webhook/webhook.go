@@ -23,6 +23,7 @@ import (
 	"skiff/internal/apiserver/authz"
 	"skiff/internal/apiserver/cel"
 	"skiff/internal/apiserver/webhook/kubeconfig"
+	"skiff/internal/identity"
 )
 
 const (
@@ -140,6 +141,11 @@ func (z *Authorizer) Authorize(ctx context.Context, a *authz.Attributes) (authz.
 		z.answers.Add(string(key), &status, ttl)
 	}
 	return decision(&status)
+}
+
+// RulesFor implements authz.RuleResolver.
+func (z *Authorizer) RulesFor(context.Context, *identity.User, string) (authz.Rules, error) {
+	return authz.Rules{Incomplete: true}, errors.New("webhook authorizer does not support user rule resolution")
 }
 
 func (z *Authorizer) failed(err error) (authz.Decision, string, error) {
