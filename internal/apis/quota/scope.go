@@ -11,22 +11,28 @@ import (
 // InScope reports whether the quota's scopes, if it has any, all hold for the
 // object.
 func InScope(quota *corev1.ResourceQuota, obj runtime.Object) bool {
-	var needs []corev1.ScopedResourceSelectorRequirement
-	for _, scope := range quota.Spec.Scopes {
-		needs = append(needs, corev1.ScopedResourceSelectorRequirement{ScopeName: scope, Operator: corev1.ScopeSelectorOpExists})
-	}
-	if quota.Spec.ScopeSelector != nil {
-		needs = append(needs, quota.Spec.ScopeSelector.MatchExpressions...)
-	}
+	needs := Scopes(quota)
 	for i := range needs {
-		if !holds(&needs[i], obj) {
+		if !Holds(&needs[i], obj) {
 			return false
 		}
 	}
 	return true
 }
 
-func holds(need *corev1.ScopedResourceSelectorRequirement, obj runtime.Object) bool {
+// Scopes returns the quota's scopes.
+func Scopes(quota *corev1.ResourceQuota) (needs []corev1.ScopedResourceSelectorRequirement) {
+	for _, scope := range quota.Spec.Scopes {
+		needs = append(needs, corev1.ScopedResourceSelectorRequirement{ScopeName: scope, Operator: corev1.ScopeSelectorOpExists})
+	}
+	if quota.Spec.ScopeSelector != nil {
+		needs = append(needs, quota.Spec.ScopeSelector.MatchExpressions...)
+	}
+	return needs
+}
+
+// Holds reports whether the object is in the scope.
+func Holds(need *corev1.ScopedResourceSelectorRequirement, obj runtime.Object) bool {
 	switch o := obj.(type) {
 	case *corev1.Pod:
 		switch need.ScopeName {
@@ -35,9 +41,9 @@ func holds(need *corev1.ScopedResourceSelectorRequirement, obj runtime.Object) b
 		case corev1.ResourceQuotaScopeNotTerminating:
 			return o.Spec.ActiveDeadlineSeconds == nil
 		case corev1.ResourceQuotaScopeBestEffort:
-			return bestEffort(o)
+			return BestEffort(o)
 		case corev1.ResourceQuotaScopeNotBestEffort:
-			return !bestEffort(o)
+			return !BestEffort(o)
 		case corev1.ResourceQuotaScopePriorityClass:
 			return selects(need, o.Spec.PriorityClassName)
 		case corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
@@ -69,8 +75,8 @@ func selects(need *corev1.ScopedResourceSelectorRequirement, value string) bool 
 	return false
 }
 
-// bestEffort reports whether no container asks for CPU or memory.
-func bestEffort(pod *corev1.Pod) bool {
+// BestEffort reports whether no container asks for CPU or memory.
+func BestEffort(pod *corev1.Pod) bool {
 	o := resourcehelper.PodResourcesOptions{}
 	for _, list := range []corev1.ResourceList{resourcehelper.PodRequests(pod, o), resourcehelper.PodLimits(pod, o)} {
 		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {

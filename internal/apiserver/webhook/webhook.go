@@ -56,8 +56,9 @@ type Service struct {
 
 // Client calls webhooks. It keeps connections for the targets called last.
 type Client struct {
-	resolver Resolver
-	clients  *lru.Cache // by clientKey
+	resolver    Resolver
+	credentials *Credentials // nil: none
+	clients     *lru.Cache   // by clientKey
 	// WeakCerts counts certificates that will not do for long; nil counts none.
 	WeakCerts *weakcerts.Counters
 }
@@ -191,7 +192,11 @@ func (c *Client) client(t *Target, u *url.URL) (*http.Client, error) {
 	} else {
 		transport.Proxy = http.ProxyFromEnvironment
 	}
-	client := &http.Client{Transport: c.WeakCerts.Wrap(transport)}
+	proving, err := c.credentials.apply(u.Host, transport)
+	if err != nil {
+		return nil, err
+	}
+	client := &http.Client{Transport: c.WeakCerts.Wrap(proving)}
 	c.clients.Add(key, client)
 	return client, nil
 }

@@ -31,6 +31,10 @@ type Facts struct {
 	VolumesInUse []v1.UniqueVolumeName
 }
 
+// podResize tells that the resources of a pod as a whole can be changed while
+// it runs (KEP-5419).
+const podResize = "InPlacePodLevelResourcesVerticalScaling"
+
 // Capacity returns the node's capacity; all of it is allocatable.
 func (f *Facts) Capacity() v1.ResourceList {
 	out := f.Machine.Capacity.DeepCopy()
@@ -58,6 +62,7 @@ func (f *Facts) Apply(old v1.NodeStatus, now time.Time) v1.NodeStatus {
 	out.Images = f.Images
 	out.RuntimeHandlers = f.Handlers
 	out.Features = f.Features
+	out.DeclaredFeatures = []string{podResize}
 	out.VolumesInUse = f.VolumesInUse
 	out.Addresses = f.addresses(old.Addresses)
 	f.conditions(&out, now)

@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	apiserverv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 	"sigs.k8s.io/yaml"
+
+	webhookclient "skiff/internal/apiserver/webhook"
 )
 
 // Config changes upstream's choice of plug-ins and configures them.
@@ -22,7 +25,9 @@ type Config struct {
 type configuration map[string][]byte
 
 // configurable are the plug-ins that can be configured.
-var configurable = []string{"EventRateLimit", "PodSecurity"}
+var configurable = []string{
+	"EventRateLimit", "ImagePolicyWebhook", "MutatingAdmissionWebhook", "PodNodeSelector", "PodSecurity", "PodTolerationRestriction", "ResourceQuota", "ValidatingAdmissionWebhook",
+}
 
 func (c *Config) read() (configuration, error) {
 	out := configuration{}
@@ -41,7 +46,7 @@ func (c *Config) read() (configuration, error) {
 		return nil, fmt.Errorf("the admission configuration %s is a %q of version %q, it must be an AdmissionConfiguration of version %s", c.File, file.Kind, file.APIVersion, apiserverv1.SchemeGroupVersion)
 	}
 	for _, p := range file.Plugins {
-		if p.Name != configurable[0] && p.Name != configurable[1] {
+		if !slices.Contains(configurable, p.Name) {
 			return nil, fmt.Errorf("the admission configuration %s: plug-in %q takes no configuration; those that do are %q", c.File, p.Name, configurable)
 		}
 		if p.Configuration != nil {
@@ -66,4 +71,28 @@ func (c configuration) into(plugin string, into any) error {
 		return nil
 	}
 	return yaml.UnmarshalStrict(data, into)
+}
+
+// WebhookConfiguration is upstream's apiserver.config.k8s.io/v1
+// WebhookAdmissionConfiguration: how the server proves itself to webhooks.
+type WebhookConfiguration struct {
+	APIVersion     string `json:"apiVersion,omitempty"`
+	Kind           string `json:"kind,omitempty"`
+	KubeConfigFile string `json:"kubeConfigFile"`
+}
+
+// webhooks returns the client by which the plug-in calls its webhooks.
+func (c configuration) webhooks(plugin string, client *webhookclient.Client) (*webhookclient.Client, error) {
+	var w WebhookConfiguration
+	if err := c.into(plugin, &w); err != nil || w.KubeConfigFile == "" {
+		return client, err
+	}
+	if !filepath.IsAbs(w.KubeConfigFile) {
+		return nil, fmt.Errorf("kubeConfigFile: Invalid value: %q: must be an absolute file path", w.KubeConfigFile)
+	}
+	credentials, err := webhookclient.LoadCredentials(w.KubeConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	return client.With(credentials), nil
 }

@@ -15,17 +15,25 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"skiff/internal/apis/quota"
 	"skiff/internal/apiserver/admission"
+	"skiff/internal/apiserver/admission/always"
 	"skiff/internal/apiserver/admission/alwayspull"
+	"skiff/internal/apiserver/admission/antiaffinity"
 	"skiff/internal/apiserver/admission/certificates"
 	"skiff/internal/apiserver/admission/claimresize"
+	"skiff/internal/apiserver/admission/declaredfeatures"
 	"skiff/internal/apiserver/admission/escalation"
 	"skiff/internal/apiserver/admission/eventratelimit"
+	"skiff/internal/apiserver/admission/extendedresources"
 	"skiff/internal/apiserver/admission/externalips"
+	"skiff/internal/apiserver/admission/imagepolicy"
 	"skiff/internal/apiserver/admission/ingressclass"
 	"skiff/internal/apiserver/admission/lifecycle"
 	"skiff/internal/apiserver/admission/limitranger"
+	"skiff/internal/apiserver/admission/namespaces"
 	"skiff/internal/apiserver/admission/noderestriction"
+	"skiff/internal/apiserver/admission/nodeselector"
 	"skiff/internal/apiserver/admission/ownerreferences"
 	"skiff/internal/apiserver/admission/podsecurity"
 	"skiff/internal/apiserver/admission/policy"
@@ -36,6 +44,7 @@ import (
 	"skiff/internal/apiserver/admission/storageclass"
 	"skiff/internal/apiserver/admission/storageprotection"
 	"skiff/internal/apiserver/admission/taints"
+	"skiff/internal/apiserver/admission/tolerationrestriction"
 	"skiff/internal/apiserver/admission/tolerations"
 	"skiff/internal/apiserver/admission/topologylabels"
 	"skiff/internal/apiserver/admission/webhook"
@@ -83,11 +92,12 @@ type plugin struct {
 func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 	ready := func(p any) func() (any, error) { return func() (any, error) { return p, nil } }
 	expressions := cel.NewAdmission(d.CEL)
-	hooks := func(resource string) webhook.Deps {
+	hooks := func(plugin, resource string) (webhook.Deps, error) {
+		client, err := conf.webhooks(plugin, d.Webhooks)
 		return webhook.Deps{
 			Configurations: d.collection(admissionregistrationv1.GroupName, resource), Namespaces: d.namespace,
-			Authorizer: d.Authorizer, Expressions: expressions, Client: d.Webhooks, Metrics: d.Metrics,
-		}
+			Authorizer: d.Authorizer, Expressions: expressions, Client: client, Metrics: d.Metrics,
+		}, err
 	}
 	policies := func(kind string) policy.Deps {
 		return policy.Deps{
@@ -97,7 +107,11 @@ func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 		}
 	}
 	return []plugin{
+		{name: "AlwaysAdmit", off: true, new: ready(always.Admit{})},
+		{name: "NamespaceAutoProvision", off: true, new: ready(&namespaces.AutoProvision{Cache: d.Cache, Live: d.Live})},
 		{name: "NamespaceLifecycle", new: ready(&lifecycle.Plugin{Cache: d.Cache, Live: d.Live})},
+		{name: "NamespaceExists", off: true, new: ready(&namespaces.Exists{Cache: d.Cache, Live: d.Live})},
+		{name: "LimitPodHardAntiAffinityTopology", off: true, new: ready(antiaffinity.Plugin{})},
 		{name: "LimitRanger", new: ready(&limitranger.Plugin{Cache: d.Cache})},
 		{name: "ServiceAccount", new: func() (any, error) {
 			accounts := serviceaccount.NewCached(d.Cache, d.Live, d.Clock)
@@ -106,6 +120,13 @@ func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 		{name: "NodeRestriction", new: ready(&noderestriction.Plugin{Cache: d.Cache, Authorizer: d.Authorizer})},
 		{name: "TaintNodesByCondition", new: ready(taints.Plugin{})},
 		{name: "AlwaysPullImages", off: true, new: ready(alwayspull.Plugin{})},
+		{name: "ImagePolicyWebhook", off: true, new: func() (any, error) {
+			var c imagepolicy.Configuration
+			if err := conf.into("ImagePolicyWebhook", &c); err != nil {
+				return nil, err
+			}
+			return imagepolicy.New(c)
+		}},
 		{name: "PodSecurity", new: func() (any, error) {
 			var c podsecurity.Configuration
 			if err := conf.into("PodSecurity", &c); err != nil {
@@ -113,8 +134,19 @@ func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 			}
 			return podsecurity.New(d.Cache, c)
 		}},
+		{name: "PodNodeSelector", off: true, new: func() (any, error) {
+			var c nodeselector.Configuration
+			if err := conf.into("PodNodeSelector", &c); err != nil {
+				return nil, err
+			}
+			return nodeselector.New(d.namespace, c)
+		}},
 		{name: "Priority", new: ready(&priority.Plugin{Cache: d.Cache, Live: d.Live})},
 		{name: "DefaultTolerationSeconds", new: ready(tolerations.Plugin{})},
+		{name: "PodTolerationRestriction", off: true, new: func() (any, error) {
+			p := &tolerationrestriction.Plugin{Namespaces: d.namespace, BestEffort: quota.BestEffort}
+			return p, conf.into("PodTolerationRestriction", &p.Configuration)
+		}},
 		{name: "EventRateLimit", off: true, new: func() (any, error) {
 			var c eventratelimit.Configuration
 			if err := conf.into("EventRateLimit", &c); err != nil {
@@ -122,6 +154,7 @@ func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 			}
 			return eventratelimit.New(c, d.Clock)
 		}},
+		{name: "ExtendedResourceToleration", off: true, new: ready(extendedresources.Plugin{})},
 		{name: "DefaultStorageClass", new: ready(&storageclass.Plugin{Cache: d.Cache})},
 		{name: "StorageObjectInUseProtection", new: ready(storageprotection.Plugin{})},
 		{name: "OwnerReferencesPermissionEnforcement", off: true, new: ready(&ownerreferences.Plugin{Authorizer: d.Authorizer, Mapper: d.Live.RESTMapper()})},
@@ -133,16 +166,28 @@ func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 		{name: "DefaultIngressClass", new: ready(&ingressclass.Plugin{Cache: d.Cache})},
 		{name: "DenyServiceExternalIPs", off: true, new: ready(externalips.Plugin{})},
 		{name: "PodTopologyLabels", new: ready(&topologylabels.Plugin{Cache: d.Cache})},
+		{name: "NodeDeclaredFeatureValidator", new: ready(declaredfeatures.New(d.Cache))},
 		// What refuses to give away rights that the requester lacks is no
 		// plug-in of upstream's, but part of its API.
 		{new: ready(&escalation.Plugin{Rules: d.Rules, Authorizer: d.Authorizer})},
 		// Policies and webhooks see what all others made of the object; quotas come last,
 		// because what they count must not be refused any more.
 		{name: "MutatingAdmissionPolicy", new: func() (any, error) { return policy.NewMutating(policies("mutating")), nil }},
-		{name: "MutatingAdmissionWebhook", new: func() (any, error) { return webhook.NewMutating(hooks("mutatingwebhookconfigurations")), nil }},
+		{name: "MutatingAdmissionWebhook", new: func() (any, error) {
+			deps, err := hooks("MutatingAdmissionWebhook", "mutatingwebhookconfigurations")
+			return webhook.NewMutating(deps), err
+		}},
 		{name: "ValidatingAdmissionPolicy", new: func() (any, error) { return policy.NewValidating(policies("validating")), nil }},
-		{name: "ValidatingAdmissionWebhook", new: func() (any, error) { return webhook.NewValidating(hooks("validatingwebhookconfigurations")), nil }},
-		{name: "ResourceQuota", new: ready(resourcequota.New(d.Cache, d.Clock))},
+		{name: "ValidatingAdmissionWebhook", new: func() (any, error) {
+			deps, err := hooks("ValidatingAdmissionWebhook", "validatingwebhookconfigurations")
+			return webhook.NewValidating(deps), err
+		}},
+		{name: "ResourceQuota", new: func() (any, error) {
+			var c resourcequota.Configuration
+			err := conf.into("ResourceQuota", &c)
+			return resourcequota.New(d.Cache, d.Clock, c), err
+		}},
+		{name: "AlwaysDeny", off: true, new: ready(always.Deny{})},
 	}
 }
 

@@ -25,8 +25,9 @@ import (
 
 // Plugin implements admission.Accountant.
 type Plugin struct {
-	cache client.Reader
-	clock clock.PassiveClock
+	cache   client.Reader
+	clock   clock.PassiveClock
+	limited []Limited
 	// locks let only one write of a namespace (and few others) of this server
 	// be counted at a time, so that they do not make each other fail.
 	locks [64]sync.Mutex
@@ -34,8 +35,8 @@ type Plugin struct {
 }
 
 // New returns the plug-in; the cache must show what was committed here.
-func New(cache client.Reader, c clock.PassiveClock) *Plugin {
-	return &Plugin{cache: cache, clock: c, seed: maphash.MakeSeed()}
+func New(cache client.Reader, c clock.PassiveClock, o Configuration) *Plugin {
+	return &Plugin{cache: cache, clock: c, limited: o.LimitedResources, seed: maphash.MakeSeed()}
 }
 
 // Account implements admission.Accountant.
@@ -44,7 +45,7 @@ func (p *Plugin) Account(ctx context.Context, a *admission.Attributes) (entries 
 	if a.Namespace == "" || !counted(a) {
 		return nil, nothing, nil
 	}
-	if quotas, err := p.quotas(ctx, a.Namespace); err != nil || len(quotas) == 0 {
+	if quotas, err := p.quotas(ctx, a.Namespace); err != nil || len(quotas) == 0 && len(p.limited) == 0 {
 		return nil, nothing, err
 	}
 	now := p.clock.Now()
@@ -62,6 +63,11 @@ func (p *Plugin) Account(ctx context.Context, a *admission.Attributes) (entries 
 	quotas, err := p.quotas(ctx, a.Namespace)
 	if err != nil {
 		return nil, nil, err
+	}
+	if len(delta) > 0 {
+		if err := p.covered(a, quotas, delta); err != nil {
+			return nil, nil, err
+		}
 	}
 	var charged []admission.Entry
 	for i := range quotas {

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/internal/apis"
@@ -82,6 +83,46 @@ func TestCheck(t *testing.T) {
 				t.Errorf("used %v, want %v", used, tt.used)
 			}
 		})
+	}
+}
+
+func TestLimitedResources(t *testing.T) {
+	p := &Plugin{limited: []Limited{
+		{Resource: "persistentvolumeclaims", MatchContains: []string{"gold.storageclass"}},
+		{Resource: "pods", MatchScopes: []corev1.ScopedResourceSelectorRequirement{{ScopeName: corev1.ResourceQuotaScopePriorityClass, Operator: corev1.ScopeSelectorOpIn, Values: []string{"high"}}}},
+	}}
+	gold := corev1.ResourceList{"gold.storageclass.storage.k8s.io/requests.storage": resource.MustParse("1Gi")}
+	covering := newQuota(gold, nil)
+	prioritized := newQuota(list("pods", "5"), nil)
+	prioritized.Spec.ScopeSelector = &corev1.ScopeSelector{MatchExpressions: p.limited[1].MatchScopes}
+	high := pod(nil, nil)
+	high.Spec.PriorityClassName = "high"
+	for _, tt := range []struct {
+		name, resource string
+		obj            runtime.Object
+		delta          corev1.ResourceList
+		quotas         []corev1.ResourceQuota
+		want           string
+	}{
+		{"a limited class without quota", "persistentvolumeclaims", &corev1.PersistentVolumeClaim{}, gold, nil,
+			`persistentvolumeclaims "p" is forbidden: insufficient quota to consume: gold.storageclass.storage.k8s.io/requests.storage`},
+		{"with a quota", "persistentvolumeclaims", &corev1.PersistentVolumeClaim{}, gold, []corev1.ResourceQuota{*covering}, ""},
+		{"another class", "persistentvolumeclaims", &corev1.PersistentVolumeClaim{}, list("requests.storage", "1Gi"), nil, ""},
+		{"a limited priority without quota", "pods", high, list("pods", "1"), nil,
+			`pods "p" is forbidden: insufficient quota to match these scopes: [{PriorityClass In [high]}]`},
+		{"with a quota for it", "pods", high, list("pods", "1"), []corev1.ResourceQuota{*prioritized}, ""},
+		{"with another quota", "pods", high, list("pods", "1"), []corev1.ResourceQuota{*newQuota(list("pods", "5"), nil)},
+			`pods "p" is forbidden: insufficient quota to match these scopes: [{PriorityClass In [high]}]`},
+		{"another priority", "pods", pod(nil, nil), list("pods", "1"), nil, ""},
+	} {
+		a := &admission.Attributes{Operation: admission.Create, Name: "p", Object: tt.obj, Resource: &apis.Resource{Names: apis.Names{Resource: tt.resource}}}
+		text := ""
+		if err := p.covered(a, tt.quotas, tt.delta); err != nil {
+			text = err.Error()
+		}
+		if text != tt.want {
+			t.Errorf("%s:\ngot  %s\nwant %s", tt.name, text, tt.want)
+		}
 	}
 }
 
