@@ -35,6 +35,9 @@ type Attributes struct {
 	Subresource string
 	Namespace   string
 	Name        string
+	// Collective tells that the object is one of a collection that is deleted:
+	// the request names none.
+	Collective bool
 	// Object is the new object (nil for Delete); for a subresource with a type
 	// of its own (Binding, Eviction, Scale …) that type.
 	Object runtime.Object
@@ -65,8 +68,9 @@ type Codec interface {
 	// As returns obj in version v; the result may be obj itself.
 	As(ctx context.Context, obj apis.Object, v *apis.Version) (apis.Object, error)
 	// Read makes an object of its JSON form in version v. It has its defaults
-	// and is in the form that plug-ins see.
-	Read(ctx context.Context, data []byte, v *apis.Version) (apis.Object, error)
+	// and is in the form that plug-ins see. If strict is set, fields that a
+	// built-in type lacks are an error.
+	Read(ctx context.Context, data []byte, v *apis.Version, strict bool) (apis.Object, error)
 }
 
 // Mutator changes an object before it is validated. Errors should be
@@ -103,8 +107,14 @@ type Entry struct {
 }
 
 // Chain runs plug-ins in order; an element may be one or several of Mutator,
-// Completer, Validator and Accountant.
+// Completer, Validator and Accountant, or Timed.
 type Chain []any
+
+// Timed is a plug-in whose time is taken.
+type Timed struct {
+	Plugin any
+	Timer  *Timer
+}
 
 // Mutate implements Mutator. When a plug-in asks for it, all of them run a
 // second time.
@@ -118,9 +128,14 @@ func (c Chain) Mutate(ctx context.Context, a *Attributes) error {
 }
 
 func (c Chain) mutate(ctx context.Context, a *Attributes) error {
+	watch := stopwatch{step: admit, a: a}
 	for _, p := range c {
-		if m, ok := p.(Mutator); ok {
-			if err := m.Mutate(ctx, a); err != nil {
+		plugin, timer := untimed(p)
+		if m, ok := plugin.(Mutator); ok {
+			watch.start(timer)
+			err := m.Mutate(ctx, a)
+			watch.stop(timer, err)
+			if err != nil {
 				return err
 			}
 		}
@@ -128,10 +143,18 @@ func (c Chain) mutate(ctx context.Context, a *Attributes) error {
 	return nil
 }
 
+func untimed(p any) (plugin any, timer *Timer) {
+	if t, ok := p.(*Timed); ok {
+		return t.Plugin, t.Timer
+	}
+	return p, nil
+}
+
 // Complete implements Completer.
 func (c Chain) Complete(ctx context.Context, a *Attributes) error {
 	for _, p := range c {
-		if m, ok := p.(Completer); ok {
+		plugin, _ := untimed(p)
+		if m, ok := plugin.(Completer); ok {
 			if err := m.Complete(ctx, a); err != nil {
 				return err
 			}
@@ -142,9 +165,14 @@ func (c Chain) Complete(ctx context.Context, a *Attributes) error {
 
 // Validate implements Validator.
 func (c Chain) Validate(ctx context.Context, a *Attributes) error {
+	watch := stopwatch{step: validate, a: a}
 	for _, p := range c {
-		if v, ok := p.(Validator); ok {
-			if err := v.Validate(ctx, a); err != nil {
+		plugin, timer := untimed(p)
+		if v, ok := plugin.(Validator); ok {
+			watch.start(timer)
+			err := v.Validate(ctx, a)
+			watch.stop(timer, err)
+			if err != nil {
 				return err
 			}
 		}
@@ -161,7 +189,8 @@ func (c Chain) Account(ctx context.Context, a *Attributes) (entries []Entry, don
 		}
 	}
 	for _, p := range c {
-		accountant, ok := p.(Accountant)
+		plugin, _ := untimed(p)
+		accountant, ok := plugin.(Accountant)
 		if !ok {
 			continue
 		}

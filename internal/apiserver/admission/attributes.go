@@ -18,6 +18,14 @@ func (a *Attributes) Forbidden(format string, args ...any) error {
 	return apierrors.NewForbidden(a.Resource.GroupResource(), a.displayName(), fmt.Errorf(format, args...))
 }
 
+// RequestName returns the name that the request itself gives.
+func (a *Attributes) RequestName() string {
+	if a.Collective {
+		return ""
+	}
+	return a.Name
+}
+
 func (a *Attributes) displayName() string {
 	if a.Name != "" {
 		return a.Name

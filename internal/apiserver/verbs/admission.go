@@ -25,7 +25,7 @@ func annotate(ctx context.Context, key, value string) {
 func (s *Server) attributes(ctx context.Context, op admission.Operation, req *Request, obj, old, options runtime.Object, dryRun bool) *admission.Attributes {
 	a := &admission.Attributes{
 		Operation: op, Resource: req.Resource().Resource, Version: req.Version.Version, Subresource: req.Subresource,
-		Namespace: req.Namespace, Name: req.Name, Object: obj, Old: old, Options: options,
+		Namespace: req.Namespace, Name: req.Name, Collective: req.collective, Object: obj, Old: old, Options: options,
 		DryRun: dryRun, User: identity.FromContext(ctx),
 		Warn:     func(text string) { Warn(ctx, text) },
 		Annotate: func(key, value string) { annotate(ctx, key, value) },
@@ -69,11 +69,15 @@ func (c codec) As(ctx context.Context, obj apis.Object, v *apis.Version) (apis.O
 	return out[0], nil
 }
 
-func (c codec) Read(ctx context.Context, data []byte, v *apis.Version) (apis.Object, error) {
+func (c codec) Read(ctx context.Context, data []byte, v *apis.Version, strict bool) (apis.Object, error) {
 	r := c.version.resource
 	target := r.versionOf(v)
 	obj := v.New()
-	if err := target.DecodeJSON(ctx, data, obj, metav1.FieldValidationIgnore); err != nil {
+	unknown := metav1.FieldValidationIgnore
+	if strict && r.Custom == nil {
+		unknown = metav1.FieldValidationStrict
+	}
+	if err := target.DecodeJSON(ctx, data, obj, unknown); err != nil {
 		return nil, err
 	}
 	if obj.GetObjectKind().GroupVersionKind() != v.GVK() {

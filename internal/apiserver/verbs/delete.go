@@ -196,7 +196,7 @@ func (s *Server) DeleteCollection(ctx context.Context, req *Request, o *metav1.D
 			return nil, apierrors.NewInternalError(err)
 		}
 		one := *req
-		one.Namespace, one.Name = obj.GetNamespace(), obj.GetName()
+		one.Namespace, one.Name, one.collective = obj.GetNamespace(), obj.GetName(), true
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()

@@ -365,6 +365,8 @@ type Request struct {
 	Namespace   string
 	Name        string
 	Subresource string
+	// collective requests are parts of the deletion of a collection.
+	collective bool
 }
 
 // Resource is the request's resource.

@@ -32,18 +32,23 @@ func Decode(data []byte) (Operations, error) {
 }
 
 // Replace makes the write's object what document, its JSON form in version v,
-// says, and reports whether that changed it.
-func Replace(ctx context.Context, a *admission.Attributes, v *apis.Version, document []byte) (changed bool, err error) {
+// says, and reports whether that changed it. If strict is set, the document must
+// have no fields that the type lacks.
+func Replace(ctx context.Context, a *admission.Attributes, v *apis.Version, document []byte, strict bool) (changed bool, err error) {
 	var obj runtime.Object
 	if a.Codec != nil {
-		if obj, err = a.Codec.Read(ctx, document, v); err != nil {
+		if obj, err = a.Codec.Read(ctx, document, v, strict); err != nil {
 			return false, err
 		}
 	} else {
 		// A subresource's own kind has a single version.
 		obj = reflect.New(reflect.TypeOf(a.Object).Elem()).Interface().(runtime.Object)
-		if err := kjson.UnmarshalCaseSensitivePreserveInts(document, obj); err != nil {
+		unknown, err := kjson.UnmarshalStrict(document, obj)
+		if err != nil {
 			return false, err
+		}
+		if strict && len(unknown) > 0 {
+			return false, runtime.NewStrictDecodingError(unknown)
 		}
 		obj.GetObjectKind().SetGroupVersionKind(a.Object.GetObjectKind().GroupVersionKind())
 	}

@@ -103,7 +103,7 @@ func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 		return policy.Deps{
 			Policies: d.collection(admissionregistrationv1.GroupName, kind+"admissionpolicies"),
 			Bindings: d.collection(admissionregistrationv1.GroupName, kind+"admissionpolicybindings"),
-			Server:   d.Server, Namespaces: d.namespace, Authorizer: d.Authorizer, Expressions: expressions,
+			Server:   d.Server, Namespaces: d.namespace, Authorizer: d.Authorizer, Expressions: expressions, Metrics: d.Metrics,
 		}
 	}
 	return []plugin{
@@ -212,7 +212,7 @@ func New(ctx context.Context, d Deps, c Config) (admission.Chain, error) {
 		if err != nil {
 			return nil, fmt.Errorf("admission plug-in %s: %w", p.name, err)
 		}
-		chain = append(chain, plugin)
+		chain = append(chain, d.Metrics.Timed(p.name, plugin))
 	}
 	return admission.Chain{measured{chain, d.Metrics}}, nil
 }

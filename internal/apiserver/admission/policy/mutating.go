@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	celgo "github.com/google/cel-go/cel"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -191,7 +192,9 @@ func (p *Mutating) carryOut(ctx context.Context, a *admission.Attributes, todo [
 				return apierrors.NewInternalError(err)
 			}
 			vars.Params = one.param.value
+			start := time.Now()
 			matches, err := compiled.conditions.Match(ctx, compiled.scope.Activate(ctx, vars))
+			p.deps.Metrics.Conditions(one.policy.name, "policy", "validate", a, start, matches, err)
 			if err != nil {
 				f.add(one.policy, one.binding, err, true)
 			}
@@ -207,7 +210,9 @@ func (p *Mutating) carryOut(ctx context.Context, a *admission.Attributes, todo [
 			if a.Object == nil {
 				break
 			}
+			start := time.Now()
 			yes, err := p.mutate(ctx, a, view, one, &compiled.mutations[j], namespace)
+			p.deps.Metrics.Mutated(one.policy.name, one.binding.name, time.Since(start), failureOf(err))
 			var status *apierrors.StatusError
 			switch {
 			case errors.As(err, &status):
@@ -262,7 +267,7 @@ func (p *Mutating) mutate(ctx context.Context, a *admission.Attributes, view *re
 	if err != nil || document == nil {
 		return false, err
 	}
-	changed, err = patch.Replace(ctx, a, view.Version(), document)
+	changed, err = patch.Replace(ctx, a, view.Version(), document, m.kind == admissionregistrationv1.PatchTypeJSONPatch)
 	if err != nil {
 		return false, apierrors.NewInternalError(err)
 	}

@@ -30,6 +30,7 @@ type Deps struct {
 	Namespaces  match.Namespaces
 	Authorizer  authz.Authorizer
 	Expressions *cel.Admission
+	Metrics     *admission.Metrics
 }
 
 // definition is a policy. E is its compiled form, made when the first write is

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
+	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -50,14 +52,18 @@ func ignores(p *admissionregistrationv1.FailurePolicyType) bool {
 
 // verdict is the outcome of one write, gathered over all policies.
 type verdict struct {
-	a      *admission.Attributes
-	denied *denial
+	a       *admission.Attributes
+	metrics *admission.Metrics
+	denied  *denial
 }
 
 // denial says why a policy does not let a write through.
 type denial struct {
 	message string
 	reason  metav1.StatusReason
+	// took and failure are for the metrics.
+	took    time.Duration
+	failure string
 }
 
 // deny notes a denial; the first counts. b is nil if the policy itself is at
@@ -87,7 +93,7 @@ func (p *Validating) Validate(ctx context.Context, a *admission.Attributes) erro
 	if len(found) == 0 || exempt(a) {
 		return nil
 	}
-	v := &verdict{a: a}
+	v := &verdict{a: a, metrics: p.deps.Metrics}
 	views := review.New(a, p.deps.Authorizer)
 	for _, m := range found {
 		matches, err := m.Value.selectors.Match(ctx, a, p.deps.Namespaces)
@@ -143,9 +149,18 @@ func (p *Validating) carryOut(ctx context.Context, m match.Match[*definition[*va
 		for _, param := range params {
 			vars.Params = param.value
 			policy.compiled().evaluate(ctx, vars, namespace, policy.ignore, outcome{
-				failed:     func(index int, d denial) { v.apply(policy, b, index, d) },
-				unreadable: func(message string) { v.deny(policy, b, denial{message: message}) },
-				annotate:   annotations.add,
+				failed: func(index int, d denial) { v.apply(policy, b, index, d) },
+				ignored: func(err error, took time.Duration) {
+					v.metrics.Validated(policy.name, b.name, "allow", took, failureOf(err))
+				},
+				conditions: func(start time.Time, matched bool, err error) {
+					v.metrics.Conditions(policy.name, "policy", "validate", v.a, start, matched, err)
+				},
+				unreadable: func(message string) {
+					v.metrics.Validated(policy.name, b.name, "deny", 0, "invalid_error")
+					v.deny(policy, b, denial{message: message})
+				},
+				annotate: annotations.add,
 			})
 		}
 	}
@@ -156,6 +171,7 @@ func (p *Validating) carryOut(ctx context.Context, m match.Match[*definition[*va
 // apply does what the binding says about a failed validation.
 func (v *verdict) apply(p *definition[*validator], b *binding, index int, d denial) {
 	for _, action := range b.actions {
+		v.metrics.Validated(p.name, b.name, strings.ToLower(string(action)), d.took, d.failure)
 		switch action {
 		case admissionregistrationv1.Deny:
 			v.deny(p, b, d)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	celgo "github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
@@ -102,11 +103,28 @@ func compileValidator(a *cel.Admission, p *admissionregistrationv1.ValidatingAdm
 	return v
 }
 
+// failureOf names the kind of an error for the metrics.
+func failureOf(err error) string {
+	switch {
+	case err == nil:
+		return "no_error"
+	case errors.Is(err, apiservercel.ErrOutOfBudget):
+		return "out_of_budget"
+	case strings.HasPrefix(err.Error(), "compilation"):
+		return "compile_error"
+	}
+	return "invalid_error"
+}
+
 // outcome receives what comes of a policy.
 type outcome struct {
 	// failed is told about validations that are false, and about errors unless
 	// they are ignored.
 	failed func(index int, d denial)
+	// ignored is told about errors that are.
+	ignored func(err error, took time.Duration)
+	// conditions is told about the policy's match conditions.
+	conditions func(start time.Time, matched bool, err error)
 	// unreadable is told about annotations without a value.
 	unreadable func(message string)
 	annotate   func(key, value string)
@@ -115,16 +133,20 @@ type outcome struct {
 // evaluate evaluates the policy once, with the parameter in vars. ignore says
 // that errors are no failures.
 func (v *validator) evaluate(ctx context.Context, vars cel.Activation, namespace map[string]any, ignore bool, o outcome) {
-	wrong := func(index int, message string) {
-		if !ignore {
-			o.failed(index, denial{message: message})
+	wrong := func(index int, err error, took time.Duration) {
+		if ignore {
+			o.ignored(err, took)
+		} else {
+			o.failed(index, denial{message: err.Error(), took: took, failure: failureOf(err)})
 		}
 	}
 	if len(v.conditions) > 0 {
 		// Conditions do not see the namespace.
+		start := time.Now()
 		matches, err := v.conditions.Match(ctx, v.scope.Activate(ctx, vars))
+		o.conditions(start, matches, err)
 		if err != nil {
-			wrong(0, err.Error())
+			wrong(0, err, time.Since(start))
 		}
 		if !matches || err != nil {
 			return
@@ -134,11 +156,13 @@ func (v *validator) evaluate(ctx context.Context, vars cel.Activation, namespace
 	plain := vars
 	plain.Authorizer, plain.RequestResource = nil, nil
 	full, budget := v.scope.Activate(ctx, vars), cel.NewBudget(celconfig.RuntimeCELCostBudget)
-	results, errs := make([]any, len(v.validations)), make([]error, len(v.validations))
+	results, errs, took := make([]any, len(v.validations)), make([]error, len(v.validations)), make([]time.Duration, len(v.validations))
 	for i := range v.validations {
+		start := time.Now()
 		results[i], errs[i] = v.validations[i].rule.eval(ctx, full, budget)
+		took[i] = time.Since(start)
 		if errors.Is(errs[i], apiservercel.ErrOutOfBudget) {
-			wrong(0, errs[i].Error())
+			wrong(0, errs[i], took[i])
 			return
 		}
 	}
@@ -146,15 +170,15 @@ func (v *validator) evaluate(ctx context.Context, vars cel.Activation, namespace
 	for i := range v.validations {
 		switch {
 		case errs[i] != nil:
-			wrong(i, errs[i].Error())
+			wrong(i, errs[i], took[i])
 		case results[i] != true:
 			one := &v.validations[i]
 			message, err := one.text(ctx, forMessages, budget)
 			if err != nil {
-				wrong(i, "failed messageExpression: "+err.Error())
+				wrong(i, fmt.Errorf("failed messageExpression: %w", err), took[i])
 				continue
 			}
-			d := denial{message: message, reason: metav1.StatusReasonInvalid}
+			d := denial{message: message, reason: metav1.StatusReasonInvalid, took: took[i], failure: "invalid_error"}
 			if one.spec.Reason != nil {
 				d.reason = *one.spec.Reason
 			}

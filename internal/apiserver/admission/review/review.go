@@ -155,7 +155,7 @@ func (v *View) Activation(ctx context.Context) (cel.Activation, error) {
 	}
 	act.Request = v.request
 	act.Authorizer, act.RequestResource = cel.Authorizers(v.authz, v.a.User, cel.RequestResource{
-		Resource: v.a.GVR(v.a.RequestVersion()), Subresource: v.a.Subresource, Namespace: v.a.RequestNamespace(), Name: v.a.Name,
+		Resource: v.a.GVR(v.a.RequestVersion()), Subresource: v.a.Subresource, Namespace: v.a.RequestNamespace(), Name: v.a.RequestName(),
 	})
 	return act, nil
 }
@@ -167,7 +167,7 @@ func (v *View) Request() (*admissionv1.AdmissionRequest, error) {
 	r := &admissionv1.AdmissionRequest{
 		Kind: metav1.GroupVersionKind(v.target.Kind), Resource: metav1.GroupVersionResource(v.target.Resource), SubResource: a.Subresource,
 		RequestKind: &kind, RequestResource: &resource, RequestSubResource: a.Subresource,
-		Name: a.Name, Namespace: a.RequestNamespace(), Operation: admissionv1.Operation(a.Operation), DryRun: &a.DryRun,
+		Name: a.RequestName(), Namespace: a.RequestNamespace(), Operation: admissionv1.Operation(a.Operation), DryRun: &a.DryRun,
 	}
 	if u := a.User; u != nil {
 		r.UserInfo = authenticationv1.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups}

@@ -123,9 +123,9 @@ func (h *hook) reviewVersion() (string, bool) {
 }
 
 // wants reports whether the webhook is to be called about a write that its
-// rules select.
-func (h *hook) wants(ctx context.Context, a *admission.Attributes, v *review.View, namespaces match.Namespaces) (bool, error) {
-	if ok, err := h.selectors.Match(ctx, a, namespaces); !ok || err != nil {
+// rules select. kind is "admit" or "validating".
+func (d *Deps) wants(ctx context.Context, h *hook, kind string, a *admission.Attributes, v *review.View) (bool, error) {
+	if ok, err := h.selectors.Match(ctx, a, d.Namespaces); !ok || err != nil {
 		return false, err
 	}
 	if len(h.spec.MatchConditions) == 0 {
@@ -135,7 +135,9 @@ func (h *hook) wants(ctx context.Context, a *admission.Attributes, v *review.Vie
 	if err != nil {
 		return false, err
 	}
+	start := time.Now()
 	ok, err := h.conditions().Match(ctx, &vars)
+	d.Metrics.Conditions(h.spec.Name, "webhook", kind, a, start, ok, err)
 	if err != nil && !h.ignoresFailure() {
 		return false, a.Forbidden("%w", err)
 	}

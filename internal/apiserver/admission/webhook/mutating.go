@@ -55,7 +55,7 @@ func (p *Mutating) Mutate(ctx context.Context, a *admission.Attributes) error {
 	for _, m := range found {
 		h := m.Value
 		v := views.In(m.Target)
-		wants, err := h.wants(ctx, a, v, p.deps.Namespaces)
+		wants, err := p.deps.wants(ctx, h, "admit", a, v)
 		if err != nil {
 			return err
 		}
@@ -115,7 +115,7 @@ func (p *Mutating) ask(ctx context.Context, h *hook, a *admission.Attributes, v 
 	if err != nil {
 		return false, apierrors.NewInternalError(err)
 	}
-	if changed, err = patch.Replace(ctx, a, v.Version(), document); err != nil {
+	if changed, err = patch.Replace(ctx, a, v.Version(), document, false); err != nil {
 		return false, apierrors.NewInternalError(err)
 	}
 	value, _ := json.Marshal(patchAnnotation{h.configuration, h.spec.Name, answer.Patch, admissionv1.PatchTypeJSONPatch})

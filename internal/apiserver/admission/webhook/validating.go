@@ -47,7 +47,7 @@ func (p *Validating) Validate(ctx context.Context, a *admission.Attributes) erro
 	views := review.New(a, p.deps.Authorizer)
 	for _, m := range found {
 		v := views.In(m.Target)
-		wants, err := m.Value.wants(ctx, a, v, p.deps.Namespaces)
+		wants, err := p.deps.wants(ctx, m.Value, "validating", a, v)
 		if err != nil {
 			return err
 		}

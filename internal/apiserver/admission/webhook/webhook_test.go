@@ -240,8 +240,10 @@ func TestRequest(t *testing.T) {
 	if err := as.DeleteAllOf(t.Context(), &corev1.ConfigMap{}, client.InNamespace("default")); err != nil {
 		t.Fatal(err)
 	}
-	if requests, _ = e.took(); len(requests) < 2 || slices.ContainsFunc(requests, func(r *admissionv1.AdmissionRequest) bool { return r.Operation != "DELETE" }) {
-		t.Errorf("deletecollection: %d requests", len(requests))
+	if requests, _ = e.took(); len(requests) < 2 || slices.ContainsFunc(requests, func(r *admissionv1.AdmissionRequest) bool {
+		return r.Operation != "DELETE" || r.Name != "" || len(r.OldObject.Raw) == 0
+	}) {
+		t.Errorf("deletecollection: %d requests: %+v", len(requests), requests)
 	}
 	if err := e.Client.Delete(t.Context(), c); err != nil {
 		t.Fatal(err)
