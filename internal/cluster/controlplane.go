@@ -131,7 +131,12 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	c, clk := p.Config, clock.RealClock{}
 	p.rest = newRESTMetrics(p.Metrics)
 	state := cache.New(p.engine, clk, c.Log)
-	p.Verbs = verbs.New(verbs.Config{Engine: p.engine, Cache: state, Scheme: p.Scheme, Clock: clk, Log: c.Log, StaleValue: p.staleValue, Metrics: p.Metrics})
+	auditor, closers, err := c.API.auditor(clk, audit.NewMetrics(p.Metrics), func(err error) { c.Log.Error("auditing failed", "error", err) })
+	if err != nil {
+		return err
+	}
+	p.closers = append(p.closers, closers...)
+	p.Verbs = verbs.New(verbs.Config{Engine: p.engine, Cache: state, Scheme: p.Scheme, Clock: clk, Log: c.Log, StaleValue: p.staleValue, Metrics: p.Metrics, Audit: auditor})
 
 	tokens, err := p.accountTokens()
 	if err != nil {
@@ -219,11 +224,6 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 			return err
 		}
 	}
-	auditor, closers, err := c.API.auditor(clk, audit.NewMetrics(p.Metrics), func(err error) { c.Log.Error("auditing failed", "error", err) })
-	if err != nil {
-		return err
-	}
-	p.closers = append(p.closers, closers...)
 	p.server = apiserver.New(apiserver.Config{
 		Verbs: p.Verbs, FlowControl: fair, InFlight: plain, Audit: auditor, Limits: c.API.Limits,
 		Authenticator: authenticator, Handlers: documents, Registry: p.Metrics, Collectors: append(measures.Collectors(), extensions),

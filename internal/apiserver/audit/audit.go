@@ -74,9 +74,25 @@ type Record struct {
 // ID is the name of the request in the log: what the client says, or a new one.
 type ID = types.UID
 
-// Begin starts the record of a request, or returns nil if the policy does not
-// want it. The requester is that of a; it may be nobody.
+// Source is where a request comes from: what it asks for, by which program, and
+// through which addresses.
+type Source struct {
+	URI, Agent string
+	IPs        []string
+}
+
+// Begin starts the record of a request over HTTP, or returns nil if the policy
+// does not want it. The requester is that of a; it may be nobody.
 func (a *Auditor) Begin(id ID, r *http.Request, attributes *authz.Attributes) (*Record, error) {
+	from := Source{URI: r.URL.RequestURI(), Agent: userAgent(r)}
+	for _, ip := range utilnet.SourceIPs(r) {
+		from.IPs = append(from.IPs, ip.String())
+	}
+	return a.BeginFrom(id, from, attributes)
+}
+
+// BeginFrom is Begin for a request that may come by another way.
+func (a *Auditor) BeginFrom(id ID, from Source, attributes *authz.Attributes) (*Record, error) {
 	rule := a.Policy.match(attributes)
 	a.Metrics.began(rule.Level)
 	if rule.Level == auditv1.LevelNone {
@@ -86,13 +102,10 @@ func (a *Auditor) Begin(id ID, r *http.Request, attributes *authz.Attributes) (*
 	rec := &Record{auditor: a, omit: rule.OmitStages, noOwner: *rule.OmitManagedFields}
 	e := &rec.mu.event
 	*e = auditv1.Event{
-		Level: rule.Level, AuditID: id, RequestURI: r.URL.RequestURI(), Verb: attributes.Verb, UserAgent: userAgent(r),
+		Level: rule.Level, AuditID: id, RequestURI: from.URI, Verb: attributes.Verb, UserAgent: from.Agent, SourceIPs: from.IPs,
 		RequestReceivedTimestamp: now, StageTimestamp: now,
 	}
 	e.SetGroupVersionKind(auditv1.SchemeGroupVersion.WithKind("Event"))
-	for _, ip := range utilnet.SourceIPs(r) {
-		e.SourceIPs = append(e.SourceIPs, ip.String())
-	}
 	if attributes.User != nil {
 		e.User = userInfo(attributes.User)
 	}

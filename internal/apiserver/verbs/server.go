@@ -16,7 +16,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -25,6 +24,7 @@ import (
 
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/admission"
+	"skiff/internal/apiserver/audit"
 	"skiff/internal/apiserver/authz"
 	"skiff/internal/apiserver/fieldset"
 	"skiff/internal/identity"
@@ -46,6 +46,8 @@ type Config struct {
 	Names func(base string) string
 	// Metrics is where the server's metrics go; nil: nowhere.
 	Metrics prometheus.Registerer
+	// Audit records requests that do not come over HTTP; nil records none.
+	Audit *audit.Auditor
 }
 
 // Server carries out verbs.
@@ -59,6 +61,7 @@ type Server struct {
 	staleValue func(ctx context.Context, key string) bool
 	metrics    *metrics
 	names      func(base string) string
+	auditor    *audit.Auditor
 
 	// authorizer and admission are set once, before the first request.
 	authorizer authz.Authorizer
@@ -81,7 +84,10 @@ type Server struct {
 
 // New makes a server without resources.
 func New(c Config) *Server {
-	s := &Server{engine: c.Engine, cache: c.Cache, scheme: c.Scheme, clock: c.Clock, log: c.Log, staleValue: c.StaleValue, metrics: newMetrics(c.Metrics), names: c.Names}
+	s := &Server{
+		engine: c.Engine, cache: c.Cache, scheme: c.Scheme, clock: c.Clock, log: c.Log, staleValue: c.StaleValue,
+		metrics: newMetrics(c.Metrics), names: c.Names, auditor: c.Audit,
+	}
 	if s.staleValue == nil {
 		s.staleValue = func(context.Context, string) bool { return false }
 	}
@@ -402,13 +408,4 @@ func (s *Server) Decide(ctx context.Context, a *authz.Attributes) (authz.Decisio
 		return authz.Allow, "", nil
 	}
 	return s.authorizer.Authorize(ctx, a)
-}
-
-// AuthorizeRequest authorizes verb on req.
-func (s *Server) AuthorizeRequest(ctx context.Context, verb string, req *Request, where ...fields.Requirement) error {
-	return s.Authorize(ctx, &authz.Attributes{
-		Verb: verb, Group: req.Version.Group, Version: req.Version.Version.Version,
-		Resource: req.Resource().Names.Resource, Subresource: req.Subresource,
-		Namespace: req.Namespace, Name: req.Name, FieldSelector: where,
-	})
 }

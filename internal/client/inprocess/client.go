@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -68,21 +69,19 @@ type inProcess struct {
 
 var _ client.WithWatch = (*inProcess)(nil)
 
-func (c *inProcess) context(ctx context.Context) context.Context {
-	return identity.NewContext(verbs.WithUserAgent(ctx, c.agent), c.user)
-}
-
-// request finds what obj is about and asks whether this may be done.
-func (c *inProcess) request(ctx context.Context, verb, subresource string, obj runtime.Object, namespace, name string, where ...fields.Requirement) (*verbs.Request, error) {
+// begin finds what obj is about, asks whether this may be done, and begins the
+// audit record.
+func (c *inProcess) begin(ctx context.Context, verb, subresource string, obj runtime.Object, namespace, name string, ask verbs.Ask) (context.Context, *verbs.Request, verbs.Done, error) {
 	v, err := c.version(obj)
 	if err != nil {
-		return nil, err
+		return ctx, nil, nil, err
 	}
 	req := &verbs.Request{Version: v, Namespace: namespace, Name: name, Subresource: subresource}
 	if !v.Resource().Namespaced {
 		req.Namespace = ""
 	}
-	return req, c.server.AuthorizeRequest(ctx, verb, req, where...)
+	ctx, done, err := c.server.Begin(identity.NewContext(verbs.WithUserAgent(ctx, c.agent), c.user), verb, req, ask)
+	return ctx, req, done, err
 }
 
 // version finds the served version of obj's type (an object or a list).
@@ -102,12 +101,12 @@ func (b *Binding) version(obj runtime.Object) (*verbs.Version, error) {
 	return nil, &meta.NoKindMatchError{GroupKind: gvk.GroupKind(), SearchedVersions: []string{gvk.Version}}
 }
 
-func (c *inProcess) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
-	ctx = c.context(ctx)
-	req, err := c.request(ctx, "get", "", obj, key.Namespace, key.Name)
+func (c *inProcess) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) (err error) {
+	ctx, req, done, err := c.begin(ctx, "get", "", obj, key.Namespace, key.Name, verbs.Ask{})
 	if err != nil {
 		return err
 	}
+	defer func() { done(err, obj) }()
 	o := (&client.GetOptions{}).ApplyOptions(opts).AsGetOptions()
 	e, err := c.server.Get(ctx, req, o)
 	if err != nil {
@@ -116,13 +115,13 @@ func (c *inProcess) Get(ctx context.Context, key client.ObjectKey, obj client.Ob
 	return give(ctx, e, req.Version, obj)
 }
 
-func (c *inProcess) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
-	ctx = c.context(ctx)
+func (c *inProcess) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) (err error) {
 	o := (&client.ListOptions{}).ApplyOptions(opts)
-	req, err := c.request(ctx, "list", "", list, o.Namespace, nameOf(o), fieldsOf(o.FieldSelector)...)
+	ctx, req, done, err := c.begin(ctx, "list", "", list, o.Namespace, nameOf(o), selecting(o.FieldSelector, o.LabelSelector))
 	if err != nil {
 		return err
 	}
+	defer func() { done(err, nil) }()
 	raw := o.AsListOptions()
 	res, err := c.server.List(ctx, req, &verbs.ListOptions{
 		Labels: o.LabelSelector, Fields: o.FieldSelector, Limit: o.Limit, Continue: o.Continue,
@@ -134,12 +133,12 @@ func (c *inProcess) List(ctx context.Context, list client.ObjectList, opts ...cl
 	return giveList(ctx, res, req.Version, list, o.UnsafeDisableDeepCopy != nil && *o.UnsafeDisableDeepCopy)
 }
 
-func (c *inProcess) Create(ctx context.Context, obj client.Object, opts ...client.CreateOption) error {
-	ctx = c.context(ctx)
-	req, err := c.request(ctx, "create", "", obj, obj.GetNamespace(), "")
+func (c *inProcess) Create(ctx context.Context, obj client.Object, opts ...client.CreateOption) (err error) {
+	ctx, req, done, err := c.begin(ctx, "create", "", obj, obj.GetNamespace(), "", verbs.Ask{Body: obj})
 	if err != nil {
 		return err
 	}
+	defer func() { done(err, obj) }()
 	in, err := take(obj, req.Version)
 	if err != nil {
 		return err
@@ -164,12 +163,12 @@ func (c *inProcess) Update(ctx context.Context, obj client.Object, opts ...clien
 	return c.update(ctx, "", obj, obj, o.AsUpdateOptions())
 }
 
-func (c *inProcess) update(ctx context.Context, subresource string, target, body client.Object, o *metav1.UpdateOptions) error {
-	ctx = c.context(ctx)
-	req, err := c.request(ctx, "update", subresource, target, target.GetNamespace(), target.GetName())
+func (c *inProcess) update(ctx context.Context, subresource string, target, body client.Object, o *metav1.UpdateOptions) (err error) {
+	ctx, req, done, err := c.begin(ctx, "update", subresource, target, target.GetNamespace(), target.GetName(), verbs.Ask{Body: body})
 	if err != nil {
 		return err
 	}
+	defer func() { done(err, body) }()
 	if subresource == "scale" {
 		scale, ok := body.(*autoscalingv1.Scale)
 		if !ok {
@@ -208,16 +207,16 @@ func (c *inProcess) Patch(ctx context.Context, obj client.Object, patch client.P
 	return c.patch(ctx, "", obj, patch, o.AsPatchOptions())
 }
 
-func (c *inProcess) patch(ctx context.Context, subresource string, obj client.Object, patch client.Patch, o *metav1.PatchOptions) error {
-	ctx = c.context(ctx)
-	req, err := c.request(ctx, "patch", subresource, obj, obj.GetNamespace(), obj.GetName())
-	if err != nil {
-		return err
-	}
+func (c *inProcess) patch(ctx context.Context, subresource string, obj client.Object, patch client.Patch, o *metav1.PatchOptions) (err error) {
 	data, err := patch.Data(obj)
 	if err != nil {
 		return err
 	}
+	ctx, req, done, err := c.begin(ctx, "patch", subresource, obj, obj.GetNamespace(), obj.GetName(), verbs.Ask{Patch: data})
+	if err != nil {
+		return err
+	}
+	defer func() { done(err, obj) }()
 	if patch.Type() == types.ApplyPatchType && o.FieldManager == "" {
 		o.FieldManager = c.agent
 	}
@@ -235,24 +234,24 @@ func (c *inProcess) patch(ctx context.Context, subresource string, obj client.Ob
 	return give(ctx, e, req.Version, obj)
 }
 
-func (c *inProcess) Delete(ctx context.Context, obj client.Object, opts ...client.DeleteOption) error {
-	ctx = c.context(ctx)
-	req, err := c.request(ctx, "delete", "", obj, obj.GetNamespace(), obj.GetName())
+func (c *inProcess) Delete(ctx context.Context, obj client.Object, opts ...client.DeleteOption) (err error) {
+	ctx, req, done, err := c.begin(ctx, "delete", "", obj, obj.GetNamespace(), obj.GetName(), verbs.Ask{})
 	if err != nil {
 		return err
 	}
+	defer func() { done(err, nil) }()
 	o := (&client.DeleteOptions{}).ApplyOptions(opts)
 	_, _, err = c.server.Delete(ctx, req, o.AsDeleteOptions())
 	return err
 }
 
-func (c *inProcess) DeleteAllOf(ctx context.Context, obj client.Object, opts ...client.DeleteAllOfOption) error {
-	ctx = c.context(ctx)
+func (c *inProcess) DeleteAllOf(ctx context.Context, obj client.Object, opts ...client.DeleteAllOfOption) (err error) {
 	o := (&client.DeleteAllOfOptions{}).ApplyOptions(opts)
-	req, err := c.request(ctx, "deletecollection", "", obj, o.Namespace, "", fieldsOf(o.FieldSelector)...)
+	ctx, req, done, err := c.begin(ctx, "deletecollection", "", obj, o.Namespace, "", selecting(o.FieldSelector, o.LabelSelector))
 	if err != nil {
 		return err
 	}
+	defer func() { done(err, nil) }()
 	_, err = c.server.DeleteCollection(ctx, req, o.AsDeleteOptions(), &verbs.ListOptions{Labels: o.LabelSelector, Fields: o.FieldSelector})
 	return err
 }
@@ -286,9 +285,8 @@ func (b *Binding) IsObjectNamespaced(obj runtime.Object) (bool, error) {
 
 // Watch streams events of what list's type and opts select.
 func (c *inProcess) Watch(ctx context.Context, list client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
-	ctx = c.context(ctx)
 	o := (&client.ListOptions{}).ApplyOptions(opts)
-	req, err := c.request(ctx, "watch", "", list, o.Namespace, nameOf(o), fieldsOf(o.FieldSelector)...)
+	ctx, req, done, err := c.begin(ctx, "watch", "", list, o.Namespace, nameOf(o), selecting(o.FieldSelector, o.LabelSelector))
 	if err != nil {
 		return nil, err
 	}
@@ -297,19 +295,24 @@ func (c *inProcess) Watch(ctx context.Context, list client.ObjectList, opts ...c
 		Labels: o.LabelSelector, Fields: o.FieldSelector, ResourceVersion: raw.ResourceVersion,
 		ResourceVersionMatch: raw.ResourceVersionMatch, SendInitialEvents: raw.SendInitialEvents, AllowBookmarks: raw.AllowWatchBookmarks,
 	})
+	// What is recorded of a watch is that it began.
+	done(err, nil)
 	if err != nil {
 		return nil, err
 	}
 	return startWatch(ctx, w, req.Version, list), nil
 }
 
-// fieldsOf are the requirements by which a request is authorized too: a node
-// may list the pods that are its own.
-func fieldsOf(s fields.Selector) fields.Requirements {
-	if s == nil {
-		return nil
+// selecting are the selectors, by which a request is authorized too: a node may
+// list the pods that are its own.
+func selecting(f fields.Selector, l labels.Selector) (ask verbs.Ask) {
+	if f != nil {
+		ask.Fields = f.Requirements()
 	}
-	return s.Requirements()
+	if l != nil {
+		ask.Labels, _ = l.Requirements()
+	}
+	return ask
 }
 
 // nameOf is the name that a field selector narrows a list or watch to; such a
@@ -327,12 +330,12 @@ type subresource struct {
 	name string
 }
 
-func (s *subresource) Get(ctx context.Context, obj, sub client.Object, _ ...client.SubResourceGetOption) error {
-	ctx = s.c.context(ctx)
-	req, err := s.c.request(ctx, "get", s.name, obj, obj.GetNamespace(), obj.GetName())
+func (s *subresource) Get(ctx context.Context, obj, sub client.Object, _ ...client.SubResourceGetOption) (err error) {
+	ctx, req, done, err := s.c.begin(ctx, "get", s.name, obj, obj.GetNamespace(), obj.GetName(), verbs.Ask{})
 	if err != nil {
 		return err
 	}
+	defer func() { done(err, sub) }()
 	e, err := s.c.server.Get(ctx, req, &metav1.GetOptions{})
 	if err != nil {
 		return err
@@ -354,12 +357,12 @@ func (s *subresource) Get(ctx context.Context, obj, sub client.Object, _ ...clie
 	return give(ctx, e, req.Version, sub)
 }
 
-func (s *subresource) Create(ctx context.Context, obj, sub client.Object, opts ...client.SubResourceCreateOption) error {
-	ctx = s.c.context(ctx)
-	req, err := s.c.request(ctx, "create", s.name, obj, obj.GetNamespace(), obj.GetName())
+func (s *subresource) Create(ctx context.Context, obj, sub client.Object, opts ...client.SubResourceCreateOption) (err error) {
+	ctx, req, done, err := s.c.begin(ctx, "create", s.name, obj, obj.GetNamespace(), obj.GetName(), verbs.Ask{Body: sub})
 	if err != nil {
 		return err
 	}
+	defer func() { done(err, sub) }()
 	d := req.Resource().Subresource(s.name)
 	if d == nil || d.Create == nil {
 		return apierrors.NewMethodNotSupported(req.Resource().GroupResource(), "create of "+s.name)
