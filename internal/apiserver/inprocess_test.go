@@ -1,4 +1,4 @@
-package inprocess_test
+package apiserver_test
 
 import (
 	"encoding/json"
@@ -23,7 +23,7 @@ import (
 
 // What components in the server's process do is recorded as if they asked over
 // HTTP.
-func TestAudit(t *testing.T) {
+func TestInProcessAudit(t *testing.T) {
 	dir := t.TempDir()
 	policy, log := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "audit.log")
 	rules := "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n" +
