@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/identity"
 )
@@ -38,20 +39,20 @@ func (p *ControlPlane) tellPresence(ctx context.Context) {
 	name := serverLeaseName(host)
 	holder := name + "_" + uuid.NewString()
 	renew := func() error {
-		now := metav1.NowMicro()
-		lease := &coordinationv1.Lease{
-			ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: name, Labels: map[string]string{
-				"apiserver.kubernetes.io/identity": "kube-apiserver", corev1.LabelHostname: host,
-			}},
-			Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: ptr.To[int32](serverLeaseSeconds), RenewTime: &now},
+		lease := &coordinationv1.Lease{}
+		err := c.Get(ctx, client.ObjectKey{Namespace: metav1.NamespaceSystem, Name: name}, lease)
+		if client.IgnoreNotFound(err) != nil {
+			return err
 		}
-		return ensure(ctx, c, lease, func(have *coordinationv1.Lease) bool {
-			for k, v := range lease.Labels {
-				metav1.SetMetaDataLabel(&have.ObjectMeta, k, v)
-			}
-			have.Spec.HolderIdentity, have.Spec.LeaseDurationSeconds, have.Spec.RenewTime = &holder, lease.Spec.LeaseDurationSeconds, &now
-			return false
-		})
+		now := metav1.NowMicro()
+		metav1.SetMetaDataLabel(&lease.ObjectMeta, "apiserver.kubernetes.io/identity", "kube-apiserver")
+		metav1.SetMetaDataLabel(&lease.ObjectMeta, corev1.LabelHostname, host)
+		lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds, lease.Spec.RenewTime = &holder, ptr.To[int32](serverLeaseSeconds), &now
+		if err == nil {
+			return c.Update(ctx, lease)
+		}
+		lease.Namespace, lease.Name = metav1.NamespaceSystem, name
+		return c.Create(ctx, lease)
 	}
 	ticker := time.NewTicker(serverLeaseRenewal)
 	defer ticker.Stop()
