@@ -40,8 +40,8 @@ func (p *Approval) Validate(ctx context.Context, a *admission.Attributes) error 
 	return nil
 }
 
-// Signing lets only those sign, or refuse to, that have the verb sign on the
-// signer.
+// Signing lets only those sign, or say anything else in the status, that have
+// the verb sign on the signer.
 type Signing struct{ Authorizer authz.Authorizer }
 
 // Validate implements admission.Validator.
@@ -50,23 +50,13 @@ func (p *Signing) Validate(ctx context.Context, a *admission.Attributes) error {
 		return nil
 	}
 	request, old := a.Object.(*certificatesv1.CertificateSigningRequest), a.Old.(*certificatesv1.CertificateSigningRequest)
-	if bytes.Equal(request.Status.Certificate, old.Status.Certificate) &&
-		equality.Semantic.DeepEqual(failed(request), failed(old)) {
+	if bytes.Equal(request.Status.Certificate, old.Status.Certificate) && equality.Semantic.DeepEqual(request.Status.Conditions, old.Status.Conditions) {
 		return nil
 	}
 	if signer := old.Spec.SignerName; !allowed(ctx, p.Authorizer, a.User, "sign", signer) {
 		return a.Forbidden("user not permitted to sign requests with signerName %q", signer)
 	}
 	return nil
-}
-
-func failed(r *certificatesv1.CertificateSigningRequest) (conditions []certificatesv1.CertificateSigningRequestCondition) {
-	for _, c := range r.Status.Conditions {
-		if c.Type == certificatesv1.CertificateFailed {
-			conditions = append(conditions, c)
-		}
-	}
-	return conditions
 }
 
 // allowed asks for the signer itself, and then for all of its domain.

@@ -36,28 +36,23 @@ func (p *Plugin) Validate(ctx context.Context, a *admission.Attributes) error {
 	if pod.Spec.NodeName == "" {
 		return nil
 	}
-	// What the node must be able to do does not depend on the node, except that
-	// a newer one may take it for granted.
-	if most, err := p.needed(old, pod, oldest); err != nil || most.IsEmpty() {
-		return err
+	needed, err := p.known.InferForPodUpdate(
+		&nodedeclaredfeatures.PodInfo{Spec: &old.Spec, Status: &old.Status}, &nodedeclaredfeatures.PodInfo{Spec: &pod.Spec, Status: &pod.Status}, served)
+	if err != nil {
+		return a.Forbidden("failed to infer pod capability requirements: %w", err)
+	}
+	if needed.IsEmpty() {
+		return nil
 	}
 	node := &corev1.Node{}
-	err := p.cache.Get(ctx, client.ObjectKey{Name: pod.Spec.NodeName}, node, client.UnsafeDisableDeepCopy)
+	err = p.cache.Get(ctx, client.ObjectKey{Name: pod.Spec.NodeName}, node, client.UnsafeDisableDeepCopy)
 	switch {
 	case apierrors.IsNotFound(err):
 		return a.Forbidden("node %q not found", pod.Spec.NodeName)
 	case err != nil:
 		return a.Forbidden("failed to get node %q: %w", pod.Spec.NodeName, err)
 	}
-	kubelet, err := version.ParseSemantic(node.Status.NodeInfo.KubeletVersion)
-	if err != nil {
-		return a.Forbidden("failed to infer pod capability requirements: %w", err)
-	}
-	features, err := p.needed(old, pod, kubelet)
-	if err != nil {
-		return a.Forbidden("failed to infer pod capability requirements: %w", err)
-	}
-	result, err := p.known.MatchNode(features, node)
+	result, err := p.known.MatchNode(needed, node)
 	switch {
 	case err != nil:
 		return a.Forbidden("failed to match pod requirements against node %q: %w", node.Name, err)
@@ -67,11 +62,5 @@ func (p *Plugin) Validate(ctx context.Context, a *admission.Attributes) error {
 	return nil
 }
 
-// oldest is older than any feature's last version.
-var oldest = version.MustParseSemantic("1.0.0")
-
-func (p *Plugin) needed(old, pod *corev1.Pod, kubelet *version.Version) (nodedeclaredfeatures.FeatureSet, error) {
-	was := &nodedeclaredfeatures.PodInfo{Spec: &old.Spec, Status: &old.Status}
-	is := &nodedeclaredfeatures.PodInfo{Spec: &pod.Spec, Status: &pod.Status}
-	return p.known.InferForPodUpdate(was, is, kubelet)
-}
+// served is the version of the API: what older ones could do is no longer asked.
+var served = version.MustParseSemantic("1.36.0")

@@ -35,6 +35,7 @@ import (
 	"skiff/internal/apiserver/admission/noderestriction"
 	"skiff/internal/apiserver/admission/nodeselector"
 	"skiff/internal/apiserver/admission/ownerreferences"
+	"skiff/internal/apiserver/admission/podresize"
 	"skiff/internal/apiserver/admission/podsecurity"
 	"skiff/internal/apiserver/admission/policy"
 	"skiff/internal/apiserver/admission/priority"
@@ -167,6 +168,7 @@ func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 		{name: "DenyServiceExternalIPs", off: true, new: ready(externalips.Plugin{})},
 		{name: "PodTopologyLabels", new: ready(&topologylabels.Plugin{Cache: d.Cache})},
 		{name: "NodeDeclaredFeatureValidator", new: ready(declaredfeatures.New(d.Cache))},
+		{name: "PodResizeValidator", new: ready(&podresize.Plugin{Cache: d.Cache})},
 		// What refuses to give away rights that the requester lacks is no
 		// plug-in of upstream's, but part of its API.
 		{new: ready(&escalation.Plugin{Rules: d.Rules, Authorizer: d.Authorizer})},

@@ -422,6 +422,10 @@ func TestCertificateRequests(t *testing.T) {
 	e.wantError(admission.Attributes{Operation: admission.Update, Object: signed, Old: request}, "certificatesigningrequests/status"+csr,
 		`certificatesigningrequests.certificates.k8s.io "r" is forbidden: user not permitted to sign requests with signerName "x.example/s"`)
 	e.wantError(admission.Attributes{Operation: admission.Update, Object: request, Old: request}, "certificatesigningrequests/status"+csr, "")
+	noted := request.DeepCopy()
+	noted.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: "Seen", Status: "True"}}
+	e.wantError(admission.Attributes{Operation: admission.Update, Object: noted, Old: request}, "certificatesigningrequests/status"+csr,
+		`certificatesigningrequests.certificates.k8s.io "r" is forbidden: user not permitted to sign requests with signerName "x.example/s"`)
 	e.wantError(admission.Attributes{Operation: admission.Update, Object: signed, Old: request, User: identity.Loopback()}, "certificatesigningrequests/status"+csr, "")
 }
 

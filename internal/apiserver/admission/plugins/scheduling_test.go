@@ -3,6 +3,7 @@ package plugins_test
 import (
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -232,16 +233,17 @@ func pemBase64(server *httptest.Server) string {
 	return strings.Trim(string(data), `"`)
 }
 
-func TestDeclaredFeatures(t *testing.T) {
+func TestResize(t *testing.T) {
 	const feature = "InPlacePodLevelResourcesVerticalScaling"
 	node := func(name string, features ...string) *corev1.Node {
-		n := &corev1.Node{ObjectMeta: meta(name)}
-		n.Status.NodeInfo.KubeletVersion, n.Status.DeclaredFeatures = "v1.36.0", features
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelOSStable: "linux"}}}
+		n.Status.NodeInfo.KubeletVersion, n.Status.DeclaredFeatures, n.Status.Allocatable = "v1.36.0", features, list("cpu", "2", "memory", "1Gi")
 		return n
 	}
-	able, plain := node("able", feature), node("plain")
+	able, plain, windows := node("able", feature), node("plain"), node("windows", feature)
+	windows.Labels[corev1.LabelOSStable] = "windows"
 	e := start(t)
-	for _, n := range []*corev1.Node{able, plain} {
+	for _, n := range []*corev1.Node{able, plain, windows} {
 		status := n.Status
 		e.create(n)
 		n.Status = status
@@ -265,4 +267,16 @@ func TestDeclaredFeatures(t *testing.T) {
 		return err != nil && err.Error() == `pods "p" is forbidden: pod update requires features `+feature+` which are not available on node "plain"`
 	})
 	e.wantError(admission.Attributes{Operation: admission.Update, Object: on("none", "2"), Old: on("none", "1")}, "pods/resize", `pods "p" is forbidden: node "none" not found`)
+
+	for node, want := range map[string]metav1.StatusCause{
+		"able":    {Type: "NodeCapacity", Message: "Node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000"},
+		"windows": {Type: "UnsupportedPlatform", Message: `pod resize is only supported on linux nodes, node "windows" is "windows"`},
+	} {
+		cpu := map[string]string{"able": "3", "windows": "2"}[node]
+		e.eventually(func() bool {
+			_, err := e.admit(admission.Attributes{Operation: admission.Update, Object: on(node, cpu), Old: on(node, "1")}, "pods/resize")
+			var status *apierrors.StatusError
+			return errors.As(err, &status) && apierrors.IsForbidden(err) && slices.Contains(status.ErrStatus.Details.Causes, want)
+		})
+	}
 }

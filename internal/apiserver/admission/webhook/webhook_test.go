@@ -352,7 +352,7 @@ func TestRefusals(t *testing.T) {
 func TestAudit(t *testing.T) {
 	dir := t.TempDir()
 	policy, log := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "log")
-	rules := "{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [{level: Request, resources: [{group: '', resources: [configmaps]}]}, {level: None}]}"
+	rules := "{apiVersion: audit.k8s.io/v1, kind: Policy, omitStages: [RequestReceived], rules: [{level: Request, users: [kubernetes-admin], resources: [{group: '', resources: [configmaps]}]}, {level: None}]}"
 	if err := os.WriteFile(policy, []byte(rules), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -585,6 +585,10 @@ func TestSubresources(t *testing.T) {
 
 func TestOwnConfigurationIsExempt(t *testing.T) {
 	e := start(t)
+	// Without its Service the server would end.
+	e.Wait(t, "the server's Service", &corev1.ServiceList{}, func() bool {
+		return e.Client.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "kubernetes"}, &corev1.Service{}) == nil
+	})
 	all := rule("*", "*")
 	all.APIGroups, all.APIVersions, all.Resources = []string{"*"}, []string{"*"}, []string{"*/*"}
 	e.validating("everything", e.hook("everything", deny("never"), all))
