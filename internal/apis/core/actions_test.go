@@ -88,6 +88,9 @@ func testActionsOnPods(t *testing.T, c *kubernetes.Clientset, ns string) {
 		t.Errorf("%d pods by node", len(byNode.Items))
 	}
 
+	node := must(c.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{corev1.LabelOSStable: "linux"}}}, metav1.CreateOptions{}))(t)
+	node.Status.Allocatable = corev1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("1Gi")}
+	must(c.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}))(t)
 	bound.Spec.Containers[0].Resources.Requests["cpu"] = resource.MustParse("2")
 	resized := must(pods.UpdateResize(ctx, "p", bound, metav1.UpdateOptions{}))(t)
 	if resized.Spec.Containers[0].Resources.Requests.Cpu().String() != "2" || resized.Generation != bound.Generation+1 {
