@@ -52,7 +52,7 @@ func (b *Binding) Cache() skiffclient.Set { return skiffclient.Set{Cache: b.cach
 // Set returns a component's view of the cluster, acting as user until ctx ends.
 func (b *Binding) Set(ctx context.Context, user *identity.User) skiffclient.Set {
 	c := &router{&inProcess{Binding: b, user: user, agent: agentOf(user.Name)}, b.connection(ctx, user)}
-	return skiffclient.Set{Client: c, Cache: b.cache, Recorder: skiffclient.Recorders(ctx, c)}
+	return skiffclient.Set{Client: c, Cache: b.cache, Recorder: skiffclient.Recorders(ctx, c, b.log)}
 }
 
 // agentOf is the field manager's name of a component: the last part of its

@@ -54,5 +54,5 @@ func Connect(ctx context.Context, config *rest.Config, scheme *runtime.Scheme, o
 			log.Error("the informers stopped", "error", err)
 		}
 	}()
-	return skiffclient.Set{Client: c, Cache: informers, Recorder: skiffclient.Recorders(ctx, c)}, nil
+	return skiffclient.Set{Client: c, Cache: informers, Recorder: skiffclient.Recorders(ctx, c, log)}, nil
 }
