@@ -57,7 +57,7 @@ func (s *Scheduler) decideLocked(pod *framework.QueuedPod) decision {
 	}
 	s.profileOf(pod.Pod).metrics.passed("Filter", began, why)
 	if n == nil {
-		return s.rejectLocked(k, pod)
+		return s.rejectLocked(pod, k.Message(), k.RejectedBy(), trial{Class: k, nominated: s.mu.nominated[pod.UID], consult: everybodyAgrees})
 	}
 	return s.assumeLocked(pod, n.Node.Name)
 }
@@ -117,16 +117,17 @@ func (s *Scheduler) nominateLocked(pod *framework.PodInfo, node string) {
 	}
 }
 
-// rejectLocked returns the pod to the queue, and finds out how room can be made.
-func (s *Scheduler) rejectLocked(k *class.Class, pod *framework.QueuedPod) decision {
-	d := decision{pod: pod, message: k.Message()}
+// rejectLocked returns the pod to the queue because of what the plugins said,
+// and finds out how room can be made.
+func (s *Scheduler) rejectLocked(pod *framework.QueuedPod, message string, plugins []string, t framework.Trial) decision {
+	d := decision{pod: pod, message: message}
 	if s.mu.cache.Len() == 0 {
 		s.mu.queue.Reject(pod.UID, []string{noNodes}, false)
 		return d
 	}
 	began := time.Now()
 	for _, p := range s.profileOf(pod.Pod).PostFilter {
-		nomination, why := p.PostFilter(pod.PodInfo, trial{k, s.mu.nominated[pod.UID]})
+		nomination, why := p.PostFilter(pod.PodInfo, t)
 		if why != nil {
 			d.message += " " + why.Message()
 		}
@@ -145,7 +146,7 @@ func (s *Scheduler) rejectLocked(k *class.Class, pod *framework.QueuedPod) decis
 	if makingRoom {
 		s.mu.queue.Helped(pod.UID)
 	}
-	s.mu.queue.Reject(pod.UID, k.RejectedBy(), makingRoom)
+	s.mu.queue.Reject(pod.UID, plugins, makingRoom)
 	return d
 }
 
@@ -166,9 +167,18 @@ func (s *Scheduler) madeRoom(pod *framework.QueuedPod, n *framework.Nomination, 
 type trial struct {
 	*class.Class
 	nominated string
+	consult   func(map[string]framework.Victims) (map[string]framework.Victims, error)
 }
 
 func (t trial) Nominated() string { return t.nominated }
+
+func (t trial) Consult(victims map[string]framework.Victims) (map[string]framework.Victims, error) {
+	return t.consult(victims)
+}
+
+func everybodyAgrees(victims map[string]framework.Victims) (map[string]framework.Victims, error) {
+	return victims, nil
+}
 
 // noNodes stands for the plugins that had no node to reject: any new one helps.
 const noNodes = ""

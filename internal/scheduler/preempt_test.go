@@ -14,12 +14,13 @@ import (
 	"skiff/internal/cluster/testcluster"
 )
 
-// classes makes the priority classes low (1), high (1000) and polite (1000, but
-// it preempts nobody).
+// classes makes the priority classes low (1), medium (100), high (1000) and
+// polite (1000, but it preempts nobody).
 func classes(t *testing.T, c *testcluster.Cluster) {
 	t.Helper()
 	never := corev1.PreemptNever
 	create(t, c, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "low"}, Value: 1})
+	create(t, c, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "medium"}, Value: 100})
 	create(t, c, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "high"}, Value: 1000})
 	create(t, c, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "polite"}, Value: 1000, PreemptionPolicy: &never})
 }

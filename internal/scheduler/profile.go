@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
 
 	"k8s.io/client-go/tools/record"
@@ -16,6 +17,9 @@ type profile struct {
 	hints    map[string]framework.HintPlugin
 	metrics  *profileMetrics
 	recorder record.EventRecorder
+	// percentage is how many of all nodes extenders are asked about; 0 lets the
+	// cluster's size decide.
+	percentage int32
 }
 
 // newProfiles makes the profiles by the names of their schedulers.
@@ -33,6 +37,7 @@ func (s *Scheduler) newProfiles() (map[string]*profile, error) {
 		c := &s.config.Profiles[i]
 		b := &builder{config: c, known: known, made: make(map[string]framework.Plugin), errs: nil}
 		p := &profile{Profile: b.build(), hints: make(map[string]framework.HintPlugin), recorder: s.client.Recorder(*c.SchedulerName), metrics: s.metrics.profiles(*c.SchedulerName)}
+		p.percentage = *cmp.Or(c.PercentageOfNodesToScore, s.config.PercentageOfNodesToScore)
 		if b.errs != nil {
 			return nil, fmt.Errorf("scheduler profile %q: %w", *c.SchedulerName, b.errs)
 		}

@@ -2,9 +2,11 @@ package scheduler_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -163,5 +165,65 @@ extenders:
 		t.Error("the extender bound a pod that it does not manage")
 	}
 	create(t, c, pod("nowhere", thing))
-	unschedulable(t, c, "nowhere", "0/3 nodes are available: 3 the extender does not like it.")
+	unschedulable(t, c, "nowhere", "0/3 nodes are available: 3 the extender does not like it."+
+		" preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod.")
+}
+
+// TestExtenderDecidesAboutVictims has an extender that spares the node that
+// would be chosen without it.
+func TestExtenderDecidesAboutVictims(t *testing.T) {
+	for _, cached := range []bool{false, true} {
+		t.Run(fmt.Sprintf("nodeCacheCapable=%v", cached), func(t *testing.T) {
+			c := testcluster.Start(t)
+			classes(t, c)
+			var proposed sync.Map
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				var args extenderv1.ExtenderPreemptionArgs
+				if err := json.NewDecoder(r.Body).Decode(&args); err != nil {
+					t.Error(err)
+				}
+				result := extenderv1.ExtenderPreemptionResult{NodeNameToMetaVictims: args.NodeNameToMetaVictims}
+				if !cached {
+					result.NodeNameToMetaVictims = map[string]*extenderv1.MetaVictims{}
+					for name, v := range args.NodeNameToVictims {
+						result.NodeNameToMetaVictims[name] = &extenderv1.MetaVictims{Pods: []*extenderv1.MetaPod{{UID: string(v.Pods[0].UID)}}}
+					}
+				}
+				for name := range result.NodeNameToMetaVictims {
+					proposed.Store(name, true)
+				}
+				delete(result.NodeNameToMetaVictims, "a")
+				if args.Pod.Name == "refused" {
+					result.NodeNameToMetaVictims = nil
+				}
+				if err := json.NewEncoder(w).Encode(result); err != nil {
+					t.Error(err)
+				}
+			}))
+			defer server.Close()
+			configure(t, c, head+fmt.Sprintf(`
+extenders:
+- urlPrefix: %s
+  preemptVerb: preempt
+  nodeCacheCapable: %v
+`, server.URL, cached))
+			for name, class := range map[string]string{"a": "low", "b": "medium"} {
+				node(t, c, name)
+				create(t, c, pod("on-"+name, cpu("3"), priority(class), func(p *corev1.Pod) {
+					p.Spec.NodeSelector = map[string]string{corev1.LabelHostname: name}
+				}))
+				bound(t, c, "on-"+name)
+			}
+			create(t, c, pod("refused", cpu("2"), priority("high")))
+			unschedulable(t, c, "refused", "0/2 nodes are available: 2 Insufficient cpu.")
+			create(t, c, pod("urgent", cpu("2"), priority("high")))
+			until(t, c, "on-b", "preempted", func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
+			until(t, c, "on-a", "left alone", func(p *corev1.Pod) bool { return p.DeletionTimestamp == nil })
+			for _, name := range []string{"a", "b"} {
+				if _, ok := proposed.Load(name); !ok {
+					t.Errorf("the extender was not asked about node %s", name)
+				}
+			}
+		})
+	}
 }

@@ -85,6 +85,8 @@ type Scheduler struct {
 		// nominated is where room is being made for waiting pods.
 		nominated  map[types.UID]string
 		namespaces map[string]labels.Set
+		// presented counts nodes that extenders were asked about.
+		presented int
 	}
 }
 

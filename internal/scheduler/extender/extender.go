@@ -62,6 +62,9 @@ func (e *Extender) Filters() bool { return e.c.FilterVerb != "" }
 // Prioritizes reports whether the extender says which nodes are better.
 func (e *Extender) Prioritizes() bool { return e.c.PrioritizeVerb != "" }
 
+// Preempts reports whether the extender is asked before room is made for a pod.
+func (e *Extender) Preempts() bool { return e.c.PreemptVerb != "" }
+
 // Binds reports whether the extender binds pods.
 func (e *Extender) Binds() bool { return e.c.BindVerb != "" }
 
@@ -160,6 +163,37 @@ func (e *Extender) Prioritize(ctx context.Context, pod *corev1.Pod, nodes []*cor
 		scores[r.Host] = r.Score * e.c.Weight * (framework.MaxScore / extenderv1.MaxExtenderPriority)
 	}
 	return scores, nil
+}
+
+// Preempt returns on which nodes room may be made for the pod, and which pods
+// have to go.
+func (e *Extender) Preempt(ctx context.Context, pod *corev1.Pod, victims map[string]framework.Victims) (map[string]*extenderv1.MetaVictims, error) {
+	args := &extenderv1.ExtenderPreemptionArgs{Pod: pod}
+	if e.c.NodeCacheCapable {
+		args.NodeNameToMetaVictims = make(map[string]*extenderv1.MetaVictims, len(victims))
+	} else {
+		args.NodeNameToVictims = make(map[string]*extenderv1.Victims, len(victims))
+	}
+	for node, v := range victims {
+		if e.c.NodeCacheCapable {
+			meta := &extenderv1.MetaVictims{NumPDBViolations: int64(v.Violations)}
+			for _, p := range v.Pods {
+				meta.Pods = append(meta.Pods, &extenderv1.MetaPod{UID: string(p.UID)})
+			}
+			args.NodeNameToMetaVictims[node] = meta
+			continue
+		}
+		whole := &extenderv1.Victims{NumPDBViolations: int64(v.Violations)}
+		for _, p := range v.Pods {
+			whole.Pods = append(whole.Pods, p.Pod)
+		}
+		args.NodeNameToVictims[node] = whole
+	}
+	result := &extenderv1.ExtenderPreemptionResult{}
+	if err := e.post(ctx, e.c.PreemptVerb, args, result); err != nil {
+		return nil, err
+	}
+	return result.NodeNameToMetaVictims, nil
 }
 
 // Bind binds the pod to the node.

@@ -142,6 +142,17 @@ type Trial interface {
 	LowestPriority() (lowest int32, any bool)
 	// Fits returns nil if the pod would fit on n were it as in view.
 	Fits(n, view *NodeInfo) *Status
+	// Consult asks others what they think of making room so, and returns what
+	// they leave of it. Nodes may change meanwhile.
+	Consult(victims map[string]Victims) (map[string]Victims, error)
+}
+
+// Victims are the pods that have to go from a node so that another one fits,
+// the most important one first. Violations is how many of them a disruption
+// budget protects.
+type Victims struct {
+	Pods       []*PodInfo
+	Violations int
 }
 
 // ReservePlugin keeps what a pod needs from being given to others, from the

@@ -4,6 +4,7 @@ package defaultpreemption
 
 import (
 	"context"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -55,6 +56,13 @@ func (p *Plugin) PostFilter(pod *framework.PodInfo, t framework.Trial) (*framewo
 	if len(candidates) == 0 {
 		return &framework.Nomination{}, reject(framework.Summary(t.Nodes(), failures))
 	}
+	candidates, err := p.consult(candidates, t)
+	if err != nil {
+		return nil, framework.NewStatus(framework.Failed, name, "preemption: "+err.Error())
+	}
+	if len(candidates) == 0 {
+		return nil, nil
+	}
 	best := p.cheapest(candidates)
 	nomination := &framework.Nomination{Node: best.node.Node.Name, Victims: best.victims}
 	for _, o := range best.node.Nominated {
@@ -64,6 +72,30 @@ func (p *Plugin) PostFilter(pod *framework.PodInfo, t framework.Trial) (*framewo
 	}
 	nomination.MakeRoom = func(ctx context.Context) error { return p.makeRoom(ctx, pod.Pod, nomination) }
 	return nomination, nil
+}
+
+// consult returns what others leave of the candidates.
+func (p *Plugin) consult(candidates []*candidate, t framework.Trial) ([]*candidate, error) {
+	proposed := make(map[string]framework.Victims, len(candidates))
+	for _, c := range candidates {
+		proposed[c.node.Node.Name] = framework.Victims{Pods: c.victims, Violations: c.violations}
+	}
+	agreed, err := t.Consult(proposed)
+	if err != nil {
+		return nil, err
+	}
+	kept := candidates[:0]
+	for _, c := range candidates {
+		if c.node.Node == nil {
+			continue
+		}
+		if v, ok := agreed[c.node.Node.Name]; ok {
+			c.victims, c.violations = v.Pods, v.Violations
+			slices.SortStableFunc(c.victims, p.moreImportant)
+			kept = append(kept, c)
+		}
+	}
+	return kept, nil
 }
 
 // awaitsVictims reports whether room is being made for the pod already.

@@ -53,6 +53,10 @@ type trial struct {
 
 func (t trial) Nominated() string { return t.nominated }
 
+func (trial) Consult(victims map[string]framework.Victims) (map[string]framework.Victims, error) {
+	return victims, nil
+}
+
 func TestChoice(t *testing.T) {
 	budget := func(app string, allowed int32) policyv1.PodDisruptionBudget {
 		b := policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: app}}

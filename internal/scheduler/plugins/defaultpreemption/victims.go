@@ -57,6 +57,10 @@ func (p *Plugin) try(pod *framework.PodInfo, n *framework.NodeInfo, t framework.
 	for _, o := range free {
 		reprieve(o)
 	}
+	if len(c.victims) == 0 {
+		// Something else is in the way.
+		return nil, noVictims
+	}
 	slices.SortStableFunc(c.victims, p.moreImportant)
 	return c, nil
 }
