@@ -29,9 +29,6 @@ func PriorityOf(gv schema.GroupVersion, isCustom bool) (p Priority, ok bool) {
 	case schema.GroupVersion{Group: "flowcontrol.apiserver.k8s.io", Version: "v1"}:
 		return Priority{16100, 21}, true
 	}
-	if gv.Group == "metrics.k8s.io" {
-		return Priority{100, 100}, true
-	}
 	if group, ok := groups[gv.Group]; ok {
 		return Priority{group, usual}, true
 	}

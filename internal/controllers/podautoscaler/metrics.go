@@ -27,9 +27,10 @@ type proposal struct {
 	status autoscalingv2.MetricStatus
 }
 
-// failure is why a metric asks for nothing; reason is that of the condition.
+// failure is why a metric asks for nothing; reason is that of the condition,
+// context what the error is about where it is not the only one.
 type failure struct {
-	reason string
+	reason, context string
 	error
 }
 
@@ -63,7 +64,7 @@ func (a *autoscaling) recommend(ctx context.Context, scale *autoscalingv1.Scale)
 	}
 	if first != nil && (failed == len(specs) || replicas < scale.Spec.Replicas) {
 		a.condition(autoscalingv2.ScalingActive, corev1.ConditionFalse, first.reason, "the HPA was unable to compute the replica count: %v", first.error)
-		return 0, "", fmt.Errorf("invalid metrics (%d invalid out of %d), first error is: %w", failed, len(specs), first.error)
+		return 0, "", fmt.Errorf("invalid metrics (%d invalid out of %d), first error is: %s%w", failed, len(specs), first.context, first.error)
 	}
 	a.object.Status.CurrentMetrics = statuses
 	a.condition(autoscalingv2.ScalingActive, corev1.ConditionTrue, "ValidMetricFound", "the HPA was able to successfully calculate a replica count from %s", metric)
@@ -132,29 +133,37 @@ func (a *autoscaling) others(selector labels.Selector, list []*corev1.Pod) []typ
 // propose asks one metric.
 func (c *calculation) propose(ctx context.Context, spec *autoscalingv2.MetricSpec, selector labels.Selector, have int32) (p proposal, failed *failure) {
 	var err error
-	reason := ""
+	reason, about := "", ""
 	switch spec.Type {
 	case autoscalingv2.ResourceMetricSourceType:
-		reason = "FailedGetResourceMetric"
+		reason, about = "FailedGetResourceMetric", fmt.Sprintf("failed to get %s resource metric value: ", spec.Resource.Name)
 		p, err = c.resource(ctx, spec.Resource, selector)
 	case autoscalingv2.ContainerResourceMetricSourceType:
-		reason = "FailedGetContainerResourceMetric"
+		reason, about = "FailedGetContainerResourceMetric", fmt.Sprintf("failed to get %s container metric value: ", spec.ContainerResource.Container)
 		p, err = c.containerResource(ctx, spec.ContainerResource, selector)
 	case autoscalingv2.PodsMetricSourceType:
-		reason = "FailedGetPodsMetric"
+		reason, about = "FailedGetPodsMetric", "failed to get pods metric value: "
 		p, err = c.podsMetric(spec.Pods, selector)
 	case autoscalingv2.ObjectMetricSourceType:
-		reason = "FailedGetObjectMetric"
+		reason, about = "FailedGetObjectMetric", "failed to get object metric value: "
+		if spec.Object.Target.AverageValue != nil {
+			about += fmt.Sprintf("failed to get %s object metric: ", spec.Object.Metric.Name)
+		}
 		p, err = c.objectMetric(spec.Object, have)
 	case autoscalingv2.ExternalMetricSourceType:
-		reason = "FailedGetExternalMetric"
+		reason, about = "FailedGetExternalMetric", fmt.Sprintf("failed to get %s external metric value: ", spec.External.Metric.Name)
+		if spec.External.Target.AverageValue != nil {
+			about += fmt.Sprintf("failed to get %s external metric: ", spec.External.Metric.Name)
+		} else {
+			about += fmt.Sprintf("failed to get external metric %s: ", spec.External.Metric.Name)
+		}
 		p, err = c.externalMetric(spec.External, have)
 	default:
 		reason, err = "InvalidMetricSourceType", fmt.Errorf("unknown metric source type %q", string(spec.Type))
 	}
 	if err != nil {
 		c.warn(reason, err)
-		return proposal{}, &failure{reason, err}
+		return proposal{}, &failure{reason, about, err}
 	}
 	p.status.Type = spec.Type
 	return p, nil
@@ -165,7 +174,7 @@ func milli(n int64) *resource.Quantity { return resource.NewMilliQuantity(n, res
 func (c *calculation) resource(ctx context.Context, m *autoscalingv2.ResourceMetricSource, selector labels.Selector) (p proposal, err error) {
 	current, description, err := c.usage(ctx, m.Name, "", m.Target, selector)
 	if err != nil {
-		return p, fmt.Errorf("failed to get %s utilization: %w", m.Name, err)
+		return p, err
 	}
 	p.replicas, p.metric = current.replicas, fmt.Sprintf("%s resource%s", m.Name, description)
 	p.status.Resource = &autoscalingv2.ResourceMetricStatus{Name: m.Name, Current: current.value}
@@ -175,9 +184,12 @@ func (c *calculation) resource(ctx context.Context, m *autoscalingv2.ResourceMet
 func (c *calculation) containerResource(ctx context.Context, m *autoscalingv2.ContainerResourceMetricSource, selector labels.Selector) (p proposal, err error) {
 	current, description, err := c.usage(ctx, m.Name, m.Container, m.Target, selector)
 	if err != nil {
-		return p, fmt.Errorf("failed to get %s container utilization: %w", m.Name, err)
+		return p, err
 	}
-	p.replicas, p.metric = current.replicas, fmt.Sprintf("%s container resource%s", m.Name, description)
+	p.replicas, p.metric = current.replicas, fmt.Sprintf("%s resource", m.Name)
+	if description != "" {
+		p.metric = fmt.Sprintf("%s container resource%s", m.Name, description)
+	}
 	p.status.ContainerResource = &autoscalingv2.ContainerResourceMetricStatus{Name: m.Name, Container: m.Container, Current: current.value}
 	return p, nil
 }
@@ -189,47 +201,54 @@ type usage struct {
 
 // usage compares what pods, or one container of each, use with a target.
 func (c *calculation) usage(ctx context.Context, name corev1.ResourceName, container string, target autoscalingv2.MetricTarget, selector labels.Selector) (u usage, description string, err error) {
-	if target.AverageValue == nil && target.AverageUtilization == nil {
+	failed := "failed to get %s utilization: %w"
+	switch {
+	case target.AverageValue != nil:
+		failed = "failed to get %s usage: %w"
+	case target.AverageUtilization == nil:
 		return u, "", errors.New("invalid resource metric source: neither an average utilization target nor an average value (usage) target was set")
 	}
 	if c.values, err = c.metrics.usage(ctx, name, c.object.Namespace, selector, container); err != nil {
-		return u, "", fmt.Errorf("unable to get metrics for resource %s: %w", name, err)
+		return u, "", fmt.Errorf(failed, name, fmt.Errorf("unable to get metrics for resource %s: %w", name, err))
 	}
 	if len(c.pods) == 0 {
-		return u, "", errNoPods
+		return u, "", fmt.Errorf(failed, name, errNoPods)
 	}
 	var now int64
 	if target.AverageValue != nil {
 		u.replicas, now, err = c.byAverage(name, target.AverageValue.MilliValue())
 		u.value.AverageValue = milli(now)
-		return u, "", err
+	} else {
+		var percent int32
+		u.replicas, percent, now, err = c.byUtilization(name, container, *target.AverageUtilization)
+		u.value.AverageUtilization, u.value.AverageValue = &percent, milli(now)
+		description = " utilization (percentage of request)"
 	}
-	var percent int32
-	u.replicas, percent, now, err = c.byUtilization(name, container, *target.AverageUtilization)
-	u.value.AverageUtilization, u.value.AverageValue = &percent, milli(now)
-	return u, " utilization (percentage of request)", err
+	if err != nil {
+		return u, "", fmt.Errorf(failed, name, err)
+	}
+	return u, description, nil
 }
 
 var errNoPods = errors.New("no pods returned by selector while calculating replica count")
 
 func (c *calculation) podsMetric(m *autoscalingv2.PodsMetricSource, selector labels.Selector) (p proposal, err error) {
-	wrong := func(err error) error { return fmt.Errorf("failed to get pods metric value: %w", err) }
 	if m.Target.AverageValue == nil {
-		return p, wrong(errors.New("invalid pods metric source: no average value target was set"))
+		return p, errors.New("invalid pods metric source: no average value target was set")
 	}
 	of, err := metav1.LabelSelectorAsSelector(m.Metric.Selector)
 	if err != nil {
-		return p, wrong(err)
+		return p, err
 	}
 	if c.values, err = c.metrics.pods(m.Metric.Name, c.object.Namespace, selector, of); err != nil {
-		return p, wrong(fmt.Errorf("unable to get metric %s: %w", m.Metric.Name, err))
+		return p, fmt.Errorf("unable to get metric %s: %w", m.Metric.Name, err)
 	}
 	if len(c.pods) == 0 {
-		return p, wrong(errNoPods)
+		return p, errNoPods
 	}
 	var now int64
 	if p.replicas, now, err = c.byAverage("", m.Target.AverageValue.MilliValue()); err != nil {
-		return p, wrong(err)
+		return p, err
 	}
 	p.metric = "pods metric " + m.Metric.Name
 	p.status.Pods = &autoscalingv2.PodsMetricStatus{Metric: m.Metric, Current: autoscalingv2.MetricValueStatus{AverageValue: milli(now)}}
@@ -237,37 +256,39 @@ func (c *calculation) podsMetric(m *autoscalingv2.PodsMetricSource, selector lab
 }
 
 func (c *calculation) objectMetric(m *autoscalingv2.ObjectMetricSource, have int32) (p proposal, err error) {
-	wrong := func(err error) error { return fmt.Errorf("failed to get object metric value: %w", err) }
 	of, err := metav1.LabelSelectorAsSelector(m.Metric.Selector)
 	if err != nil {
-		return p, wrong(err)
+		return p, err
 	}
 	value, err := c.metrics.object(m.Metric.Name, c.object.Namespace, &m.DescribedObject, of)
 	if err != nil {
-		return p, wrong(fmt.Errorf("unable to get metric %s on %s %s/%s: %w", m.Metric.Name, m.DescribedObject.Kind, c.object.Namespace, m.DescribedObject.Name, err))
+		return p, fmt.Errorf("unable to get metric %s on %s %s/%s: %w", m.Metric.Name, m.DescribedObject.Kind, c.object.Namespace, m.DescribedObject.Name, err)
 	}
 	p.status.Object = &autoscalingv2.ObjectMetricStatus{DescribedObject: m.DescribedObject, Metric: m.Metric}
 	p.metric = fmt.Sprintf("%s metric %s", m.DescribedObject.Kind, m.Metric.Name)
+	if m.Target.AverageValue != nil {
+		// Upstream calls it so.
+		p.metric = fmt.Sprintf("external metric %s(%+v)", m.Metric.Name, m.Metric.Selector)
+	}
 	if p.replicas, p.status.Object.Current, err = c.whole(m.Target, value, have); err != nil {
-		return p, wrong(fmt.Errorf("invalid object metric source: %w", err))
+		return p, err
 	}
 	return p, nil
 }
 
 func (c *calculation) externalMetric(m *autoscalingv2.ExternalMetricSource, have int32) (p proposal, err error) {
-	wrong := func(err error) error { return fmt.Errorf("failed to get %s external metric: %w", m.Metric.Name, err) }
 	of, err := metav1.LabelSelectorAsSelector(m.Metric.Selector)
 	if err != nil {
-		return p, wrong(err)
+		return p, err
 	}
 	value, err := c.metrics.external(m.Metric.Name, c.object.Namespace, of)
 	if err != nil {
-		return p, wrong(fmt.Errorf("unable to get external metric %s/%s/%+v: %w", c.object.Namespace, m.Metric.Name, m.Metric.Selector, err))
+		return p, fmt.Errorf("unable to get external metric %s/%s/%+v: %w", c.object.Namespace, m.Metric.Name, m.Metric.Selector, err)
 	}
 	p.status.External = &autoscalingv2.ExternalMetricStatus{Metric: m.Metric}
 	p.metric = fmt.Sprintf("external metric %s(%+v)", m.Metric.Name, m.Metric.Selector)
 	if p.replicas, p.status.External.Current, err = c.whole(m.Target, value, have); err != nil {
-		return p, wrong(fmt.Errorf("invalid external metric source: %w", err))
+		return p, err
 	}
 	return p, nil
 }

@@ -43,8 +43,8 @@ type Options struct {
 	// start a pod that becomes unready is taken for one that never was ready
 	// (30 s).
 	CPUInitialization, InitialReadiness time.Duration
-	// REST reaches the API over HTTP, for metrics that other servers know
-	// (custom and external ones); nil means that there are none.
+	// REST reaches the API over HTTP, for metrics that other servers know; nil
+	// means that there are no custom and external ones.
 	REST *rest.Config
 }
 
