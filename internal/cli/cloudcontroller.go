@@ -54,6 +54,9 @@ func reserved(server *url.URL) map[local.Port]string {
 }
 
 type cloudController struct {
+	// newProvider makes the provider.
+	newProvider func(name string, cluster client.Set, server *url.URL, config io.Reader) (cloudprovider.Interface, error)
+
 	kubeconfig, provider, cloudConfig, clusterName string
 	clusterCIDR                                    netip.Prefix
 	noRoutes, leaderElect                          bool
@@ -61,7 +64,7 @@ type cloudController struct {
 }
 
 func newCloudController() *cobra.Command {
-	var c cloudController
+	c := cloudController{newProvider: newProvider}
 	cmd := &cobra.Command{
 		Use:   "cloud-controller",
 		Short: "Run the controllers of a cloud provider by themselves",
@@ -126,14 +129,14 @@ func (c *cloudController) run(ctx context.Context, log *slog.Logger) error {
 
 func (c *cloudController) open(set client.Set, server *url.URL) (cloudprovider.Interface, error) {
 	if c.cloudConfig == "" {
-		return newProvider(c.provider, set, server, nil)
+		return c.newProvider(c.provider, set, server, nil)
 	}
 	file, err := os.Open(c.cloudConfig)
 	if err != nil {
 		return nil, fmt.Errorf("--cloud-config: %w", err)
 	}
 	defer file.Close()
-	return newProvider(c.provider, set, server, file)
+	return c.newProvider(c.provider, set, server, file)
 }
 
 // lead calls work while this process holds the lease of cloud controllers, and

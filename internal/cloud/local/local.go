@@ -69,6 +69,9 @@ func (b *Balancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1
 	return status, nil
 }
 
+// AddressesAreNodes implements cloud.NodeAddresser.
+func (b *Balancer) AddressesAreNodes() {}
+
 // UpdateLoadBalancer implements cloudprovider.LoadBalancer. Node changes reach
 // EnsureLoadBalancer.
 func (b *Balancer) UpdateLoadBalancer(context.Context, string, *corev1.Service, []*corev1.Node) error {

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/cloud-provider/api"
 	"k8s.io/cloud-provider/service/helpers"
 	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -45,6 +46,14 @@ type Controller struct {
 	Config
 	events record.EventRecorder
 	queue  workqueue.TypedRateLimitingInterface[reconcile.Request]
+	// always is set for balancers that are to be asked at every change.
+	always bool
+
+	mu struct {
+		sync.Mutex
+		// served is what the balancer was told last of each Service.
+		served map[types.NamespacedName]*served
+	}
 }
 
 var _ reconcile.Reconciler = (*Controller)(nil)
@@ -57,11 +66,15 @@ func New(c Config) *Controller {
 	if c.Workers == 0 {
 		c.Workers = 1
 	}
-	return &Controller{
+	_, always := c.Balancer.(cloud.NodeAddresser)
+	made := &Controller{
 		Config: c,
 		events: c.Client.Recorder("service-controller"),
 		queue:  workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]()),
+		always: always,
 	}
+	made.mu.served = map[types.NamespacedName]*served{}
+	return made
 }
 
 // Start runs the controller until ctx ends. It returns an error only if it
@@ -89,6 +102,11 @@ func (c *Controller) next(ctx context.Context) bool {
 	}
 	defer c.queue.Done(req)
 	if _, err := c.Reconcile(ctx, req); err != nil {
+		if later := (*api.RetryError)(nil); errors.As(err, &later) {
+			c.queue.Forget(req)
+			c.queue.AddAfter(req, later.RetryAfter())
+			return true
+		}
 		if ctx.Err() == nil {
 			c.Log.Warn("load balancer not as wanted, trying again", "service", req.NamespacedName, "err", err)
 		}
@@ -104,9 +122,11 @@ func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	svc := &corev1.Service{}
 	if err := c.Client.Cache.Get(ctx, req.NamespacedName, svc); err != nil {
 		// Without the finalizer there was no load balancer.
+		c.forget(req.NamespacedName)
 		return reconcile.Result{}, ctrlclient.IgnoreNotFound(err)
 	}
 	if !wanted(svc) {
+		c.forget(req.NamespacedName)
 		return reconcile.Result{}, c.remove(ctx, svc)
 	}
 	err := c.ensure(ctx, svc)
@@ -130,7 +150,13 @@ func (c *Controller) ensure(ctx context.Context, svc *corev1.Service) error {
 	if err != nil {
 		return err
 	}
-	if len(svc.Status.LoadBalancer.Ingress) == 0 {
+	if known := c.known(svc); known != nil {
+		return c.updateHosts(ctx, svc, known, nodes)
+	}
+	if len(nodes) == 0 {
+		c.warnOfNoNodes(svc)
+	}
+	if !c.always || len(svc.Status.LoadBalancer.Ingress) == 0 {
 		c.events.Event(svc, corev1.EventTypeNormal, "EnsuringLoadBalancer", "Ensuring load balancer")
 	}
 	status, err := c.Balancer.EnsureLoadBalancer(ctx, c.ClusterName, svc, nodes)
@@ -146,10 +172,14 @@ func (c *Controller) ensure(ctx context.Context, svc *corev1.Service) error {
 		return fmt.Errorf("ensure load balancer: %w", err)
 	}
 	changed, err := c.setStatus(ctx, svc, status)
-	if err == nil && changed {
+	if err != nil {
+		return err
+	}
+	c.remember(svc, nodes)
+	if !c.always || changed {
 		c.events.Event(svc, corev1.EventTypeNormal, "EnsuredLoadBalancer", "Ensured load balancer")
 	}
-	return err
+	return nil
 }
 
 // remove takes the load balancer of a Service that has one but must not.
