@@ -36,6 +36,8 @@ type adapter struct {
 	mu      sync.Mutex
 	answers map[string]any
 	asked   []string
+	// resources are what discovery shows.
+	resources []metav1.APIResource
 }
 
 func (a *adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -45,7 +47,7 @@ func (a *adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch answer, known := a.answers[r.URL.Path]; {
 	case len(parts) == 3 && parts[0] == "apis":
 		_ = json.NewEncoder(w).Encode(metav1.APIResourceList{
-			TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: parts[1] + "/" + parts[2], APIResources: []metav1.APIResource{},
+			TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: parts[1] + "/" + parts[2], APIResources: a.resources,
 		})
 	case known:
 		a.asked = append(a.asked, r.Header.Get("X-Remote-User")+" "+r.URL.Path+" "+r.URL.Query().Get("labelSelector")+r.URL.Query().Get("metricLabelSelector"))
@@ -248,7 +250,10 @@ func TestOwnMetricsServer(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-0"}, Timestamp: metav1.Now(), Window: metav1.Duration{Duration: time.Second},
 		Containers: []metricsv1beta1.ContainerMetrics{{Name: "c", Usage: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}}},
 	}}}
-	a := &adapter{answers: map[string]any{"/apis/metrics.k8s.io/v1beta1/namespaces/default/pods": list}}
+	a := &adapter{
+		answers:   map[string]any{"/apis/metrics.k8s.io/v1beta1/namespaces/default/pods": list},
+		resources: []metav1.APIResource{{Name: "pods", Kind: "PodMetrics", Namespaced: true, Verbs: metav1.Verbs{"get", "list"}}},
+	}
 	a.serve(t, c, metav1.GroupVersion{Group: "metrics.k8s.io", Version: "v1beta1"})
 	create(t, c, autoscaler(1, 20, "StatefulSet", 100))
 	c.Wait(t, "scaled by four times what is requested", &appsv1.StatefulSetList{}, func() bool { return *get(t, c, set).Spec.Replicas == 4 })

@@ -26,10 +26,7 @@ const defaultWindow = time.Minute
 // source is where metrics come from: what pods use from the metrics API, all
 // others from whoever serves the custom and external metrics APIs.
 type source struct {
-	client crclient.Client
-	// usages reads the metrics API. It is asked for over HTTP, since a server of
-	// the user's own may answer instead of this one.
-	usages   func() (crclient.Reader, error)
+	client   crclient.Client
 	adapters func() (*adapters, error)
 }
 
@@ -41,13 +38,7 @@ type adapters struct {
 }
 
 func newSource(c crclient.Client, config *rest.Config) *source {
-	usages := func() (crclient.Reader, error) { return c, nil }
-	if config != nil {
-		usages = sync.OnceValues(func() (crclient.Reader, error) {
-			return crclient.New(config, crclient.Options{Scheme: c.Scheme(), Mapper: c.RESTMapper()})
-		})
-	}
-	return &source{client: c, usages: usages, adapters: sync.OnceValues(func() (*adapters, error) {
+	return &source{client: c, adapters: sync.OnceValues(func() (*adapters, error) {
 		if config == nil {
 			return nil, errors.New("this controller cannot reach other servers' metrics APIs")
 		}
@@ -65,12 +56,8 @@ func newSource(c crclient.Client, config *rest.Config) *source {
 // usage returns what each pod uses of a resource; container narrows that to
 // one container.
 func (s *source) usage(ctx context.Context, name corev1.ResourceName, namespace string, selector labels.Selector, container string) (measurements, error) {
-	usages, err := s.usages()
-	if err != nil {
-		return nil, err
-	}
 	var list metricsv1beta1.PodMetricsList
-	if err := usages.List(ctx, &list, crclient.InNamespace(namespace), crclient.MatchingLabelsSelector{Selector: selector}); err != nil {
+	if err := s.client.List(ctx, &list, crclient.InNamespace(namespace), crclient.MatchingLabelsSelector{Selector: selector}); err != nil {
 		return nil, fmt.Errorf("unable to fetch metrics from resource metrics API: %w", err)
 	}
 	if len(list.Items) == 0 {
