@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"skiff/internal/scheduler/class"
@@ -34,6 +35,9 @@ func (s *Scheduler) next(ctx context.Context) (decision, bool) {
 	}
 	began := time.Now()
 	var d decision
+	if s.wantsDevices(pod.PodInfo) {
+		pod.PodInfo = pod.Alone()
+	}
 	if asked := s.interested(pod.Pod); len(asked) > 0 {
 		d = s.consultLocked(ctx, pod, asked)
 	} else {
@@ -126,10 +130,11 @@ func (s *Scheduler) rejectLocked(pod *framework.QueuedPod, message string, plugi
 		return d
 	}
 	began := time.Now()
+	var reasons []string
 	for _, p := range s.profileOf(pod.Pod).PostFilter {
 		nomination, why := p.PostFilter(pod.PodInfo, t)
 		if why != nil {
-			d.message += " " + why.Message()
+			reasons = append(reasons, why.Message())
 		}
 		if nomination != nil {
 			d.nomination = nomination
@@ -137,8 +142,18 @@ func (s *Scheduler) rejectLocked(pod *framework.QueuedPod, message string, plugi
 				s.nominateLocked(displaced, "")
 			}
 			s.nominateLocked(pod.PodInfo, nomination.Node)
+			if nomination.Node != "" {
+				// There will be room, and nothing to complain of.
+				reasons = nil
+			}
 			break
 		}
+		if why != nil && why.Code == framework.Failed {
+			break
+		}
+	}
+	if len(reasons) > 0 {
+		d.message += " " + strings.Join(reasons, ", ")
 	}
 	s.madeRoom(pod, d.nomination, began)
 	// While room is being made it would be made again if the pod were tried.

@@ -25,7 +25,7 @@ func (s *Scheduler) followDevices(ctx context.Context) (stop func(), err error) 
 			return watch(ctx, s, &resourcev1.ResourceSlice{}, deviceEvent[*resourcev1.ResourceSlice](s))
 		},
 		func() (func(), error) {
-			return watch(ctx, s, &resourcev1.DeviceClass{}, deviceEvent[*resourcev1.DeviceClass](s))
+			return watch(ctx, s, &resourcev1.DeviceClass{}, s.deviceClassEventLocked)
 		},
 	} {
 		f, err := start()
@@ -38,5 +38,27 @@ func (s *Scheduler) followDevices(ctx context.Context) (stop func(), err error) 
 }
 
 func deviceEvent[T crclient.Object](s *Scheduler) func(old, now T) {
-	return func(_, _ T) { s.mu.queue.Wake(framework.Event{Kind: framework.DeviceChanged}) }
+	return func(_, _ T) {
+		s.devices.Changed()
+		s.mu.queue.Wake(framework.Event{Kind: framework.DeviceChanged})
+	}
+}
+
+// deviceClassEventLocked forgets the classes of pods: whether a node has an
+// extended resource may have changed.
+func (s *Scheduler) deviceClassEventLocked(_, _ *resourcev1.DeviceClass) {
+	s.devices.ClassesChanged()
+	s.mu.classes.Clear()
+	s.mu.queue.Wake(framework.Event{Kind: framework.DeviceClassChanged})
+}
+
+// wantsDevices reports whether the pod asks for devices as for an extended
+// resource.
+func (s *Scheduler) wantsDevices(pod *framework.PodInfo) bool {
+	for name := range pod.Requests.Scalar {
+		if s.devices.Backs(name) {
+			return true
+		}
+	}
+	return false
 }

@@ -1,6 +1,8 @@
 package scheduler
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	configv1 "k8s.io/kube-scheduler/config/v1"
@@ -9,7 +11,6 @@ import (
 	"skiff/internal/scheduler/framework"
 	"skiff/internal/scheduler/plugins/defaultbinder"
 	"skiff/internal/scheduler/plugins/defaultpreemption"
-	"skiff/internal/scheduler/plugins/dynamicresources"
 	"skiff/internal/scheduler/plugins/imagelocality"
 	"skiff/internal/scheduler/plugins/interpodaffinity"
 	"skiff/internal/scheduler/plugins/nodeaffinity"
@@ -49,11 +50,11 @@ func (s *Scheduler) plugins() []plugin {
 		{"NodeResourcesFit", 1, s.newFit},
 		{"VolumeRestrictions", 0, plain(volumerestrictions.Plugin{Cache: s.client.Cache})},
 		{"NodeVolumeLimits", 0, plain(nodevolumelimits.Plugin{Cache: s.client.Cache})},
-		{"VolumeBinding", 0, plain(s.volumes)},
+		{"VolumeBinding", 0, s.newVolumeBinding},
 		{"VolumeZone", 0, plain(volumezone.Plugin{Cache: s.client.Cache})},
 		{"PodTopologySpread", 2, s.newPodTopologySpread},
 		{"InterPodAffinity", 2, s.newInterPodAffinity},
-		{"DynamicResources", 0, plain(dynamicresources.New(s.client, s.clock))},
+		{"DynamicResources", 0, s.newDynamicResources},
 		{"DefaultPreemption", 0, s.newPreemption},
 		{"NodeResourcesBalancedAllocation", 1, newBalancedAllocation},
 		{"ImageLocality", 1, plain(imagelocality.Plugin{})},
@@ -72,7 +73,7 @@ func newNodeAffinity(p *configv1.KubeSchedulerProfile) (framework.Plugin, error)
 
 func (s *Scheduler) newFit(p *configv1.KubeSchedulerProfile) (framework.Plugin, error) {
 	args := config.Args[configv1.NodeResourcesFitArgs](p, "NodeResourcesFit")
-	f := noderesources.Fit{Ignored: args.IgnoredResources, IgnoredGroups: args.IgnoredResourceGroups}
+	f := noderesources.Fit{Ignored: args.IgnoredResources, IgnoredGroups: args.IgnoredResourceGroups, Backed: s.devices.Backs}
 	for i := range s.config.Extenders {
 		for _, r := range s.config.Extenders[i].ManagedResources {
 			if r.IgnoredByScheduler {
@@ -102,6 +103,16 @@ func resources(specs []configv1.ResourceSpec) []noderesources.Resource {
 		out[i] = noderesources.Resource{Name: corev1.ResourceName(r.Name), Weight: r.Weight}
 	}
 	return out
+}
+
+func (s *Scheduler) newVolumeBinding(p *configv1.KubeSchedulerProfile) (framework.Plugin, error) {
+	args := config.Args[configv1.VolumeBindingArgs](p, "VolumeBinding")
+	return s.volumes.With(time.Duration(*args.BindTimeoutSeconds) * time.Second), nil
+}
+
+func (s *Scheduler) newDynamicResources(p *configv1.KubeSchedulerProfile) (framework.Plugin, error) {
+	args := config.Args[configv1.DynamicResourcesArgs](p, "DynamicResources")
+	return s.devices.With(args.FilterTimeout.Duration, args.BindingTimeout.Duration), nil
 }
 
 func (s *Scheduler) newPodTopologySpread(p *configv1.KubeSchedulerProfile) (framework.Plugin, error) {

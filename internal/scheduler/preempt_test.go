@@ -68,7 +68,7 @@ func TestPreemptsPodsOfLowerPriority(t *testing.T) {
 
 	// The room is for the urgent pod only, though others ask for it.
 	create(t, c, pod("greedy", cpu("1"), priority("low")))
-	unschedulable(t, c, "greedy", "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
+	unschedulable(t, c, "greedy", "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
 	finish(t, c, "large")
 	if got := bound(t, c, "urgent"); got != "a" {
 		t.Errorf("bound to %q", got)
@@ -110,10 +110,10 @@ func TestPodsThatPreemptNobody(t *testing.T) {
 	create(t, c, pod("p", cpu("3"), priority("low")))
 	bound(t, c, "p")
 	create(t, c, pod("polite", cpu("2"), priority("polite")))
-	unschedulable(t, c, "polite", "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never.")
+	unschedulable(t, c, "polite", "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never.")
 	// No pod's going would make the node large enough.
 	create(t, c, pod("huge", cpu("5"), priority("high")))
-	unschedulable(t, c, "huge", "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
+	unschedulable(t, c, "huge", "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
 	until(t, c, "p", "left alone", func(p *corev1.Pod) bool { return p.DeletionTimestamp == nil })
 }
 

@@ -166,7 +166,7 @@ extenders:
 	}
 	create(t, c, pod("nowhere", thing))
 	unschedulable(t, c, "nowhere", "0/3 nodes are available: 3 the extender does not like it."+
-		" preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod.")
+		" no new claims to deallocate, preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod.")
 }
 
 // TestExtenderDecidesAboutVictims has an extender that spares the node that
@@ -215,7 +215,7 @@ extenders:
 				bound(t, c, "on-"+name)
 			}
 			create(t, c, pod("refused", cpu("2"), priority("high")))
-			unschedulable(t, c, "refused", "0/2 nodes are available: 2 Insufficient cpu.")
+			unschedulable(t, c, "refused", "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: no candidate node for preemption")
 			create(t, c, pod("urgent", cpu("2"), priority("high")))
 			until(t, c, "on-b", "preempted", func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
 			until(t, c, "on-a", "left alone", func(p *corev1.Pod) bool { return p.DeletionTimestamp == nil })

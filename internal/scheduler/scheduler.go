@@ -28,6 +28,7 @@ import (
 	"skiff/internal/scheduler/config"
 	"skiff/internal/scheduler/extender"
 	"skiff/internal/scheduler/framework"
+	"skiff/internal/scheduler/plugins/dynamicresources"
 	"skiff/internal/scheduler/plugins/volumebinding"
 	"skiff/internal/scheduler/queue"
 )
@@ -71,6 +72,7 @@ type Scheduler struct {
 	extenders []*extender.Extender
 	volumes   *volumebinding.Plugin
 	metrics   *metrics
+	devices   *dynamicresources.Plugin
 	// woken has a token if there may be something to do.
 	woken chan struct{}
 	// slots limits the writers.
@@ -107,11 +109,15 @@ func New(c Config) (*Scheduler, error) {
 		woken:   make(chan struct{}, 1),
 		slots:   make(chan struct{}, writers),
 	}
+	for _, why := range config.Ignored(c.Configuration) {
+		c.Log.Warn("a field of the configuration has no effect", "field", why)
+	}
 	s.mu.cache = cache.New()
 	s.mu.classes = class.NewClasses(keptClasses)
 	s.mu.nominated = make(map[types.UID]string)
 	s.mu.namespaces = make(map[string]labels.Set)
 	s.volumes = volumebinding.New(s.client, s.clock)
+	s.devices = dynamicresources.New(s.client, s.clock)
 	var err error
 	if s.profiles, err = s.newProfiles(); err != nil {
 		return nil, err

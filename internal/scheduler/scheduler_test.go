@@ -234,4 +234,4 @@ func TestUnschedulablePodsSayWhy(t *testing.T) {
 }
 
 const message = "0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient cpu. " +
-	"preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+	"no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."

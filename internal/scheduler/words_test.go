@@ -13,8 +13,8 @@ import (
 // good enough for it. Each is cured afterwards, and then bound.
 func TestReasonsInUpstreamsWords(t *testing.T) {
 	c := start(t)
-	const unhelpful = " preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
-	const noVictims = " preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+	const unhelpful = " no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+	const noVictims = " no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
 	app := map[string]string{"app": "there"}
 	selector := &metav1.LabelSelector{MatchLabels: app}
 	term := []corev1.PodAffinityTerm{{TopologyKey: corev1.LabelHostname, LabelSelector: selector}}
@@ -100,7 +100,7 @@ func TestCordonedNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	create(t, c, pod("p"))
-	unschedulable(t, c, "p", "0/1 nodes are available: 1 node(s) were unschedulable. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
+	unschedulable(t, c, "p", "0/1 nodes are available: 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
 	n.Spec.Unschedulable = false
 	if err := c.Client.Update(context.Background(), n); err != nil {
 		t.Fatal(err)

@@ -31,6 +31,9 @@ func NewClaims(d controller.Deps) (controller.Runnable, error) {
 			case !ended(pod) || old != nil && ended(old):
 				return
 			}
+			if s := pod.Status.ExtendedResourceClaimStatus; s != nil {
+				controller.Add(q, pod.Namespace, s.ResourceClaimName)
+			}
 			for i := range pod.Spec.ResourceClaims {
 				if name := nameOf(pod, &pod.Spec.ResourceClaims[i]); name != "" {
 					controller.Add(q, pod.Namespace, name)

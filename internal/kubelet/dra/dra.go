@@ -148,19 +148,39 @@ func (d *Drivers) claimsOf(ctx context.Context, pod *v1.Pod) (map[string]*resour
 		if name == nil {
 			continue
 		}
-		claim := &resourcev1.ResourceClaim{}
-		if err := d.Client.Get(ctx, ctrl.ObjectKey{Namespace: pod.Namespace, Name: *name}, claim); err != nil {
-			return nil, fmt.Errorf("fetch ResourceClaim %s: %w", *name, err)
+		claim, err := d.claim(ctx, pod, *name)
+		if err != nil {
+			return nil, err
 		}
 		if own {
 			if err := resourceclaim.IsForPod(pod, claim, false); err != nil {
 				return nil, err
 			}
 		}
-		if claim.Status.Allocation == nil || !resourceclaim.IsReservedForPod(pod, claim, false) {
-			return nil, fmt.Errorf("pod %s (%s) is not allowed to use ResourceClaim %s (%s): it is not allocated and reserved for it", pod.Name, pod.UID, claim.Name, claim.UID)
-		}
 		out[c.Name] = claim
 	}
+	if s := pod.Status.ExtendedResourceClaimStatus; s != nil {
+		claim, err := d.claim(ctx, pod, s.ResourceClaimName)
+		if err != nil {
+			return nil, err
+		}
+		out[extendedResources] = claim
+	}
 	return out, nil
+}
+
+// extendedResources stands for the claim that was made for a pod's extended
+// resources; it is no name that a pod can have for one.
+const extendedResources = ""
+
+// claim returns a claim that is the pod's to use.
+func (d *Drivers) claim(ctx context.Context, pod *v1.Pod, name string) (*resourcev1.ResourceClaim, error) {
+	claim := &resourcev1.ResourceClaim{}
+	if err := d.Client.Get(ctx, ctrl.ObjectKey{Namespace: pod.Namespace, Name: name}, claim); err != nil {
+		return nil, fmt.Errorf("fetch ResourceClaim %s: %w", name, err)
+	}
+	if claim.Status.Allocation == nil || !resourceclaim.IsReservedForPod(pod, claim, false) {
+		return nil, fmt.Errorf("pod %s (%s) is not allowed to use ResourceClaim %s (%s): it is not allocated and reserved for it", pod.Name, pod.UID, claim.Name, claim.UID)
+	}
+	return claim, nil
 }

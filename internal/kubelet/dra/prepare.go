@@ -20,7 +20,7 @@ import (
 // Prepare has the devices of all claims of the pod prepared. It may be called
 // again at any time.
 func (d *Drivers) Prepare(ctx context.Context, pod *v1.Pod) error {
-	if len(pod.Spec.ResourceClaims) == 0 {
+	if len(pod.Spec.ResourceClaims) == 0 && pod.Status.ExtendedResourceClaimStatus == nil {
 		return nil
 	}
 	claims, err := d.claimsOf(ctx, pod)
@@ -93,7 +93,8 @@ func (p *prepared) wire() *draplugin.Claim {
 // Devices returns the names by which the container runtime knows the devices
 // that a container asks for. The pod must be prepared.
 func (d *Drivers) Devices(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]string, error) {
-	if len(c.Resources.Claims) == 0 {
+	wishes := wishesOf(pod, c)
+	if len(wishes) == 0 {
 		return nil, nil
 	}
 	claims, err := d.claimsOf(ctx, pod)
@@ -103,7 +104,7 @@ func (d *Drivers) Devices(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]
 	d.work.Lock()
 	defer d.work.Unlock()
 	var names []string
-	for _, wish := range c.Resources.Claims {
+	for _, wish := range wishes {
 		claim := claims[wish.Name]
 		if claim == nil {
 			continue
@@ -124,6 +125,20 @@ func (d *Drivers) Devices(ctx context.Context, pod *v1.Pod, c *v1.Container) ([]
 		}
 	}
 	return names, nil
+}
+
+// wishesOf returns the claims, and the requests of them, whose devices the
+// container is given.
+func wishesOf(pod *v1.Pod, c *v1.Container) []v1.ResourceClaim {
+	wishes := slices.Clone(c.Resources.Claims)
+	if s := pod.Status.ExtendedResourceClaimStatus; s != nil {
+		for _, m := range s.RequestMappings {
+			if m.ContainerName == c.Name {
+				wishes = append(wishes, v1.ResourceClaim{Name: extendedResources, Request: m.RequestName})
+			}
+		}
+	}
+	return wishes
 }
 
 // Unprepare gives up what the pod uses; claims that no other pod uses are taken

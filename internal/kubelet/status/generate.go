@@ -61,11 +61,12 @@ func Generate(in Input) v1.PodStatus {
 	g := generator{in}
 	pod := in.Pod
 	out := v1.PodStatus{
-		ObservedGeneration:    pod.Generation,
-		QOSClass:              cgroups.QOS(pod),
-		NominatedNodeName:     pod.Status.NominatedNodeName,
-		Resize:                pod.Status.Resize,
-		ResourceClaimStatuses: pod.Status.ResourceClaimStatuses,
+		ObservedGeneration:          pod.Generation,
+		QOSClass:                    cgroups.QOS(pod),
+		NominatedNodeName:           pod.Status.NominatedNodeName,
+		Resize:                      pod.Status.Resize,
+		ResourceClaimStatuses:       pod.Status.ResourceClaimStatuses,
+		ExtendedResourceClaimStatus: pod.Status.ExtendedResourceClaimStatus,
 	}
 	if !in.StartTime.IsZero() {
 		start := metav1.NewTime(in.StartTime).Rfc3339Copy()

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 )
@@ -37,6 +38,9 @@ func setArgsDefaults(o runtime.Object) {
 		fill(&args.HardPodAffinityWeight, 1)
 	case *configv1.VolumeBindingArgs:
 		fill(&args.BindTimeoutSeconds, 600)
+	case *configv1.DynamicResourcesArgs:
+		fill(&args.FilterTimeout, metav1.Duration{Duration: 10 * time.Second})
+		fill(&args.BindingTimeout, metav1.Duration{Duration: 10 * time.Minute})
 	case *configv1.NodeResourcesBalancedAllocationArgs:
 		setResourceDefaults(&args.Resources)
 	case *configv1.NodeResourcesFitArgs:

@@ -1,7 +1,5 @@
 // Package config reads upstream's KubeSchedulerConfiguration, fills in what is
-// left out, and checks it. Fields about leader election, the client's
-// connection and profiling are read and have no effect: the process that runs
-// the scheduler decides about these.
+// left out, and checks it. Some fields have no effect here; Ignored tells which.
 package config
 
 import (
@@ -11,9 +9,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	configv1alpha1 "k8s.io/component-base/config/v1alpha1"
 	configv1 "k8s.io/kube-scheduler/config/v1"
 	"k8s.io/utils/ptr"
 )
+
+const defaultParallelism = 16
 
 // ReadFile reads the configuration in a file.
 func ReadFile(path string) (*configv1.KubeSchedulerConfiguration, error) {
@@ -59,7 +60,7 @@ func Default() *configv1.KubeSchedulerConfiguration {
 
 // SetDefaults fills in what is left out.
 func SetDefaults(c *configv1.KubeSchedulerConfiguration) {
-	fill(&c.Parallelism, 16)
+	fill(&c.Parallelism, defaultParallelism)
 	fill(&c.PercentageOfNodesToScore, 0)
 	fill(&c.PodInitialBackoffSeconds, 1)
 	fill(&c.PodMaxBackoffSeconds, 10)
@@ -81,6 +82,29 @@ func SetDefaults(c *configv1.KubeSchedulerConfiguration) {
 			e.HTTPTimeout.Duration = defaultExtenderTimeout
 		}
 	}
+}
+
+// Ignored returns the fields that c sets and that have no effect, each with the
+// reason.
+func Ignored(c *configv1.KubeSchedulerConfiguration) []string {
+	var out []string
+	note := func(set bool, why string) {
+		if set {
+			out = append(out, why)
+		}
+	}
+	process := " is up to the process that runs the scheduler"
+	note(c.LeaderElection != configv1alpha1.LeaderElectionConfiguration{}, "leaderElection"+process)
+	note(c.ClientConnection != configv1alpha1.ClientConnectionConfiguration{}, "clientConnection"+process)
+	note(c.DebuggingConfiguration != configv1alpha1.DebuggingConfiguration{}, "enableProfiling and enableContentionProfiling"+process)
+	note(*c.Parallelism != defaultParallelism, "parallelism: nodes are not looked at one by one")
+	note(c.DelayCacheUntilActive, "delayCacheUntilActive: the cache is the API server's")
+	percentage := *c.PercentageOfNodesToScore != 0
+	for i := range c.Profiles {
+		percentage = percentage || c.Profiles[i].PercentageOfNodesToScore != nil
+	}
+	note(percentage && len(c.Extenders) == 0, "percentageOfNodesToScore: all nodes are compared, which costs no more; only extenders are asked about some of them")
+	return out
 }
 
 func fill[T any](field **T, value T) {

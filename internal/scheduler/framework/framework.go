@@ -129,6 +129,9 @@ type Trial interface {
 	Failures(yield func(n *NodeInfo, why *Status) bool)
 	// Reasons is the same, counted.
 	Reasons() map[*Status]int
+	// Rejected returns why no node will do, if that was known without looking at
+	// any.
+	Rejected() *Status
 	// Nodes returns how many nodes there are.
 	Nodes() int
 	// Node returns the node of that name, or nil.
@@ -209,6 +212,7 @@ const (
 	ServiceChanged
 	VolumeChanged
 	DeviceChanged
+	DeviceClassChanged
 )
 
 // Event is a change in the cluster. Only what belongs to its kind is set; what

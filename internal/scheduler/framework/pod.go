@@ -102,6 +102,17 @@ func NewPodInfo(pod *corev1.Pod) *PodInfo {
 	return p
 }
 
+// Alone returns the pod as one whose rules depend on more than nodes and pods.
+func (p *PodInfo) Alone() *PodInfo {
+	if p.Lone {
+		return p
+	}
+	alone := *p
+	alone.Lone, alone.Shape = true, shapeOf(p.Pod, true)
+	alone.Class = alone.Shape + labels.Set(p.Labels).String()
+	return &alone
+}
+
 // SameForOthers reports whether p and o, two states of a pod on a node, are the
 // same for all rules about other pods.
 func (p *PodInfo) SameForOthers(o *PodInfo) bool {

@@ -84,7 +84,8 @@ func (g *graph) follow(ctx context.Context, c follow.Informers) error {
 func relationsChanged(old, pod *corev1.Pod) bool {
 	return old.Spec.NodeName != pod.Spec.NodeName || old.UID != pod.UID ||
 		len(old.Spec.EphemeralContainers) != len(pod.Spec.EphemeralContainers) ||
-		len(old.Status.ResourceClaimStatuses) != len(pod.Status.ResourceClaimStatuses)
+		len(old.Status.ResourceClaimStatuses) != len(pod.Status.ResourceClaimStatuses) ||
+		(old.Status.ExtendedResourceClaimStatus == nil) != (pod.Status.ExtendedResourceClaimStatus == nil)
 }
 
 func (g *graph) setPod(old, pod *corev1.Pod) {
@@ -182,6 +183,9 @@ func needs(pod *corev1.Pod, yield func(thing)) {
 		if name := pod.Spec.ResourceClaims[i].ResourceClaimName; name != nil {
 			in(resourceClaims, *name)
 		}
+	}
+	if s := pod.Status.ExtendedResourceClaimStatus; s != nil {
+		in(resourceClaims, s.ResourceClaimName)
 	}
 	for i := range pod.Status.ResourceClaimStatuses {
 		if name := pod.Status.ResourceClaimStatuses[i].ResourceClaimName; name != nil {

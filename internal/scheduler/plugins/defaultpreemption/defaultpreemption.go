@@ -61,7 +61,7 @@ func (p *Plugin) PostFilter(pod *framework.PodInfo, t framework.Trial) (*framewo
 		return nil, framework.NewStatus(framework.Failed, name, "preemption: "+err.Error())
 	}
 	if len(candidates) == 0 {
-		return nil, nil
+		return nil, reject("no candidate node for preemption")
 	}
 	best := p.cheapest(candidates)
 	nomination := &framework.Nomination{Node: best.node.Node.Name, Victims: best.victims}

@@ -27,37 +27,35 @@ func (p *Plugin) Reserve(pod *framework.PodInfo, node string) *framework.Status 
 	if err := p.client.Cache.Get(context.Background(), types.NamespacedName{Name: node}, n, crclient.UnsafeDisableDeepCopy); err != nil {
 		return failed(err)
 	}
-	results, why := r.allocate(context.Background(), n)
+	d, why := r.allocate(context.Background(), n)
 	if why != nil {
 		return why
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var decided []*resourcev1.ResourceClaim
-	for _, claim := range r.claims {
-		if i := slices.Index(r.open, claim); i >= 0 {
-			claim = claim.DeepCopy()
-			claim.Status.Allocation = &results[i]
+	for i, claim := range d.claims {
+		if claim != r.claims[i] {
 			p.mu.allocated[claim.UID] = claim
 		}
-		decided = append(decided, claim)
 	}
-	p.mu.decided[pod.UID] = decided
+	p.mu.decided[pod.UID] = d
 	return nil
 }
 
 // forget drops what was assumed for the pod.
-func (p *Plugin) forget(pod types.UID) []*resourcev1.ResourceClaim {
+func (p *Plugin) forget(pod types.UID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	decided := p.mu.decided[pod]
+	d := p.mu.decided[pod]
+	if d == nil {
+		return
+	}
 	delete(p.mu.decided, pod)
-	for _, claim := range decided {
+	for _, claim := range d.claims {
 		if p.mu.allocated[claim.UID] == claim {
 			delete(p.mu.allocated, claim.UID)
 		}
 	}
-	return decided
 }
 
 // Unreserve gives the devices free again. Reservations that were written
@@ -65,18 +63,37 @@ func (p *Plugin) forget(pod types.UID) []*resourcev1.ResourceClaim {
 // the claims' controller takes them back.
 func (p *Plugin) Unreserve(pod *framework.PodInfo, _ string) { p.forget(pod.UID) }
 
-// PreBind writes the allocations, and that the pod has reserved the claims.
-func (p *Plugin) PreBind(ctx context.Context, pod *corev1.Pod, _ string) *framework.Status {
+// PreBind writes the allocations, and that the pod has reserved the claims, and
+// returns when the devices are ready.
+func (p *Plugin) PreBind(ctx context.Context, pod *corev1.Pod, node string) *framework.Status {
 	p.mu.Lock()
-	decided := p.mu.decided[pod.UID]
+	d := p.mu.decided[pod.UID]
 	p.mu.Unlock()
-	for _, claim := range decided {
-		if err := p.bind(ctx, claim, pod); err != nil {
-			return framework.NewStatus(framework.Failed, name, fmt.Sprintf("running PreBind plugin %q: %v", name, err))
-		}
+	if d == nil {
+		return nil
+	}
+	if err := p.carryOut(ctx, pod, node, d); err != nil {
+		return framework.NewStatus(framework.Failed, name, fmt.Sprintf("running PreBind plugin %q: %v", name, err))
 	}
 	p.forget(pod.UID)
 	return nil
+}
+
+func (p *Plugin) carryOut(ctx context.Context, pod *corev1.Pod, node string, d *decision) error {
+	for _, claim := range d.claims {
+		if err := p.bind(ctx, claim, pod); err != nil {
+			return err
+		}
+	}
+	claims := d.claims
+	if d.extended != nil {
+		made, err := p.makeExtended(ctx, pod, d)
+		if err != nil {
+			return err
+		}
+		claims = append(slices.Clip(claims), made)
+	}
+	return p.await(ctx, pod, node, claims)
 }
 
 func (p *Plugin) bind(ctx context.Context, decided *resourcev1.ResourceClaim, pod *corev1.Pod) error {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -35,6 +36,7 @@ const name = "DynamicResources"
 // features are what is on by default in v1.36.
 var features = structured.Features{
 	AdminAccess: true, PrioritizedList: true, PartitionableDevices: true, DeviceTaints: true, ConsumableCapacity: true,
+	DeviceBindingAndStatus: true,
 }
 
 // keptExpressions is how many compiled selectors are remembered.
@@ -42,8 +44,16 @@ const keptExpressions = 100
 
 // Plugin filters, reserves and prepares the binding. Make it with New.
 type Plugin struct {
+	*state
+	// FilterTimeout limits the search for devices on one node; 0 does not.
+	// BindingTimeout is how long a pod waits for its devices to be ready.
+	FilterTimeout, BindingTimeout time.Duration
+}
+
+// state is what all profiles have in common.
+type state struct {
 	client client.Set
-	clock  clock.PassiveClock
+	clock  clock.WithTicker
 	// expressions is made with the first claim: the compiler is large.
 	expressions func() *cel.Cache
 
@@ -51,19 +61,40 @@ type Plugin struct {
 		sync.Mutex
 		// allocated are claims as they will be, by UID.
 		allocated map[types.UID]*resourcev1.ResourceClaim
-		// decided are the claims of a pod, by its UID, as they will be.
-		decided map[types.UID][]*resourcev1.ResourceClaim
+		// decided is what was decided for a pod, by its UID.
+		decided map[types.UID]*decision
+		// classes are the device classes by the extended resources that they stand
+		// for; nil if they have to be looked for.
+		classes map[corev1.ResourceName]string
+		// changed is closed when something changed that pods may wait for; nil while
+		// none waits.
+		changed chan struct{}
 	}
 }
 
-// New returns the plugin.
-func New(c client.Set, clk clock.PassiveClock) *Plugin {
-	p := &Plugin{client: c, clock: clk, expressions: sync.OnceValue(func() *cel.Cache {
+// decision is the claims of a pod as they will be.
+type decision struct {
+	claims []*resourcev1.ResourceClaim
+	// extended is the claim to be made for extended resources, if one is needed;
+	// mappings tell which container gets what of it.
+	extended *resourcev1.ResourceClaim
+	mappings []corev1.ContainerExtendedResourceRequest
+}
+
+// New returns the plugin, without timeouts.
+func New(c client.Set, clk clock.WithTicker) *Plugin {
+	s := &state{client: c, clock: clk, expressions: sync.OnceValue(func() *cel.Cache {
 		return cel.NewCache(keptExpressions, cel.Features{EnableConsumableCapacity: features.ConsumableCapacity})
 	})}
-	p.mu.allocated = make(map[types.UID]*resourcev1.ResourceClaim)
-	p.mu.decided = make(map[types.UID][]*resourcev1.ResourceClaim)
-	return p
+	s.mu.allocated = make(map[types.UID]*resourcev1.ResourceClaim)
+	s.mu.decided = make(map[types.UID]*decision)
+	return &Plugin{state: s}
+}
+
+// With returns the plugin with timeouts; what was decided by one is known to the
+// other.
+func (p *Plugin) With(filter, binding time.Duration) *Plugin {
+	return &Plugin{state: p.state, FilterTimeout: filter, BindingTimeout: binding}
 }
 
 // Name returns the plugin's name.
@@ -91,10 +122,21 @@ func failed(err error) *framework.Status {
 // rule is what one pod's claims demand of a node.
 type rule struct {
 	// places are where devices are that were allocated already.
-	places []*nodeaffinity.NodeSelector
+	places []place
+	// broken are allocated claims whose devices did not become ready.
+	broken []*resourcev1.ResourceClaim
 	// claims are all of the pod's, open those without devices.
 	claims, open []*resourcev1.ResourceClaim
-	allocator    structured.Allocator
+	// extended is what the pod wants of devices without claims; nil if nothing.
+	extended  *extended
+	allocator structured.Allocator
+	timeout   time.Duration
+}
+
+// place is where the devices of a claim are.
+type place struct {
+	claim *resourcev1.ResourceClaim
+	*nodeaffinity.NodeSelector
 }
 
 // PreFilter makes the rule for pod.
@@ -106,12 +148,18 @@ func (p *Plugin) PreFilter(pod *framework.PodInfo) (framework.Filter, *framework
 	return r, nil
 }
 
+// rule returns nil for pods that want no devices. Together with a status it
+// returns what is known of the claims.
 func (p *Plugin) rule(pod *corev1.Pod) (*rule, *framework.Status) {
-	if len(pod.Spec.ResourceClaims) == 0 {
+	ctx := context.Background()
+	wanted, err := p.extendedOf(ctx, pod)
+	if err != nil {
+		return nil, failed(err)
+	}
+	if len(pod.Spec.ResourceClaims) == 0 && wanted == nil {
 		return nil, nil
 	}
-	ctx := context.Background()
-	r := &rule{}
+	r := &rule{extended: wanted, timeout: p.FilterTimeout}
 	for i := range pod.Spec.ResourceClaims {
 		claimName, own, err := resourceclaim.Name(pod, &pod.Spec.ResourceClaims[i])
 		if err != nil {
@@ -134,25 +182,24 @@ func (p *Plugin) rule(pod *corev1.Pod) (*rule, *framework.Status) {
 				return nil, unresolvable("%v", err)
 			}
 		}
-		if why := r.add(pod, claim); why != nil {
+		if why := p.add(r, pod, claim); why != nil {
 			return nil, why
 		}
 	}
-	if len(r.open) == 0 {
+	if len(r.open) == 0 && r.extended == nil {
 		return r, nil
 	}
 	if why := p.classesExist(ctx, r.open); why != nil {
-		return nil, why
+		return r, why
 	}
-	var err error
 	if r.allocator, err = p.allocator(ctx); err != nil {
-		return nil, failed(err)
+		return r, failed(err)
 	}
 	return r, nil
 }
 
 // add takes a claim in.
-func (r *rule) add(pod *corev1.Pod, claim *resourcev1.ResourceClaim) *framework.Status {
+func (p *Plugin) add(r *rule, pod *corev1.Pod, claim *resourcev1.ResourceClaim) *framework.Status {
 	r.claims = append(r.claims, claim)
 	a := claim.Status.Allocation
 	if a == nil {
@@ -160,14 +207,17 @@ func (r *rule) add(pod *corev1.Pod, claim *resourcev1.ResourceClaim) *framework.
 		return nil
 	}
 	if !reserved(claim, pod.UID) && len(claim.Status.ReservedFor) >= resourcev1.ResourceClaimReservedForMaxSize {
-		return framework.NewStatus(framework.Unschedulable, name, "resourceclaim in use")
+		return unresolvable("resourceclaim in use")
+	}
+	if ready, err := isReady(claim); err != nil || !ready && p.isLate(claim) {
+		r.broken = append(r.broken, claim)
 	}
 	if a.NodeSelector != nil {
 		s, err := nodeaffinity.NewNodeSelector(a.NodeSelector)
 		if err != nil {
 			return failed(err)
 		}
-		r.places = append(r.places, s)
+		r.places = append(r.places, place{claim, s})
 	}
 	return nil
 }
@@ -233,6 +283,13 @@ func (p *Plugin) allocator(ctx context.Context) (structured.Allocator, error) {
 	for i := range claims.Items {
 		take(&state, p.assumed(&claims.Items[i]))
 	}
+	p.mu.Lock()
+	for _, d := range p.mu.decided {
+		if d.extended != nil {
+			take(&state, d.extended)
+		}
+	}
+	p.mu.Unlock()
 	var list resourcev1.ResourceSliceList
 	if err := p.client.Cache.List(ctx, &list, crclient.UnsafeDisableDeepCopy); err != nil {
 		return nil, err
@@ -284,9 +341,12 @@ func (c classes) Get(name string) (*resourcev1.DeviceClass, error) {
 	return class, c.cache.Get(context.Background(), types.NamespacedName{Name: name}, class, crclient.UnsafeDisableDeepCopy)
 }
 
+// Removing pods from a node does not give their devices free at once, and so
+// none of these can be helped by it.
 var (
-	notHere   = framework.NewStatus(framework.Unresolvable, name, "resourceclaim not available on the node")
-	tooLittle = framework.NewStatus(framework.Unschedulable, name, "cannot allocate all claims")
+	notHere   = unresolvable("resourceclaim not available on the node")
+	tooLittle = unresolvable("cannot allocate all claims")
+	tooLate   = unresolvable("timed out trying to allocate devices")
 )
 
 // Filter implements framework.Filter.
@@ -295,33 +355,60 @@ func (r *rule) Filter(n *framework.NodeInfo) *framework.Status {
 	return why
 }
 
-// allocate returns what the open claims get on the node, or why it will not do.
-func (r *rule) allocate(ctx context.Context, node *corev1.Node) ([]resourcev1.AllocationResult, *framework.Status) {
-	for _, place := range r.places {
-		if !place.Match(node) {
-			return nil, notHere
+// allocate returns what the pod's claims will be like on the node, or why it
+// will not do.
+func (r *rule) allocate(ctx context.Context, node *corev1.Node) (*decision, *framework.Status) {
+	d := &decision{}
+	open := r.open
+	if r.extended != nil {
+		if r.extended.stale != nil {
+			return nil, staleClaim
+		}
+		if d.extended, d.mappings = r.extended.on(node); d.extended != nil {
+			open = append(slices.Clip(open), d.extended)
 		}
 	}
-	if r.allocator == nil {
-		return nil, nil
+	if len(r.broken) > 0 || slices.ContainsFunc(r.places, func(p place) bool { return !p.Match(node) }) {
+		return nil, notHere
 	}
-	results, err := r.allocator.Allocate(ctx, node, r.open)
+	if len(open) == 0 {
+		d.claims = r.claims
+		return d, nil
+	}
+	if r.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.timeout)
+		defer cancel()
+	}
+	results, err := r.allocator.Allocate(ctx, node, open)
 	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, tooLate
 	case errors.Is(err, structured.ErrFailedAllocationOnNode):
-		return nil, framework.NewStatus(framework.Unschedulable, name, err.Error())
+		return nil, unresolvable("%v", err)
 	case err != nil:
 		return nil, failed(err)
-	case len(results) != len(r.open):
+	case len(results) != len(open):
 		return nil, tooLittle
 	}
-	return results, nil
+	if d.extended != nil {
+		d.extended.Status.Allocation = &results[len(results)-1]
+	}
+	for _, claim := range r.claims {
+		if i := slices.Index(r.open, claim); i >= 0 {
+			claim = claim.DeepCopy()
+			claim.Status.Allocation = &results[i]
+		}
+		d.claims = append(d.claims, claim)
+	}
+	return d, nil
 }
 
 // Cures reports whether devices may have come or become free.
 func (*Plugin) Cures(pod *framework.PodInfo, e framework.Event) bool {
 	switch e.Kind {
-	case framework.DeviceChanged, framework.NodeAdded, framework.NodeChanged:
-		return len(pod.Spec.ResourceClaims) > 0
+	case framework.DeviceChanged, framework.DeviceClassChanged, framework.NodeAdded, framework.NodeChanged:
+		return len(pod.Spec.ResourceClaims) > 0 || len(pod.Requests.Scalar) > 0
 	}
 	return false
 }

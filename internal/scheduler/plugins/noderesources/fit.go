@@ -20,6 +20,9 @@ type Fit struct {
 	// Ignored are extended resources that are not looked at, and IgnoredGroups
 	// what such resources' names begin with, up to the slash.
 	Ignored, IgnoredGroups []string
+	// Backed reports whether drivers of devices may have an extended resource
+	// where the node itself has none; nil means that none do.
+	Backed func(corev1.ResourceName) bool
 }
 
 // Name returns the plugin's name.
@@ -35,6 +38,9 @@ func (f Fit) rule(pod *framework.PodInfo) *fit {
 	for name, want := range pod.Requests.Scalar {
 		if want > 0 && !f.ignores(string(name)) {
 			r.scalar = append(r.scalar, name)
+			if f.Backed != nil && f.Backed(name) {
+				r.backed = append(r.backed, name)
+			}
 		}
 	}
 	slices.Sort(r.scalar)
@@ -53,6 +59,8 @@ type fit struct {
 	want framework.Resources
 	// scalar are the others that count.
 	scalar []corev1.ResourceName
+	// backed are those that drivers of devices may have.
+	backed []corev1.ResourceName
 	// known are the statuses given before, by which resources were short.
 	known map[string]*framework.Status
 }
@@ -73,6 +81,9 @@ func (f *fit) Filter(n *framework.NodeInfo) *framework.Status {
 	check("memory", f.want.Memory, n.Requested.Memory, n.Allocatable.Memory)
 	check("ephemeral-storage", f.want.EphemeralStorage, n.Requested.EphemeralStorage, n.Allocatable.EphemeralStorage)
 	for _, name := range f.scalar {
+		if n.Allocatable.Scalar[name] == 0 && slices.Contains(f.backed, name) {
+			continue
+		}
 		check(string(name), f.want.Scalar[name], n.Requested.Scalar[name], n.Allocatable.Scalar[name])
 	}
 	if short == nil {
@@ -109,6 +120,8 @@ func (f Fit) Cures(pod *framework.PodInfo, e framework.Event) bool {
 	case framework.PodGone:
 		// Room on other nodes is as it was.
 		return e.Host != nil && f.rule(pod).Filter(e.Host) == nil
+	case framework.DeviceClassChanged:
+		return len(pod.Requests.Scalar) > 0
 	case framework.PodChanged:
 		return shrank(&e.OldPod.Requests, &e.Pod.Requests)
 	}

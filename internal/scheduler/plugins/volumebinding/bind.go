@@ -123,7 +123,7 @@ func (p *Plugin) await(ctx context.Context, pod *corev1.Pod, d *decision) error 
 			return err
 		}
 		if timeout == nil {
-			timer := p.clock.NewTimer(bindTimeout)
+			timer := p.clock.NewTimer(p.BindTimeout)
 			defer timer.Stop()
 			timeout = timer.C()
 		}

@@ -29,11 +29,15 @@ import (
 
 const name = "VolumeBinding"
 
-// bindTimeout is how long a pod waits for its volumes.
-const bindTimeout = 10 * time.Minute
-
 // Plugin filters, reserves and prepares the binding. Make it with New.
 type Plugin struct {
+	*state
+	// BindTimeout is how long a pod waits for its volumes.
+	BindTimeout time.Duration
+}
+
+// state is what all profiles have in common.
+type state struct {
 	client client.Set
 	clock  clock.WithTicker
 
@@ -51,14 +55,18 @@ type Plugin struct {
 	}
 }
 
-// New returns the plugin.
+// New returns the plugin, without a timeout.
 func New(c client.Set, clk clock.WithTicker) *Plugin {
-	p := &Plugin{client: c, clock: clk}
+	p := &state{client: c, clock: clk}
 	p.mu.volumes = make(map[string]*corev1.PersistentVolume)
 	p.mu.nodes = make(map[types.NamespacedName]string)
 	p.mu.decided = make(map[types.UID]*decision)
-	return p
+	return &Plugin{state: p}
 }
+
+// With returns the plugin with a timeout; what was decided by one is known to
+// the other.
+func (p *Plugin) With(timeout time.Duration) *Plugin { return &Plugin{p.state, timeout} }
 
 // Name returns the plugin's name.
 func (*Plugin) Name() string { return name }
