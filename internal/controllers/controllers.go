@@ -187,7 +187,7 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 		add("localpath", "persistent-volume-binder", func(d controller.Deps) (controller.Runnable, error) { return localpath.New(d, c.LocalVolumes) })
 	}
 	if c.Schemas != nil {
-		add("policystatus", "validatingadmissionpolicy-status-controller", func(d controller.Deps) (controller.Runnable, error) { return policystatus.New(d, c.Schemas) })
+		add("policystatus", "validatingadmissionpolicy-status-controller", func(d controller.Deps) (controller.Runnable, error) { return policystatus.New(d, c.Schemas, c.Server) })
 	}
 	if c.Server.Client != nil {
 		addAs("ipaddresses", c.Server, servicecidr.NewAddresses)

@@ -142,6 +142,7 @@ func (s *step) keep(ctx context.Context, i int) (wait bool, err error) {
 	if pods.Finished(p) {
 		// A new one is made once the name is free.
 		if p.DeletionTimestamp == nil {
+			s.noteEnd(p)
 			err = s.delete(ctx, p)
 		}
 		return true, err
@@ -272,6 +273,15 @@ func (s *step) delete(ctx context.Context, p *corev1.Pod) error {
 	}
 	s.note("delete", p, err)
 	return err
+}
+
+// noteEnd leaves an Event at the set about a pod that has to be made anew.
+func (s *step) noteEnd(p *corev1.Pod) {
+	if p.Status.Phase == corev1.PodFailed {
+		s.events.Eventf(s.set, corev1.EventTypeWarning, "RecreatingFailedPod", "StatefulSet %s/%s is recreating failed Pod %s", s.set.Namespace, s.set.Name, p.Name)
+		return
+	}
+	s.events.Eventf(s.set, corev1.EventTypeNormal, "RecreatingTerminatedPod", "StatefulSet %s/%s is recreating terminated Pod %s", s.set.Namespace, s.set.Name, p.Name)
 }
 
 // note leaves an Event about a pod at the set.
