@@ -29,7 +29,7 @@ func events(t *testing.T, c *testcluster.Cluster) []corev1.Event {
 func TestNoEventOfABurstIsLost(t *testing.T) {
 	c := testcluster.Start(t)
 	recorder := c.Set(identity.Component("system:kube-scheduler")).Recorder("burst")
-	const n = 4000
+	const n = 1500
 	for i := range n {
 		recorder.Eventf(pod(fmt.Sprintf("p%d", i)), corev1.EventTypeNormal, "Scheduled", "p%d", i)
 	}
