@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"strings"
 
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -170,16 +169,15 @@ func (c *inProcess) update(ctx context.Context, subresource string, target, body
 	}
 	defer func() { done(err, body) }()
 	if subresource == "scale" {
-		scale, ok := body.(*autoscalingv1.Scale)
-		if !ok {
-			return fmt.Errorf("the scale subresource takes an autoscaling/v1 Scale, not %T", body)
+		scale, err := scaleFrom(body)
+		if err != nil {
+			return err
 		}
 		out, err := c.server.UpdateScale(ctx, req, o, scale)
 		if err != nil {
 			return err
 		}
-		*scale = *out
-		return nil
+		return giveScale(out, body)
 	}
 	in, err := take(body, req.Version)
 	if err != nil {
@@ -352,7 +350,7 @@ func (s *subresource) Get(ctx context.Context, obj, sub client.Object, _ ...clie
 		if err != nil {
 			return err
 		}
-		return assign(scale, sub)
+		return giveScale(scale, sub)
 	}
 	return give(ctx, e, req.Version, sub)
 }

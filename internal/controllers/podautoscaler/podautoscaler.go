@@ -19,6 +19,8 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -220,7 +222,7 @@ func (a *autoscaling) run(ctx context.Context) error {
 	}
 	if rescale {
 		scale.Spec.Replicas = desired
-		if err := a.Client.SubResource("scale").Update(ctx, target, crclient.WithSubResourceBody(scale)); err != nil {
+		if err := a.rescale(ctx, target, scale); err != nil {
 			a.events.Eventf(a.object, corev1.EventTypeWarning, "FailedRescale", "New size: %d; reason: %s; error: %v", desired, reason, err)
 			a.condition(autoscalingv2.AbleToScale, corev1.ConditionFalse, "FailedUpdateScale", "the HPA controller was unable to update the target scale: %v", err)
 			return err
@@ -246,8 +248,30 @@ func (a *autoscaling) scale(ctx context.Context) (crclient.Object, *autoscalingv
 	if err != nil {
 		return nil, nil, err
 	}
-	target := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: a.object.Namespace, Name: ref.Name}}
+	target := &unstructured.Unstructured{}
 	target.SetGroupVersionKind(mapping.GroupVersionKind)
+	target.SetNamespace(a.object.Namespace)
+	target.SetName(ref.Name)
+	answer := &unstructured.Unstructured{}
+	answer.SetGroupVersionKind(scaleKind)
+	if err := a.Client.SubResource("scale").Get(ctx, target, answer); err != nil {
+		return nil, nil, err
+	}
 	scale := &autoscalingv1.Scale{}
-	return target, scale, a.Client.SubResource("scale").Get(ctx, target, scale)
+	return target, scale, runtime.DefaultUnstructuredConverter.FromUnstructured(answer.Object, scale)
+}
+
+// scaleKind is what is read and written of a target. Remote clients take objects
+// without a type only where both are.
+var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+
+// rescale writes the scale of the target.
+func (a *autoscaling) rescale(ctx context.Context, target crclient.Object, scale *autoscalingv1.Scale) error {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(scale)
+	if err != nil {
+		return err
+	}
+	body := &unstructured.Unstructured{Object: content}
+	body.SetGroupVersionKind(scaleKind)
+	return a.Client.SubResource("scale").Update(ctx, target, crclient.WithSubResourceBody(body))
 }

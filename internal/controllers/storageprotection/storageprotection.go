@@ -1,7 +1,7 @@
 // Package storageprotection keeps claims while pods use them, volumes while
 // they are bound, and volume attributes classes while something has them:
 // admission gives each a finalizer, which is taken away here when the object
-// is deleted and nobody needs it.
+// is deleted and nobody needs it. Who takes it away before gets it back.
 package storageprotection
 
 import (
@@ -27,7 +27,7 @@ const (
 )
 
 // protect makes a controller that takes the finalizer from deleted objects
-// that are not in use.
+// that are not in use, and gives it to others that lack it.
 func protect[T crclient.Object](d controller.Deps, finalizer string, empty func() T, inUse func(context.Context, T) (bool, error)) controller.Reconcile {
 	return func(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
 		obj := empty()
@@ -35,7 +35,11 @@ func protect[T crclient.Object](d controller.Deps, finalizer string, empty func(
 			return reconcile.Result{}, crclient.IgnoreNotFound(err)
 		}
 		i := slices.Index(obj.GetFinalizers(), finalizer)
-		if obj.GetDeletionTimestamp() == nil || i < 0 {
+		switch {
+		case obj.GetDeletionTimestamp() == nil && i < 0:
+			obj.SetFinalizers(append(slices.Clone(obj.GetFinalizers()), finalizer))
+			return reconcile.Result{}, crclient.IgnoreNotFound(d.Client.Update(ctx, obj))
+		case obj.GetDeletionTimestamp() == nil || i < 0:
 			return reconcile.Result{}, nil
 		}
 		if used, err := inUse(ctx, obj); used || err != nil {
@@ -44,6 +48,11 @@ func protect[T crclient.Object](d controller.Deps, finalizer string, empty func(
 		obj.SetFinalizers(slices.Delete(slices.Clone(obj.GetFinalizers()), i, i+1))
 		return reconcile.Result{}, crclient.IgnoreNotFound(d.Client.Update(ctx, obj))
 	}
+}
+
+// concerns reports whether the finalizer may have to come or go.
+func concerns(o crclient.Object, finalizer string) bool {
+	return o.GetDeletionTimestamp() != nil || !slices.Contains(o.GetFinalizers(), finalizer)
 }
 
 // NewClaims makes the controller for claims.
@@ -60,7 +69,7 @@ func NewClaims(d controller.Deps) (controller.Runnable, error) {
 	return controller.New(d, name, 1,
 		protect(d, claimFinalizer, func() *corev1.PersistentVolumeClaim { return &corev1.PersistentVolumeClaim{} }, inUse),
 		controller.Watch(d, &corev1.PersistentVolumeClaim{}, func(q controller.Queue, _, c *corev1.PersistentVolumeClaim) {
-			if c != nil && c.DeletionTimestamp != nil {
+			if c != nil && concerns(c, claimFinalizer) {
 				controller.Add(q, c.Namespace, c.Name)
 			}
 		}),
@@ -123,7 +132,7 @@ func NewVolumes(d controller.Deps) (controller.Runnable, error) {
 				return pv.Status.Phase == corev1.VolumeBound, nil
 			}),
 		controller.Watch(d, &corev1.PersistentVolume{}, func(q controller.Queue, _, pv *corev1.PersistentVolume) {
-			if pv != nil && pv.DeletionTimestamp != nil {
+			if pv != nil && concerns(pv, volumeFinalizer) {
 				controller.Add(q, "", pv.Name)
 			}
 		}))
@@ -151,7 +160,7 @@ func NewAttributesClasses(d controller.Deps) (controller.Runnable, error) {
 	return controller.New(d, name, 1,
 		protect(d, classFinalizer, func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} }, inUse),
 		controller.Watch(d, &storagev1.VolumeAttributesClass{}, func(q controller.Queue, _, c *storagev1.VolumeAttributesClass) {
-			if c != nil && c.DeletionTimestamp != nil {
+			if c != nil && concerns(c, classFinalizer) {
 				controller.Add(q, "", c.Name)
 			}
 		}),
