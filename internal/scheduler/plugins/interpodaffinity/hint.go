@@ -16,20 +16,24 @@ func (p *Plugin) Cures(pod *framework.PodInfo, e framework.Event) bool {
 		return p.about(pod, nil, e.Node)
 	case framework.NodeChanged:
 		return p.about(pod, e.OldNode, e.Node)
-	case framework.NamespaceChanged:
+	case framework.NodeGone, framework.NamespaceChanged:
+		// A node takes the pods on it out of all counts.
 		return true
 	case framework.PodPlaced:
 		return p.matchesAll(pod.Affinity, e.Pod.Pod)
 	case framework.PodChanged:
 		return !p.matchesAll(pod.Affinity, e.OldPod.Pod) && p.matchesAll(pod.Affinity, e.Pod.Pod) ||
-			p.matchesAny(pod.AntiAffinity, e.OldPod.Pod) && !p.matchesAny(pod.AntiAffinity, e.Pod.Pod)
+			p.matchesAny(pod.AntiAffinity, e.OldPod.Pod) && !p.matchesAny(pod.AntiAffinity, e.Pod.Pod) || p.leaves(pod, e.OldPod)
 	case framework.PodGone:
-		// The last pod of a group that goes lets the first one of a new group
-		// begin anywhere.
-		return p.matchesAny(pod.AntiAffinity, e.OldPod.Pod) || p.matchesAny(e.OldPod.AntiAffinity, pod.Pod) ||
-			p.matchesAll(pod.Affinity, e.OldPod.Pod) && p.matchesAll(pod.Affinity, pod.Pod)
+		return p.matchesAny(pod.AntiAffinity, e.OldPod.Pod) || p.matchesAny(e.OldPod.AntiAffinity, pod.Pod) || p.leaves(pod, e.OldPod)
 	}
 	return false
+}
+
+// leaves reports whether old may have been the last pod of a group: the first
+// one of a new group can begin anywhere.
+func (p *Plugin) leaves(pod, old *framework.PodInfo) bool {
+	return p.matchesAll(pod.Affinity, old.Pod) && p.matchesAll(pod.Affinity, pod.Pod)
 }
 
 func (p *Plugin) matchesAny(terms []framework.Term, pod *corev1.Pod) bool {
