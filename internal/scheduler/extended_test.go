@@ -216,3 +216,32 @@ func TestWordsBeforeDevicesAreLookedAt(t *testing.T) {
 	}))
 	unschedulable(t, c, "p", `0/1 nodes are available: persistentvolumeclaim "missing" not found. not found`)
 }
+
+// TestWaitingHasAnEnd: volumes that nobody makes, and devices that do not become
+// ready, are waited for as long as the configuration says.
+func TestWaitingHasAnEnd(t *testing.T) {
+	c := testcluster.Start(t)
+	configure(t, c, head+`
+profiles:
+- pluginConfig:
+  - name: VolumeBinding
+    args: {bindTimeoutSeconds: 1}
+  - name: DynamicResources
+    args: {bindingTimeout: 2s}
+`)
+	create(t, c, gpuClass())
+	create(t, c, class("nobody", "csi.example.com"))
+	node(t, c, "n1")
+	s := slice("n1", "x")
+	s.Spec.Devices[0].BindingConditions, s.Spec.Devices[0].BindingFailureConditions = []string{"attached"}, []string{"broken"}
+	create(t, c, s)
+	create(t, c, devices("d", ""))
+	create(t, c, pod("device", claiming("d")))
+	event(t, c, "device", "FailedScheduling", `running PreBind plugin "DynamicResources": device binding timeout`)
+	create(t, c, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "v"}, Spec: corev1.PersistentVolumeClaimSpec{
+		StorageClassName: ptr.To("nobody"), AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+		Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{"storage": resource.MustParse("1Gi")}},
+	}})
+	create(t, c, pod("volume", using("v")))
+	event(t, c, "volume", "FailedScheduling", `running PreBind plugin "VolumeBinding": binding volumes: timed out waiting for the condition`)
+}

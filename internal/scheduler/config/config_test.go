@@ -157,3 +157,26 @@ func TestPluginsOfAnExtensionPoint(t *testing.T) {
 		})
 	}
 }
+
+func TestFieldsWithoutEffectAreNamed(t *testing.T) {
+	const head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n"
+	for text, want := range map[string]string{
+		"":                                    "",
+		"leaderElection: {leaderElect: true}": "leaderElection is up to the process that runs the scheduler",
+		"clientConnection: {qps: 5}":          "clientConnection is up to the process that runs the scheduler",
+		"enableProfiling: true":               "enableProfiling and enableContentionProfiling is up to the process that runs the scheduler",
+		"parallelism: 4":                      "parallelism: nodes are not looked at one by one",
+		"delayCacheUntilActive: true":         "delayCacheUntilActive: the cache is the API server's",
+		"percentageOfNodesToScore: 30":        "percentageOfNodesToScore: all nodes are compared, which costs no more; only extenders are asked about some of them",
+		"percentageOfNodesToScore: 30\nextenders: [{urlPrefix: \"http://127.0.0.1:1\", filterVerb: f}]": "",
+	} {
+		c, err := config.Load([]byte(head + text))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := strings.Join(config.Ignored(c), "; "); got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+}
