@@ -73,21 +73,26 @@ func (p *Plugin) classesOf() (map[corev1.ResourceName]string, error) {
 
 // extendedOf returns what the pod wants without a claim; nil if nothing.
 func (p *Plugin) extendedOf(ctx context.Context, pod *corev1.Pod) (*extended, error) {
-	e := &extended{pod: pod, classes: map[corev1.ResourceName]string{}}
 	known, err := p.classesOf()
-	if err != nil {
+	if len(known) == 0 || err != nil {
 		return nil, err
 	}
+	var e *extended
 	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range containers {
 			for resource, q := range containers[i].Resources.Requests {
-				if class := known[resource]; class != "" && !q.IsZero() {
-					e.classes[resource] = class
+				class := known[resource]
+				if class == "" || q.IsZero() {
+					continue
 				}
+				if e == nil {
+					e = &extended{pod: pod, classes: map[corev1.ResourceName]string{}}
+				}
+				e.classes[resource] = class
 			}
 		}
 	}
-	if len(e.classes) == 0 {
+	if e == nil {
 		return nil, nil
 	}
 	var claims resourcev1.ResourceClaimList
