@@ -89,7 +89,7 @@ func (g Grants) status(ctx context.Context, c, old *resourcev1.ResourceClaim) fi
 	if onNode(identity.FromContext(ctx), allocatedNode(c.Status.Allocation)) {
 		verbs = []string{resourcev1.VerbPrefixAssociatedNode + verb, verbs[0]}
 	}
-	for _, driver := range changedDrivers(c.Status.Devices, old.Status.Devices) {
+	for _, driver := range changedDrivers(c.Status.Devices, stillAllocated(old.Status.Devices, c.Status.Allocation)) {
 		var first error
 		for _, verb := range verbs {
 			err := g.ask(ctx, verb, resourcev1.SubresourceDriver, c.Namespace, driver)
@@ -126,6 +126,19 @@ func (g Grants) ask(ctx context.Context, verb, subresource, namespace, name stri
 		reason = strings.TrimSuffix(fmt.Sprintf("%v: %s", err, reason), ": ")
 	}
 	return authz.Forbidden(a, reason)
+}
+
+// stillAllocated leaves out reports on devices that are given back: they go with
+// the allocation, whoever takes it back.
+func stillAllocated(devices []resourcev1.AllocatedDeviceStatus, a *resourcev1.AllocationResult) []resourcev1.AllocatedDeviceStatus {
+	if a == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(devices), func(d resourcev1.AllocatedDeviceStatus) bool {
+		return !slices.ContainsFunc(a.Devices.Results, func(r resourcev1.DeviceRequestAllocationResult) bool {
+			return r.Driver == d.Driver && r.Pool == d.Pool && r.Device == d.Device
+		})
+	})
 }
 
 // changedDrivers returns the drivers whose devices' reports differ.
