@@ -151,4 +151,13 @@ func TestStatusIsWrittenInParts(t *testing.T) {
 	if err := as(driver, "n2").Status().Update(t.Context(), report("e")); err != nil {
 		t.Errorf("a driver that may report from anywhere: %v", err)
 	}
+	// With the allocation the reports on it go.
+	free := &resourcev1.ResourceClaim{}
+	if err := tc.Client.Get(t.Context(), client.ObjectKeyFromObject(claim), free); err != nil || len(free.Status.Devices) != 2 {
+		t.Fatalf("%d reports, %v", len(free.Status.Devices), err)
+	}
+	free.Status.Allocation, free.Status.Devices = nil, nil
+	if err := as("scheduler", "").Status().Update(t.Context(), free); err != nil {
+		t.Errorf("giving devices back: %v", err)
+	}
 }
