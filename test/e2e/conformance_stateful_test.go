@@ -280,6 +280,7 @@ func (s *space) testStatefulSetRolling() {
 	s.setStatefulImage("rolling", old)
 	set = s.settled("rolling", "goes back", func(set *appsv1.StatefulSet) bool { return set.Status.UpdateRevision == first })
 	s.condition("the current revision is still the second", set.Status.CurrentRevision == second, set.Status)
+	s.mends("rolling-1")
 	s.images("rolling", old, old, old)
 	set = s.settled("rolling", "is complete", complete)
 	s.condition("the revision is the first again", set.Status.CurrentRevision == first, set.Status)
