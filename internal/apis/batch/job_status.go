@@ -74,7 +74,7 @@ func (c *statusCheck) counters() {
 	c.errs = append(c.errs, checks.OptionalNonnegative(s.Ready, c.at.Child("ready"))...)
 	c.errs = append(c.errs, checks.OptionalNonnegative(s.Terminating, c.at.Child("terminating"))...)
 	if ptr.Deref(s.Ready, 0) > s.Active && (s.Active != was.Active || !ptr.Equal(s.Ready, was.Ready)) {
-		c.invalid("ready", *s.Ready, "cannot set more ready pods than active")
+		c.invalid("ready", ptr.Deref(s.Ready, 0), "cannot set more ready pods than active")
 	}
 	if s.Failed < was.Failed {
 		c.invalid("failed", s.Failed, "cannot decrease the failed counter")

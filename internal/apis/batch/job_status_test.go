@@ -43,6 +43,8 @@ func TestJobStatus(t *testing.T) {
 			j.Status.Conditions = is(batchv1.JobFailureTarget, batchv1.JobFailed)
 		}),
 		change("more ready", func(j *batchv1.Job) { j.Status.Ready = ptr.To[int32](3) }, "status.ready: Invalid value: cannot set more ready pods than active"),
+		change("fewer than none", func(j *batchv1.Job) { j.Status.Active, j.Status.Ready = -1, nil },
+			"status.active: Invalid value: must be greater than or equal to 0", "status.ready: Invalid value: cannot set more ready pods than active"),
 		change("fewer", func(j *batchv1.Job) { j.Status.Succeeded, j.Status.Failed = 0, 0 },
 			"status.failed: Invalid value: cannot decrease the failed counter", "status.succeeded: Invalid value: cannot decrease the succeeded counter"),
 		change("at once", func(j *batchv1.Job) { j.Status.Conditions = is(batchv1.JobComplete, batchv1.JobFailed) },
