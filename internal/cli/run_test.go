@@ -2,9 +2,11 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -46,9 +48,31 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+// TestMain lets this program be skiff itself: kubectl sets what belongs to the
+// whole process.
+func TestMain(m *testing.M) {
+	if os.Getenv(asSkiff) == "" {
+		os.Exit(m.Run())
+	}
+	if err := Run(context.Background(), os.Args, Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+const asSkiff = "SKIFF_TEST_COMMAND"
+
 // TestKubectlVersion is of a kubectl that the linker told nothing.
 func TestKubectlVersion(t *testing.T) {
-	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	run := func(t *testing.T, args ...string) (stdout, stderr string, err error) {
+		var out, errOut bytes.Buffer
+		cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+		cmd.Env = append(os.Environ(), asSkiff+"=1", "KUBECONFIG="+filepath.Join(t.TempDir(), "none"))
+		cmd.Stdout, cmd.Stderr = &out, &errOut
+		err = cmd.Run()
+		return out.String(), errOut.String(), err
+	}
 	for format, want := range map[string]string{"": "Client Version: v1.36.3\n", "json": `"gitVersion": "v1.36.3"`, "yaml": `minor: "36"`} {
 		out, _, err := run(t, "kubectl", "version", "--client", "--output="+format)
 		if err != nil || !strings.Contains(out, want) {

@@ -183,13 +183,16 @@ func TestReclaim(t *testing.T) {
 		t.Fatal(err)
 	}
 	claimIs(t, c, "a", corev1.ClaimBound, "retain")
-	// Without its volume a claim is lost; nothing can be done about it.
+	// Without its volume a claim is lost; nothing can be done about it. The
+	// protection is put back unless the volume is being deleted.
+	if err := c.Client.Delete(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
 	v = get(t, c, "", "retain", v)
 	v.Finalizers = nil
 	if err := c.Client.Update(t.Context(), v); err != nil {
 		t.Fatal(err)
 	}
-	remove(t, c, v)
 	claimIs(t, c, "a", corev1.ClaimLost, "retain")
 	event(t, c, "a", "ClaimLost")
 }
