@@ -28,7 +28,10 @@ import (
 type Deps struct {
 	client.Set
 	Clock clock.WithTicker
-	Log   *slog.Logger
+	// Delays measures how long keys wait, on which setting the clock has no
+	// effect; nil: Clock.
+	Delays clock.WithTicker
+	Log    *slog.Logger
 	// Metrics counts what goes through the queues; nil counts nothing.
 	Metrics *Metrics
 }
@@ -68,6 +71,10 @@ const (
 // says but never twice at a time for one key, with what the sources put on its
 // queue.
 func New(d Deps, name string, workers int, f Reconcile, sources ...source.Source) (Runnable, error) {
+	delays := d.Delays
+	if delays == nil {
+		delays = d.Clock
+	}
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[Request](firstRetry, lastRetry)
 	var waiting workqueue.Queue[Request] // nil: the library's own
 	if d.Metrics != nil {
@@ -81,7 +88,7 @@ func New(d Deps, name string, workers int, f Reconcile, sources ...source.Source
 		// A queue with a name reports to a process-wide metrics provider, and
 		// wakes up twice a second for it.
 		NewQueue: func(_ string, limiter workqueue.TypedRateLimiter[Request]) Queue {
-			q := newQueue(limiter, waiting, d.Clock)
+			q := newQueue(limiter, waiting, delays)
 			for _, s := range sources {
 				if c, ok := s.(capture); ok {
 					c.give(q)

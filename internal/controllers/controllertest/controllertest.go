@@ -75,7 +75,11 @@ func (c *Cluster) Run(account string, new func(controller.Deps) (controller.Runn
 func (c *Cluster) RunOver(set skiffclient.Set, name string, new func(controller.Deps) (controller.Runnable, error)) (stop func()) {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r, err := new(controller.Deps{Set: set, Clock: c.Clock, Log: slog.New(slog.NewTextHandler(writer{c.t}, nil)).With("account", name)})
+	delays := c.Clock
+	if _, jumps := delays.(*JumpingClock); jumps {
+		delays = clock.RealClock{}
+	}
+	r, err := new(controller.Deps{Set: set, Clock: c.Clock, Delays: delays, Log: slog.New(slog.NewTextHandler(writer{c.t}, nil)).With("account", name)})
 	if err != nil {
 		cancel()
 		c.t.Fatal(err)
