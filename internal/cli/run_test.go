@@ -54,32 +54,41 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asSkiff) == "" {
 		os.Exit(m.Run())
 	}
-	if err := Run(context.Background(), os.Args, Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	err := Run(context.Background(), os.Args, Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+	var exit ExitError
+	switch {
+	case err == nil:
+		os.Exit(0)
+	case errors.As(err, &exit):
+		os.Exit(exit.Code)
 	}
-	os.Exit(0)
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(2)
 }
 
 const asSkiff = "SKIFF_TEST_COMMAND"
 
+// runKubectlAlone runs skiff kubectl as a program of its own.
+func runKubectlAlone(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), os.Args[0], append([]string{"kubectl"}, args...)...)
+	cmd.Env = append(os.Environ(), asSkiff+"=1")
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err = cmd.Run()
+	return out.String(), errOut.String(), err
+}
+
 // TestKubectlVersion is of a kubectl that the linker told nothing.
 func TestKubectlVersion(t *testing.T) {
-	run := func(t *testing.T, args ...string) (stdout, stderr string, err error) {
-		var out, errOut bytes.Buffer
-		cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-		cmd.Env = append(os.Environ(), asSkiff+"=1", "KUBECONFIG="+filepath.Join(t.TempDir(), "none"))
-		cmd.Stdout, cmd.Stderr = &out, &errOut
-		err = cmd.Run()
-		return out.String(), errOut.String(), err
-	}
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
 	for format, want := range map[string]string{"": "Client Version: v1.36.3\n", "json": `"gitVersion": "v1.36.3"`, "yaml": `minor: "36"`} {
-		out, _, err := run(t, "kubectl", "version", "--client", "--output="+format)
+		out, _, err := runKubectlAlone(t, "version", "--client", "--output="+format)
 		if err != nil || !strings.Contains(out, want) {
 			t.Errorf("--output=%s: got %q, %v", format, out, err)
 		}
 	}
-	if _, stderr, err := run(t, "kubectl", "version", "--client", "--output=table"); err == nil || !strings.Contains(stderr, `not "table"`) {
+	if _, stderr, err := runKubectlAlone(t, "version", "--client", "--output=table"); err == nil || !strings.Contains(stderr, `not "table"`) {
 		t.Errorf("--output=table: %q, %v", stderr, err)
 	}
 }
@@ -127,16 +136,16 @@ func TestDownOfNothingIsNoError(t *testing.T) {
 
 func TestKubectlIsUpstreams(t *testing.T) {
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
-	out, _, err := run(t, "kubectl", "version", "--client")
+	out, _, err := runKubectlAlone(t, "version", "--client")
 	if err != nil || !strings.Contains(out, "Client Version") {
 		t.Errorf("version: %q, %v", out, err)
 	}
-	out, _, err = run(t, "kubectl", "create", "configmap", "x", "--from-literal=a=b", "--dry-run=client", "-o", "name")
+	out, _, err = runKubectlAlone(t, "create", "configmap", "x", "--from-literal=a=b", "--dry-run=client", "-o", "name")
 	if err != nil || out != "configmap/x\n" {
 		t.Errorf("create: %q, %v", out, err)
 	}
-	var exit ExitError
-	if _, stderr, err := run(t, "kubectl", "get", "pods"); !errors.As(err, &exit) || exit.Code != 1 || stderr == "" {
+	var exit *exec.ExitError
+	if _, stderr, err := runKubectlAlone(t, "get", "pods"); !errors.As(err, &exit) || exit.ExitCode() != 1 || stderr == "" {
 		t.Errorf("get without a server: %q, %v", stderr, err)
 	}
 }

@@ -128,15 +128,19 @@ func (s *space) testJobFailsEarly() {
 func (s *space) testJobStatus() {
 	s.job("status", idle, nil)
 	s.pods("status", 2, isReady)
-	s.patch(jobsResource, "status", `{"metadata":{"annotations":{"patchedstatus":"true"}},"status":{"startTime":"2026-01-02T03:04:05Z"}}`, "status")
-	s.condition("the annotation comes with the status", s.field(jobsResource, "status", "metadata", "annotations", "patchedstatus") == "true", nil)
-	s.condition("the status is patched", s.field(jobsResource, "status", "status", "startTime") == "2026-01-02T03:04:05Z", nil)
-	s.update(jobsResource, "status", func(obj map[string]any) error {
-		return unstructured.SetNestedField(obj, "2026-01-02T03:04:06Z", "status", "startTime")
-	}, "status")
+	condition := func(j *batchv1.Job, reason string) bool {
+		return slices.ContainsFunc(j.Status.Conditions, func(c batchv1.JobCondition) bool { return c.Type == "Custom" && c.Reason == reason })
+	}
 	var j batchv1.Job
+	s.patch(jobsResource, "status", `{"metadata":{"annotations":{"patchedstatus":"true"}},"status":{"conditions":[{"type":"Custom","status":"True","reason":"Patched"}]}}`, "status")
 	s.get(jobsResource, "status", &j, "status")
-	s.condition("the status is updated", j.Status.StartTime.UTC().Second() == 6 && j.UID != "", j)
+	s.condition("the annotation comes with the status", j.Annotations["patchedstatus"] == "true", j)
+	s.condition("the status is patched", condition(&j, "Patched"), j)
+	s.update(jobsResource, "status", func(obj map[string]any) error {
+		return unstructured.SetNestedSlice(obj, []any{map[string]any{"type": "Custom", "status": "True", "reason": "Updated"}}, "status", "conditions")
+	}, "status")
+	s.get(jobsResource, "status", &j, "status")
+	s.condition("the status is updated", condition(&j, "Updated") && j.UID != "", j)
 }
 
 func (s *space) testJobIndexed() {

@@ -269,7 +269,7 @@ func TestResize(t *testing.T) {
 	e.wantError(admission.Attributes{Operation: admission.Update, Object: on("none", "2"), Old: on("none", "1")}, "pods/resize", `pods "p" is forbidden: node "none" not found`)
 
 	for node, want := range map[string]metav1.StatusCause{
-		"able":    {Type: "NodeCapacity", Message: "Node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000"},
+		"able":    {Type: "NodeCapacity", Message: "node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000"},
 		"windows": {Type: "UnsupportedPlatform", Message: `pod resize is only supported on linux nodes, node "windows" is "windows"`},
 	} {
 		cpu := map[string]string{"able": "3", "windows": "2"}[node]

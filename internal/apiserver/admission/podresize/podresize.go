@@ -53,7 +53,7 @@ func (p *Plugin) Validate(ctx context.Context, a *admission.Attributes) error {
 		missing = append(missing, fmt.Sprintf("memory, requested: %d, allocatable: %d", asked, has))
 	}
 	if len(missing) > 0 {
-		return refuse(a, nodeCapacity, "Node didn't have enough allocatable resources: "+strings.Join(missing, "; "))
+		return refuse(a, nodeCapacity, "node didn't have enough allocatable resources: "+strings.Join(missing, "; "))
 	}
 	if os := node.Labels[corev1.LabelOSStable]; os != string(corev1.Linux) {
 		return refuse(a, unsupportedPlatform, fmt.Sprintf("pod resize is only supported on linux nodes, node %q is %q", node.Name, os))
