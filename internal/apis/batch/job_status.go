@@ -132,7 +132,8 @@ func (c *statusCheck) conditions() {
 
 func (c *statusCheck) times() {
 	s, was := c.now, c.was
-	same := func(a, b *metav1.Time) bool { return a == b || a != nil && b != nil && a.Equal(b) }
+	// Clients see seconds: what was set in this process may be more exact.
+	same := func(a, b *metav1.Time) bool { return a == b || a != nil && b != nil && a.Unix() == b.Unix() }
 	started, completed := !same(s.StartTime, was.StartTime), !same(s.CompletionTime, was.CompletionTime)
 	complete := hasCondition(s, batchv1.JobComplete)
 	if completed || c.changed(batchv1.JobComplete) {
