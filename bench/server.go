@@ -37,7 +37,7 @@ func (b *bench) startServer(ctx context.Context, dir string) (*server, error) {
 	}
 	s := &server{exited: make(chan error, 1), log: &bytes.Buffer{}}
 	s.cmd = exec.Command(b.binary, "server", "--disable-node", "--data-dir", dir, "--log-level", "warn",
-		"--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1", "--node-ip", "127.0.0.1", "--port", strconv.Itoa(port))
+		"--cluster-cidr", "10.64.0.0/11", "--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1", "--node-ip", "127.0.0.1", "--port", strconv.Itoa(port))
 	s.cmd.Stderr = s.log
 	// The server must not outlive this process, however that ends.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
