@@ -64,7 +64,7 @@ func (s *Server) fieldsOfNew(v *Version) *fieldset.Writer {
 		return nil
 	}
 	var reset []string
-	if d.HasStatus {
+	if v.Has("status") {
 		reset = []string{"status"}
 	}
 	w, err := fieldset.Compile(empty, typed, reset...)

@@ -52,6 +52,9 @@ type Plugin struct {
 
 // state is what all profiles have in common.
 type state struct {
+	// Changes makes waiting pods look again. It is told when claims change.
+	framework.Changes
+
 	client client.Set
 	clock  clock.WithTicker
 	// expressions is made with the first claim: the compiler is large.
@@ -66,9 +69,6 @@ type state struct {
 		// classes are the device classes by the extended resources that they stand
 		// for; nil if they have to be looked for.
 		classes map[corev1.ResourceName]string
-		// changed is closed when something changed that pods may wait for; nil while
-		// none waits.
-		changed chan struct{}
 	}
 }
 

@@ -71,7 +71,7 @@ func (p *Plugin) await(ctx context.Context, pod *corev1.Pod, node string, claims
 	p.client.Recorder(pod.Spec.SchedulerName).Eventf(pod, corev1.EventTypeNormal, "BindingConditionsPending", "waiting for binding conditions for device on node %s", node)
 	var timeout <-chan time.Time
 	for {
-		changed := p.nextChange()
+		changed := p.NextChange()
 		done, err := p.allReady(ctx, claims)
 		if done || err != nil {
 			return err
@@ -105,23 +105,4 @@ func (p *Plugin) allReady(ctx context.Context, claims []*resourcev1.ResourceClai
 		}
 	}
 	return true, nil
-}
-
-func (p *Plugin) nextChange() <-chan struct{} {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mu.changed == nil {
-		p.mu.changed = make(chan struct{})
-	}
-	return p.mu.changed
-}
-
-// Changed makes waiting pods look again. It is called when claims change.
-func (p *Plugin) Changed() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mu.changed != nil {
-		close(p.mu.changed)
-		p.mu.changed = nil
-	}
 }

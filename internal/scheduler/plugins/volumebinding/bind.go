@@ -117,7 +117,7 @@ func (p *Plugin) write(ctx context.Context, d *decision) error {
 func (p *Plugin) await(ctx context.Context, pod *corev1.Pod, d *decision) error {
 	var timeout <-chan time.Time
 	for {
-		changed := p.nextChange()
+		changed := p.NextChange()
 		done, err := p.check(ctx, pod, d)
 		if done || err != nil {
 			return err
@@ -134,26 +134,6 @@ func (p *Plugin) await(ctx context.Context, pod *corev1.Pod, d *decision) error 
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}
-}
-
-func (p *Plugin) nextChange() <-chan struct{} {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mu.changed == nil {
-		p.mu.changed = make(chan struct{})
-	}
-	return p.mu.changed
-}
-
-// Changed makes waiting pods look again. It is called when volumes and claims
-// change and when pods and nodes go.
-func (p *Plugin) Changed() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mu.changed != nil {
-		close(p.mu.changed)
-		p.mu.changed = nil
 	}
 }
 

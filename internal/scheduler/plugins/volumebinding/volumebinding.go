@@ -38,6 +38,10 @@ type Plugin struct {
 
 // state is what all profiles have in common.
 type state struct {
+	// Changes makes waiting pods look again. It is told when volumes and claims
+	// change and when pods and nodes go.
+	framework.Changes
+
 	client client.Set
 	clock  clock.WithTicker
 
@@ -49,9 +53,6 @@ type state struct {
 		nodes   map[types.NamespacedName]string
 		// decided is what is to be done for a pod, by its UID.
 		decided map[types.UID]*decision
-		// changed is closed when something changed that pods may wait for; nil
-		// while none waits.
-		changed chan struct{}
 	}
 }
 
