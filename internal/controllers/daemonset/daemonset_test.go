@@ -2,6 +2,7 @@ package daemonset_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -155,8 +156,11 @@ func TestPodsThatEnd(t *testing.T) {
 	c := start(t, 2, appsv1.DaemonSetUpdateStrategy{})
 	victim := pods(c)[0]
 	c.Fail(&victim)
-	waitFor(c, "a new pod for the failed one", 2)
 	c.WaitForEvent("default", "daemon", "FailedDaemonPod")
+	c.Eventually("a new pod for the failed one", &corev1.PodList{}, func() bool {
+		now := pods(c)
+		return len(now) == 2 && !slices.ContainsFunc(now, func(p corev1.Pod) bool { return p.UID == victim.UID })
+	})
 
 	// A pod that loses its owner is taken back.
 	orphan := pods(c)[0]
