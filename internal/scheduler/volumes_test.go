@@ -173,8 +173,12 @@ func TestVolumesWhereTheyAre(t *testing.T) {
 	create(t, c, pod("again", using("a"), func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelHostname: "n3"} }))
 	until(t, c, "again", "refused", refused("1 node(s) didn't match PersistentVolume's node affinity"))
 
+	gone := claim("gone", "local")
+	create(t, c, gone)
+	bind(t, c, gone, "nothing")
 	for message, p := range map[string]*corev1.Pod{
-		`persistentvolumeclaim "nope" not found`: pod("missing", using("nope")),
+		`0/3 nodes are available: persistentvolume "nothing" not found.`: pod("gone", using("gone")),
+		`persistentvolumeclaim "nope" not found`:                         pod("missing", using("nope")),
 		`waiting for ephemeral volume controller to create the persistentvolumeclaim "early-v"`: pod("early", func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{
 				VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{Spec: claim("", "local").Spec},

@@ -51,7 +51,11 @@ func (p Plugin) PreFilter(pod *framework.PodInfo) (framework.Filter, *framework.
 		if a.Spec.Source.PersistentVolumeName == nil {
 			continue
 		}
-		if v, ok := r.volume(*a.Spec.Source.PersistentVolumeName); ok {
+		var pv corev1.PersistentVolume
+		if !r.read(&pv, types.NamespacedName{Name: *a.Spec.Source.PersistentVolumeName}) {
+			continue
+		}
+		if v, ok := csi(&pv); ok {
 			r.attached[a.Spec.NodeName] = append(r.attached[a.Spec.NodeName], v)
 		}
 	}
@@ -66,37 +70,46 @@ func (r *rule) volumes(pod *corev1.Pod, found map[attachable]bool) {
 			continue
 		}
 		var claim corev1.PersistentVolumeClaim
-		key := types.NamespacedName{Namespace: pod.Namespace, Name: claimName}
-		if r.cache.Get(context.Background(), key, &claim, crclient.UnsafeDisableDeepCopy) != nil {
+		if !r.read(&claim, types.NamespacedName{Namespace: pod.Namespace, Name: claimName}) {
 			continue
 		}
-		if claim.Spec.VolumeName != "" {
-			if v, ok := r.volume(claim.Spec.VolumeName); ok {
-				found[v] = true
-			}
-			continue
-		}
-		// It will be a volume of the class's driver.
-		var class storagev1.StorageClass
-		of := types.NamespacedName{Name: volume.GetPersistentVolumeClaimClass(&claim)}
-		if of.Name != "" && r.cache.Get(context.Background(), of, &class, crclient.UnsafeDisableDeepCopy) == nil {
-			found[attachable{class.Provisioner, key.String()}] = true
+		if v, ok := r.volume(&claim); ok {
+			found[v] = true
 		}
 	}
 }
 
-func (r *rule) volume(name string) (attachable, bool) {
+// volume returns the claim's volume, if it is one of a CSI driver. One that is
+// not there will be one of the class's driver.
+func (r *rule) volume(claim *corev1.PersistentVolumeClaim) (attachable, bool) {
 	var pv corev1.PersistentVolume
-	if r.cache.Get(context.Background(), types.NamespacedName{Name: name}, &pv, crclient.UnsafeDisableDeepCopy) != nil || pv.Spec.CSI == nil {
+	if claim.Spec.VolumeName != "" && r.read(&pv, types.NamespacedName{Name: claim.Spec.VolumeName}) {
+		return csi(&pv)
+	}
+	var class storagev1.StorageClass
+	of := volume.GetPersistentVolumeClaimClass(claim)
+	if of == "" || !r.read(&class, types.NamespacedName{Name: of}) {
+		return attachable{}, false
+	}
+	return attachable{class.Provisioner, crclient.ObjectKeyFromObject(claim).String()}, true
+}
+
+func csi(pv *corev1.PersistentVolume) (attachable, bool) {
+	if pv.Spec.CSI == nil {
 		return attachable{}, false
 	}
 	return attachable{pv.Spec.CSI.Driver, pv.Spec.CSI.VolumeHandle}, true
 }
 
+// read reads into obj, and reports whether it could.
+func (r *rule) read(obj crclient.Object, key types.NamespacedName) bool {
+	return r.cache.Get(context.Background(), key, obj, crclient.UnsafeDisableDeepCopy) == nil
+}
+
 // Filter implements framework.Filter.
 func (r *rule) Filter(n *framework.NodeInfo) *framework.Status {
 	var node storagev1.CSINode
-	if r.cache.Get(context.Background(), types.NamespacedName{Name: n.Node.Name}, &node, crclient.UnsafeDisableDeepCopy) != nil {
+	if !r.read(&node, types.NamespacedName{Name: n.Node.Name}) {
 		return nil
 	}
 	limits := map[string]int32{}

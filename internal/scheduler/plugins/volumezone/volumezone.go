@@ -4,10 +4,12 @@ package volumezone
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -23,12 +25,13 @@ type Plugin struct{ Cache crclient.Reader }
 // Name returns the plugin's name.
 func (Plugin) Name() string { return name }
 
-// topology are the labels that count, with their successors.
+// topology are the labels that count, with those by which nodes may answer
+// instead.
 var topology = map[string]string{
 	corev1.LabelFailureDomainBetaZone:   corev1.LabelTopologyZone,
 	corev1.LabelFailureDomainBetaRegion: corev1.LabelTopologyRegion,
-	corev1.LabelTopologyZone:            corev1.LabelFailureDomainBetaZone,
-	corev1.LabelTopologyRegion:          corev1.LabelFailureDomainBetaRegion,
+	corev1.LabelTopologyZone:            corev1.LabelTopologyZone,
+	corev1.LabelTopologyRegion:          corev1.LabelTopologyRegion,
 }
 
 // demand is a label of a volume: the node must have one of the values.
@@ -45,23 +48,29 @@ var conflict = framework.NewStatus(framework.Unresolvable, name, "node(s) had no
 func (p Plugin) PreFilter(pod *framework.PodInfo) (framework.Filter, *framework.Status) {
 	var r rule
 	for i := range pod.Spec.Volumes {
-		claimName := volumebinding.ClaimName(pod.Pod, &pod.Spec.Volumes[i])
-		if claimName == "" {
+		source := pod.Spec.Volumes[i].PersistentVolumeClaim
+		if source == nil {
 			continue
 		}
 		// Claims without a volume are VolumeBinding's affair.
 		var claim corev1.PersistentVolumeClaim
-		key := types.NamespacedName{Namespace: pod.Namespace, Name: claimName}
+		key := types.NamespacedName{Namespace: pod.Namespace, Name: source.ClaimName}
 		if p.Cache.Get(context.Background(), key, &claim, crclient.UnsafeDisableDeepCopy) != nil || claim.Spec.VolumeName == "" {
 			continue
 		}
 		var pv corev1.PersistentVolume
-		if p.Cache.Get(context.Background(), types.NamespacedName{Name: claim.Spec.VolumeName}, &pv, crclient.UnsafeDisableDeepCopy) != nil {
-			continue
+		switch err := p.Cache.Get(context.Background(), types.NamespacedName{Name: claim.Spec.VolumeName}, &pv, crclient.UnsafeDisableDeepCopy); {
+		case apierrors.IsNotFound(err):
+			return nil, framework.NewStatus(framework.Unresolvable, name, fmt.Sprintf("persistentvolume %q not found", claim.Spec.VolumeName))
+		case err != nil:
+			return nil, framework.NewStatus(framework.Failed, name, err.Error())
 		}
 		for key := range topology {
-			if value, has := pv.Labels[key]; has {
-				r = append(r, demand{key, strings.Split(value, "__")})
+			value, has := pv.Labels[key]
+			values := strings.Split(value, "__")
+			// A list with nothing between its separators says nothing.
+			if has && !slices.Contains(values, "") {
+				r = append(r, demand{key, values})
 			}
 		}
 	}
