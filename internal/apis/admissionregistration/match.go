@@ -43,7 +43,7 @@ func validateMatch(m *admissionregistrationv1.MatchResources, path *field.Path) 
 	if m.MatchPolicy == nil {
 		errs = append(errs, field.Required(path.Child("matchPolicy"), ""))
 	} else {
-		errs = append(errs, checks.OneOf(*m.MatchPolicy, path.Child("matchPolicy"), admissionregistrationv1.Equivalent, admissionregistrationv1.Exact)...)
+		errs = append(errs, checks.Supported(*m.MatchPolicy, path.Child("matchPolicy"), admissionregistrationv1.Equivalent, admissionregistrationv1.Exact)...)
 	}
 	if m.NamespaceSelector == nil {
 		errs = append(errs, field.Required(path.Child("namespaceSelector"), ""))
@@ -90,14 +90,14 @@ func validateRule(r *admissionregistrationv1.RuleWithOperations, path *field.Pat
 		errs = append(errs, field.Invalid(path.Child("operations"), r.Operations, "if '*' is present, must not specify other operations"))
 	}
 	for i, operation := range r.Operations {
-		errs = append(errs, checks.OneOf(operation, path.Child("operations").Index(i), admissionregistrationv1.OperationAll,
+		errs = append(errs, checks.Supported(operation, path.Child("operations").Index(i), admissionregistrationv1.OperationAll,
 			admissionregistrationv1.Connect, admissionregistrationv1.Create, admissionregistrationv1.Delete, admissionregistrationv1.Update)...)
 	}
 	errs = append(errs, validateNames(r.APIGroups, path.Child("apiGroups"), "groups", false)...)
 	errs = append(errs, validateNames(r.APIVersions, path.Child("apiVersions"), "versions", true)...)
 	errs = append(errs, validateResources(r.Resources, path.Child("resources"))...)
 	if r.Scope != nil {
-		errs = append(errs, checks.OneOf(*r.Scope, path.Child("scope"),
+		errs = append(errs, checks.Supported(*r.Scope, path.Child("scope"),
 			admissionregistrationv1.AllScopes, admissionregistrationv1.ClusterScope, admissionregistrationv1.NamespacedScope)...)
 	}
 	return errs

@@ -113,7 +113,7 @@ func validateMutableOperations(m *admissionregistrationv1.MatchResources, path *
 	var errs field.ErrorList
 	for i := range m.ResourceRules {
 		for _, operation := range m.ResourceRules[i].Operations {
-			errs = append(errs, checks.OneOf(operation, path.Child("resourceRules", "operations"), admissionregistrationv1.OperationAll,
+			errs = append(errs, checks.Supported(operation, path.Child("resourceRules", "operations"), admissionregistrationv1.OperationAll,
 				admissionregistrationv1.Connect, admissionregistrationv1.Create, admissionregistrationv1.Update)...)
 		}
 	}

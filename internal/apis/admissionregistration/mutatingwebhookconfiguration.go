@@ -60,7 +60,7 @@ func validateMutatingWebhooks(c *admissionregistrationv1.MutatingWebhookConfigur
 	errs := w.all(commonAll(c.Webhooks))
 	for i := range c.Webhooks {
 		if p := c.Webhooks[i].ReinvocationPolicy; p != nil {
-			errs = append(errs, checks.OneOf(*p, field.NewPath("webhooks").Index(i).Child("reinvocationPolicy"),
+			errs = append(errs, checks.Supported(*p, field.NewPath("webhooks").Index(i).Child("reinvocationPolicy"),
 				admissionregistrationv1.IfNeededReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)...)
 		}
 	}

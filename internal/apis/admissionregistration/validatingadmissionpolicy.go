@@ -124,7 +124,7 @@ func (e expressions) validation(v *admissionregistrationv1.Validation, scope *ce
 		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "message must not contain line breaks"))
 	}
 	if v.Reason != nil {
-		errs = append(errs, checks.OneOf(*v.Reason, path.Child("reason"), metav1.StatusReasonForbidden, metav1.StatusReasonInvalid,
+		errs = append(errs, checks.Supported(*v.Reason, path.Child("reason"), metav1.StatusReasonForbidden, metav1.StatusReasonInvalid,
 			metav1.StatusReasonRequestEntityTooLarge)...)
 	}
 	return errs
@@ -153,7 +153,7 @@ func validatePolicy(failure *admissionregistrationv1.FailurePolicyType, params *
 	if failure == nil {
 		errs = append(errs, field.Required(path.Child("failurePolicy"), ""))
 	} else {
-		errs = append(errs, checks.OneOf(*failure, path.Child("failurePolicy"), admissionregistrationv1.Fail, admissionregistrationv1.Ignore)...)
+		errs = append(errs, checks.Supported(*failure, path.Child("failurePolicy"), admissionregistrationv1.Fail, admissionregistrationv1.Ignore)...)
 	}
 	errs = append(errs, validateParamKind(params, path.Child("paramKind"))...)
 	if match == nil {

@@ -61,7 +61,7 @@ func validateValidatingAdmissionPolicyBinding(s *admissionregistrationv1.Validat
 		errs = append(errs, field.Required(actions, "at least one validation action is required"))
 	}
 	for i, action := range s.ValidationActions {
-		errs = append(errs, checks.OneOf(action, actions.Index(i), admissionregistrationv1.Audit, admissionregistrationv1.Deny, admissionregistrationv1.Warn)...)
+		errs = append(errs, checks.Supported(action, actions.Index(i), admissionregistrationv1.Audit, admissionregistrationv1.Deny, admissionregistrationv1.Warn)...)
 		if slices.Index(s.ValidationActions, action) < i {
 			errs = append(errs, field.Duplicate(actions.Index(i), action))
 		}

@@ -103,10 +103,10 @@ func (c webhookChecks) one(w *admissionregistrationv1.ValidatingWebhook, path *f
 		errs = append(errs, validateRule(&w.Rules[i], path.Child("rules").Index(i))...)
 	}
 	if w.FailurePolicy != nil {
-		errs = append(errs, checks.OneOf(*w.FailurePolicy, path.Child("failurePolicy"), admissionregistrationv1.Fail, admissionregistrationv1.Ignore)...)
+		errs = append(errs, checks.Supported(*w.FailurePolicy, path.Child("failurePolicy"), admissionregistrationv1.Fail, admissionregistrationv1.Ignore)...)
 	}
 	if w.MatchPolicy != nil {
-		errs = append(errs, checks.OneOf(*w.MatchPolicy, path.Child("matchPolicy"), admissionregistrationv1.Equivalent, admissionregistrationv1.Exact)...)
+		errs = append(errs, checks.Supported(*w.MatchPolicy, path.Child("matchPolicy"), admissionregistrationv1.Equivalent, admissionregistrationv1.Exact)...)
 	}
 	known, names := noSideEffects, "None, NoneOnDryRun"
 	if c.sideEffects {
@@ -116,7 +116,7 @@ func (c webhookChecks) one(w *admissionregistrationv1.ValidatingWebhook, path *f
 	if w.SideEffects == nil {
 		errs = append(errs, field.Required(path.Child("sideEffects"), "must specify one of "+names))
 	} else {
-		errs = append(errs, checks.OneOf(*w.SideEffects, path.Child("sideEffects"), known...)...)
+		errs = append(errs, checks.Supported(*w.SideEffects, path.Child("sideEffects"), known...)...)
 	}
 	if t := ptr.Deref(w.TimeoutSeconds, 1); t < 1 || t > 30 {
 		errs = append(errs, field.Invalid(path.Child("timeoutSeconds"), t, "the timeout value must be between 1 and 30 seconds"))

@@ -53,7 +53,7 @@ func apiService() *apis.Resource {
 		ValidateStatusUpdate: func(_ context.Context, s, _ *apiregistrationv1.APIService) field.ErrorList {
 			var errs field.ErrorList
 			for i, c := range s.Status.Conditions {
-				errs = append(errs, checks.OneOf(c.Status, field.NewPath("status", "conditions").Index(i).Child("status"),
+				errs = append(errs, checks.Supported(c.Status, field.NewPath("status", "conditions").Index(i).Child("status"),
 					apiregistrationv1.ConditionTrue, apiregistrationv1.ConditionFalse, apiregistrationv1.ConditionUnknown)...)
 			}
 			return errs

@@ -60,7 +60,7 @@ func TestDeploymentValidation(t *testing.T) {
 		change("restart policy", func(d *appsv1.Deployment) { d.Spec.Template.Spec.RestartPolicy = "Never" },
 			"spec.template.spec.restartPolicy: Unsupported value: supported values: \"Always\""),
 		change("strategy", func(d *appsv1.Deployment) { d.Spec.Strategy.Type = "Fast" },
-			"spec.strategy.type: Unsupported value: supported values: \"Recreate\", \"RollingUpdate\""),
+			"spec.strategy: Unsupported value: supported values: \"Recreate\", \"RollingUpdate\""),
 		change("recreate rolling", func(d *appsv1.Deployment) { d.Spec.Strategy.Type = "Recreate" },
 			"spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"),
 		change("rolling without parameters", func(d *appsv1.Deployment) { d.Spec.Strategy.RollingUpdate = nil },
@@ -129,7 +129,7 @@ func TestReplicaSetValidation(t *testing.T) {
 			"spec.template.metadata.labels: Invalid value: `selector` does not match template `labels`"),
 		change("bad selector", func(s *appsv1.ReplicaSet) {
 			s.Spec.Selector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "app", Operator: "Near"}}
-		}, "spec.selector.matchExpressions[0].operator: Invalid value: not a valid selector operator"),
+		}, "spec.selector.matchExpressions[0].operator: Invalid value: not a valid selector operator", "spec.selector: Invalid value: invalid label selector"),
 	)
 	checkstest.Update(t, r, valid,
 		change("selector", func(s *appsv1.ReplicaSet) {
@@ -215,6 +215,12 @@ func TestDaemonSet(t *testing.T) {
 		change("strategy", func(d *appsv1.DaemonSet) { d.Spec.UpdateStrategy.Type = "Never" },
 			"spec.updateStrategy: Unsupported value: supported values: \"RollingUpdate\", \"OnDelete\""),
 	)
+	old := valid.DeepCopy()
+	old.Spec.Selector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "tier", Operator: "NotIn", Values: []string{"a b"}}}
+	checkstest.Update(t, r, old,
+		change("bad values that were there", func(d *appsv1.DaemonSet) { d.Spec.MinReadySeconds = 1 }),
+		change("selector", func(d *appsv1.DaemonSet) { d.Spec.Selector.MatchExpressions = nil }, "spec.selector: Invalid value: field is immutable"),
+	)
 	ctx := context.Background()
 	r.PrepareCreate(ctx, valid)
 	changed := valid.DeepCopy()
@@ -244,6 +250,10 @@ func TestControllerRevision(t *testing.T) {
 		change("revision", func(c *appsv1.ControllerRevision) { c.Revision = 2 }),
 		change("data", func(c *appsv1.ControllerRevision) { c.Data.Raw = []byte("{}") }, "data: Invalid value: field is immutable"),
 	)
+	valid.Revision, valid.Data.Raw = -1, []byte("{")
+	checkstest.InOrder(t, r.Validate(context.Background(), valid),
+		"revision: Invalid value: must be greater than or equal to 0",
+		"data: Invalid value: error parsing data: unexpected end of JSON input")
 	valid.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "db", Controller: ptr.To(true)}}
 	if got := r.Cells(valid)[1]; got != "statefulset.apps/db" {
 		t.Errorf("controller shown as %v", got)

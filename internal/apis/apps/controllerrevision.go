@@ -1,8 +1,9 @@
 package apps
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -10,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
@@ -53,17 +53,30 @@ func controllerName(r *appsv1.ControllerRevision) string {
 }
 
 func validateControllerRevision(_ context.Context, r *appsv1.ControllerRevision) field.ErrorList {
-	var errs field.ErrorList
-	path := field.NewPath("data")
-	if raw := bytes.TrimSpace(r.Data.Raw); r.Data.Object == nil && (len(raw) == 0 || string(raw) == "null") {
-		errs = append(errs, field.Required(path, "data is mandatory"))
-	} else if r.Data.Object == nil {
-		var object map[string]any
-		if err := json.Unmarshal(raw, &object); err != nil {
-			errs = append(errs, field.Required(path, "data must be a valid JSON object"))
+	errs := checks.Nonnegative(r.Revision, field.NewPath("revision"))
+	if r.Data.Object != nil {
+		return errs
+	}
+	if err := validateRevisionData(r.Data.Raw, field.NewPath("data")); err != nil {
+		errs = append(errs, err)
+	}
+	return errs
+}
+
+func validateRevisionData(raw []byte, path *field.Path) *field.Error {
+	var data any
+	if raw != nil {
+		if err := json.Unmarshal(raw, &data); err != nil {
+			return field.Invalid(path, "<value omitted>", fmt.Sprintf("error parsing data: %v", err))
 		}
 	}
-	return append(errs, checks.Nonnegative(r.Revision, field.NewPath("revision"))...)
+	if data == nil {
+		return field.Required(path, "data is mandatory")
+	}
+	if _, ok := data.(map[string]any); !ok {
+		return field.Required(path, "data must be a valid JSON object")
+	}
+	return nil
 }
 
 func validateControllerRevisionUpdate(_ context.Context, r, old *appsv1.ControllerRevision) field.ErrorList {

@@ -114,24 +114,29 @@ func countTemplateGeneration(_ context.Context, d, old *appsv1.DaemonSet) {
 }
 
 func validateDaemonSet(_ context.Context, d *appsv1.DaemonSet) field.ErrorList {
-	path := field.NewPath("spec")
-	return append(validateDaemonSetSpec(&d.Spec, path), core.ValidatePodTemplateSpec(&d.Spec.Template, path.Child("template"))...)
+	return validateDaemonSetSpec(&d.Spec, nil, field.NewPath("spec"))
 }
 
 func validateDaemonSetUpdate(_ context.Context, d, old *appsv1.DaemonSet) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateDaemonSetSpec(&d.Spec, path)
-	errs = append(errs, core.ValidatePodTemplateSpecUpdate(&d.Spec.Template, &old.Spec.Template, path.Child("template"))...)
+	errs := validateDaemonSetSpec(&d.Spec, &old.Spec, path)
 	return append(errs, validation.ValidateImmutableField(d.Spec.Selector, old.Spec.Selector, path.Child("selector"))...)
 }
 
-// validateDaemonSetSpec checks all but the pod template itself.
-func validateDaemonSetSpec(s *appsv1.DaemonSetSpec, path *field.Path) field.ErrorList {
-	errs := metav1validation.ValidateLabelSelector(s.Selector, metav1validation.LabelSelectorValidationOptions{}, path.Child("selector"))
+// validateDaemonSetSpec checks a spec; old is the one before an update.
+func validateDaemonSetSpec(s, old *appsv1.DaemonSetSpec, path *field.Path) field.ErrorList {
+	var template *corev1.PodTemplateSpec
+	var tolerated metav1validation.LabelSelectorValidationOptions
+	if old != nil {
+		template = &old.Template
+		tolerated.AllowInvalidLabelValueInSelector = metav1validation.LabelSelectorHasInvalidLabelValue(old.Selector)
+	}
+	errs := metav1validation.ValidateLabelSelector(s.Selector, tolerated, path.Child("selector"))
 	errs = append(errs, validateMatch(s.Selector, &s.Template, path.Child("template"))...)
 	if s.Selector != nil && len(s.Selector.MatchLabels)+len(s.Selector.MatchExpressions) == 0 {
 		errs = append(errs, field.Invalid(path.Child("selector"), s.Selector, "empty selector is invalid for daemonset"))
 	}
+	errs = append(errs, validateTemplate(&s.Template, template, path.Child("template"))...)
 	errs = append(errs, validateEndless(&s.Template, "DaemonSet", path.Child("template"))...)
 	errs = append(errs, checks.Nonnegative(s.MinReadySeconds, path.Child("minReadySeconds"))...)
 	errs = append(errs, validateDaemonSetStrategy(&s.UpdateStrategy, path.Child("updateStrategy"))...)
@@ -160,7 +165,7 @@ func validateDaemonSetStrategy(s *appsv1.DaemonSetUpdateStrategy, path *field.Pa
 		}
 		return errs
 	}
-	return field.ErrorList{field.NotSupported(path, s.Type,
+	return field.ErrorList{field.NotSupported(path, s,
 		[]appsv1.DaemonSetUpdateStrategyType{appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType})}
 }
 
@@ -174,5 +179,6 @@ func validateDaemonSetStatus(_ context.Context, d, old *appsv1.DaemonSet) field.
 	errs = append(errs, checks.Nonnegative(s.UpdatedNumberScheduled, path.Child("updatedNumberScheduled"))...)
 	errs = append(errs, checks.Nonnegative(s.NumberAvailable, path.Child("numberAvailable"))...)
 	errs = append(errs, checks.Nonnegative(s.NumberUnavailable, path.Child("numberUnavailable"))...)
-	return append(errs, validateCollisionCount(s.CollisionCount, old.Status.CollisionCount, path.Child("collisionCount"))...)
+	errs = append(errs, checks.OptionalNonnegative(s.CollisionCount, path.Child("collisionCount"))...)
+	return append(errs, validateNotDecremented(s.CollisionCount, old.Status.CollisionCount, path.Child("collisionCount"))...)
 }

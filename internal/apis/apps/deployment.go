@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -34,6 +36,7 @@ func deployment() *apis.Resource {
 		HasStatus:      true,
 		Generation:     true,
 		Default:        defaultDeployment,
+		PrepareUpdate:  countDeploymentGeneration,
 		Validate:       validateDeployment,
 		ValidateUpdate: validateDeploymentUpdate,
 		// Labels belong to whoever writes the spec.
@@ -90,24 +93,28 @@ func defaultDeployment(d *appsv1.Deployment) {
 	}
 }
 
+// countDeploymentGeneration counts changed annotations too, since ReplicaSets
+// get copies of them: the controller has work to do.
+func countDeploymentGeneration(_ context.Context, d, old *appsv1.Deployment) {
+	if d.Generation == old.Generation && !equality.Semantic.DeepEqual(d.Annotations, old.Annotations) {
+		d.Generation++
+	}
+}
+
 func validateDeployment(_ context.Context, d *appsv1.Deployment) field.ErrorList {
-	path := field.NewPath("spec")
-	return append(validateDeploymentSpec(&d.Spec, path), core.ValidatePodTemplateSpec(&d.Spec.Template, path.Child("template"))...)
+	return validateDeploymentSpec(&d.Spec, nil, field.NewPath("spec"))
 }
 
 func validateDeploymentUpdate(_ context.Context, d, old *appsv1.Deployment) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateDeploymentSpec(&d.Spec, path)
-	errs = append(errs, core.ValidatePodTemplateSpecUpdate(&d.Spec.Template, &old.Spec.Template, path.Child("template"))...)
+	errs := validateDeploymentSpec(&d.Spec, &old.Spec.Template, path)
 	return append(errs, validation.ValidateImmutableField(d.Spec.Selector, old.Spec.Selector, path.Child("selector"))...)
 }
 
-// validateDeploymentSpec checks all but the pod template itself.
-func validateDeploymentSpec(s *appsv1.DeploymentSpec, path *field.Path) field.ErrorList {
+// validateDeploymentSpec checks a spec; old is the template before an update.
+func validateDeploymentSpec(s *appsv1.DeploymentSpec, old *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
 	errs := checks.OptionalNonnegative(s.Replicas, path.Child("replicas"))
-	errs = append(errs, validateSelector(s.Selector, "empty selector is invalid for deployment", path.Child("selector"))...)
-	errs = append(errs, validateMatch(s.Selector, &s.Template, path.Child("template"))...)
-	errs = append(errs, validateEndless(&s.Template, "ReplicaSet", path.Child("template"))...)
+	errs = append(errs, validateReplicated(s.Selector, &s.Template, old, path)...)
 	errs = append(errs, validateStrategy(&s.Strategy, path.Child("strategy"))...)
 	errs = append(errs, checks.Nonnegative(s.MinReadySeconds, path.Child("minReadySeconds"))...)
 	errs = append(errs, checks.OptionalNonnegative(s.RevisionHistoryLimit, path.Child("revisionHistoryLimit"))...)
@@ -140,7 +147,7 @@ func validateStrategy(s *appsv1.DeploymentStrategy, path *field.Path) field.Erro
 		}
 		return append(errs, checks.AtMost100Percent(unavailable, path.Child("maxUnavailable"))...)
 	}
-	return field.ErrorList{field.NotSupported(path.Child("type"), s.Type,
+	return field.ErrorList{field.NotSupported(path, s,
 		[]appsv1.DeploymentStrategyType{appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType})}
 }
 
@@ -153,10 +160,11 @@ func validateDeploymentStatus(_ context.Context, d, old *appsv1.Deployment) fiel
 	errs = append(errs, checks.Nonnegative(s.AvailableReplicas, path.Child("availableReplicas"))...)
 	errs = append(errs, checks.Nonnegative(s.UnavailableReplicas, path.Child("unavailableReplicas"))...)
 	errs = append(errs, checks.OptionalNonnegative(s.TerminatingReplicas, path.Child("terminatingReplicas"))...)
-	errs = append(errs, validateCollisionCount(s.CollisionCount, old.Status.CollisionCount, path.Child("collisionCount"))...)
+	errs = append(errs, checks.OptionalNonnegative(s.CollisionCount, path.Child("collisionCount"))...)
 	const whole = "cannot be greater than status.replicas"
 	errs = append(errs, validateAtMost(s.UpdatedReplicas, s.Replicas, whole, path.Child("updatedReplicas"))...)
 	errs = append(errs, validateAtMost(s.ReadyReplicas, s.Replicas, whole, path.Child("readyReplicas"))...)
 	errs = append(errs, validateAtMost(s.AvailableReplicas, s.Replicas, whole, path.Child("availableReplicas"))...)
-	return append(errs, validateAtMost(s.AvailableReplicas, s.ReadyReplicas, "cannot be greater than readyReplicas", path.Child("availableReplicas"))...)
+	errs = append(errs, validateAtMost(s.AvailableReplicas, s.ReadyReplicas, "cannot be greater than readyReplicas", path.Child("availableReplicas"))...)
+	return append(errs, validateNotDecremented(s.CollisionCount, old.Status.CollisionCount, path.Child("collisionCount"))...)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -72,24 +73,20 @@ func defaultReplicaSet(r *appsv1.ReplicaSet) {
 }
 
 func validateReplicaSet(_ context.Context, r *appsv1.ReplicaSet) field.ErrorList {
-	path := field.NewPath("spec")
-	return append(validateReplicaSetSpec(&r.Spec, path), core.ValidatePodTemplateSpec(&r.Spec.Template, path.Child("template"))...)
+	return validateReplicaSetSpec(&r.Spec, nil, field.NewPath("spec"))
 }
 
 func validateReplicaSetUpdate(_ context.Context, r, old *appsv1.ReplicaSet) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateReplicaSetSpec(&r.Spec, path)
-	errs = append(errs, core.ValidatePodTemplateSpecUpdate(&r.Spec.Template, &old.Spec.Template, path.Child("template"))...)
+	errs := validateReplicaSetSpec(&r.Spec, &old.Spec.Template, path)
 	return append(errs, validation.ValidateImmutableField(r.Spec.Selector, old.Spec.Selector, path.Child("selector"))...)
 }
 
-// validateReplicaSetSpec checks all but the pod template itself.
-func validateReplicaSetSpec(s *appsv1.ReplicaSetSpec, path *field.Path) field.ErrorList {
+// validateReplicaSetSpec checks a spec; old is the template before an update.
+func validateReplicaSetSpec(s *appsv1.ReplicaSetSpec, old *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
 	errs := checks.OptionalNonnegative(s.Replicas, path.Child("replicas"))
 	errs = append(errs, checks.Nonnegative(s.MinReadySeconds, path.Child("minReadySeconds"))...)
-	errs = append(errs, validateSelector(s.Selector, "empty selector is invalid for deployment", path.Child("selector"))...)
-	errs = append(errs, validateMatch(s.Selector, &s.Template, path.Child("template"))...)
-	return append(errs, validateEndless(&s.Template, "ReplicaSet", path.Child("template"))...)
+	return append(errs, validateReplicated(s.Selector, &s.Template, old, path)...)
 }
 
 func validateReplicaSetStatus(_ context.Context, r, _ *appsv1.ReplicaSet) field.ErrorList {
@@ -98,8 +95,8 @@ func validateReplicaSetStatus(_ context.Context, r, _ *appsv1.ReplicaSet) field.
 	errs = append(errs, checks.Nonnegative(s.FullyLabeledReplicas, path.Child("fullyLabeledReplicas"))...)
 	errs = append(errs, checks.Nonnegative(s.ReadyReplicas, path.Child("readyReplicas"))...)
 	errs = append(errs, checks.Nonnegative(s.AvailableReplicas, path.Child("availableReplicas"))...)
-	errs = append(errs, checks.OptionalNonnegative(s.TerminatingReplicas, path.Child("terminatingReplicas"))...)
 	errs = append(errs, checks.Nonnegative(s.ObservedGeneration, path.Child("observedGeneration"))...)
+	errs = append(errs, checks.OptionalNonnegative(s.TerminatingReplicas, path.Child("terminatingReplicas"))...)
 	const whole = "cannot be greater than status.replicas"
 	errs = append(errs, validateAtMost(s.FullyLabeledReplicas, s.Replicas, whole, path.Child("fullyLabeledReplicas"))...)
 	errs = append(errs, validateAtMost(s.ReadyReplicas, s.Replicas, whole, path.Child("readyReplicas"))...)

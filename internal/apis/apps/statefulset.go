@@ -65,10 +65,10 @@ func statefulSetWarnings(_ context.Context, s, old *appsv1.StatefulSet) []string
 	var warnings []string
 	if old == nil || s.Generation != old.Generation {
 		warnings = templateWarnings(&s.Spec.Template)
-		for i := range s.Spec.VolumeClaimTemplates {
-			at := field.NewPath("spec", "volumeClaimTemplates").Index(i)
-			warnings = append(warnings, core.ClaimWarnings(&s.Spec.VolumeClaimTemplates[i].Spec, at)...)
-		}
+	}
+	for i := range s.Spec.VolumeClaimTemplates {
+		at := field.NewPath("spec", "volumeClaimTemplates").Index(i)
+		warnings = append(warnings, core.ClaimWarnings(&s.Spec.VolumeClaimTemplates[i].Spec, at)...)
 	}
 	if ptr.Deref(s.Spec.RevisionHistoryLimit, 0) < 0 {
 		warnings = append(warnings, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
@@ -111,27 +111,12 @@ func defaultStatefulSet(obj *appsv1.StatefulSet) {
 }
 
 func validateStatefulSet(_ context.Context, s *appsv1.StatefulSet) field.ErrorList {
-	path := field.NewPath("spec")
-	errs := validateStatefulSetSpec(&s.Spec, path)
-	if s.Spec.ServiceName != "" {
-		for _, msg := range utilvalidation.IsDNS1123Label(s.Spec.ServiceName) {
-			errs = append(errs, field.Invalid(path.Child("serviceName"), s.Spec.ServiceName, msg))
-		}
-	}
-	for i := range s.Spec.VolumeClaimTemplates {
-		at := path.Child("volumeClaimTemplates").Index(i).Child("spec")
-		errs = append(errs, core.ValidatePersistentVolumeClaimSpec(&s.Spec.VolumeClaimTemplates[i].Spec, at)...)
-	}
-	template := withClaims(&s.Spec)
-	return append(errs, core.ValidatePodTemplateSpec(template, path.Child("template"))...)
+	return validateStatefulSetSpec(&s.Spec, nil, field.NewPath("spec"))
 }
 
-// validateStatefulSetUpdate leaves the service's name alone: it cannot change,
-// and older servers took any.
 func validateStatefulSetUpdate(_ context.Context, s, old *appsv1.StatefulSet) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateStatefulSetSpec(&s.Spec, path)
-	errs = append(errs, core.ValidatePodTemplateSpecUpdate(withClaims(&s.Spec), withClaims(&old.Spec), path.Child("template"))...)
+	errs := validateStatefulSetSpec(&s.Spec, &old.Spec, path)
 
 	changed := s.Spec.DeepCopy()
 	changed.Replicas = old.Spec.Replicas
@@ -148,11 +133,14 @@ func validateStatefulSetUpdate(_ context.Context, s, old *appsv1.StatefulSet) fi
 	return errs
 }
 
-// withClaims returns the template with the volumes that its pods will get from
-// the claim templates, which containers may mount.
-func withClaims(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
+// completed returns the template as the controller completes it: with the
+// volumes of the claim templates, which containers may mount, and with host
+// names of its own.
+func completed(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
+	template := s.Template
+	template.Spec.Hostname, template.Spec.Subdomain = "", ""
 	if len(s.VolumeClaimTemplates) == 0 {
-		return &s.Template
+		return &template
 	}
 	claimed := make(map[string]bool, len(s.VolumeClaimTemplates))
 	var volumes []corev1.Volume
@@ -163,7 +151,6 @@ func withClaims(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name},
 		}})
 	}
-	template := s.Template
 	for _, v := range s.Template.Spec.Volumes {
 		if !claimed[v.Name] {
 			volumes = append(volumes, v)
@@ -173,8 +160,10 @@ func withClaims(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 	return &template
 }
 
-// validateStatefulSetSpec checks all but the pod template itself.
-func validateStatefulSetSpec(s *appsv1.StatefulSetSpec, path *field.Path) field.ErrorList {
+// validateStatefulSetSpec checks a spec; old is the one before an update, which
+// leaves the claims and the service's name alone: they cannot change, and older
+// servers took any.
+func validateStatefulSetSpec(s, old *appsv1.StatefulSetSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	switch s.PodManagementPolicy {
 	case "":
@@ -185,14 +174,40 @@ func validateStatefulSetSpec(s *appsv1.StatefulSetSpec, path *field.Path) field.
 	}
 	errs = append(errs, validateStatefulSetStrategy(&s.UpdateStrategy, path.Child("updateStrategy"))...)
 	errs = append(errs, validateRetention(s.PersistentVolumeClaimRetentionPolicy, path.Child("persistentVolumeClaimRetentionPolicy"))...)
+	if old == nil {
+		errs = append(errs, validateClaims(s.VolumeClaimTemplates, path.Child("volumeClaimTemplates"))...)
+	}
 	errs = append(errs, checks.OptionalNonnegative(s.Replicas, path.Child("replicas"))...)
 	errs = append(errs, checks.Nonnegative(s.MinReadySeconds, path.Child("minReadySeconds"))...)
 	if s.Ordinals != nil {
 		errs = append(errs, checks.Nonnegative(s.Ordinals.Start, path.Child("ordinals", "start"))...)
 	}
-	errs = append(errs, validateSelector(s.Selector, "empty selector is invalid for statefulset", path.Child("selector"))...)
-	errs = append(errs, validateMatch(s.Selector, &s.Template, path.Child("template"))...)
+	if old == nil && s.ServiceName != "" {
+		errs = append(errs, checks.Name(s.ServiceName, path.Child("serviceName"), utilvalidation.IsDNS1123Label)...)
+	}
+	errs = append(errs, validateSelector(s.Selector, "statefulset", path.Child("selector"))...)
+	if _, err := metav1.LabelSelectorAsSelector(s.Selector); err != nil {
+		errs = append(errs, field.Invalid(path.Child("selector"), s.Selector, ""))
+	} else {
+		errs = append(errs, validateMatch(s.Selector, &s.Template, path.Child("template"))...)
+		errs = append(errs, validateCompleted(s, old, path.Child("template"))...)
+	}
 	return append(errs, validateEndless(&s.Template, "StatefulSet", path.Child("template"))...)
+}
+
+func validateClaims(claims []corev1.PersistentVolumeClaim, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i := range claims {
+		errs = append(errs, core.ValidatePersistentVolumeClaimSpec(&claims[i].Spec, path.Index(i).Child("spec"))...)
+	}
+	return errs
+}
+
+func validateCompleted(s, old *appsv1.StatefulSetSpec, path *field.Path) field.ErrorList {
+	if old == nil {
+		return validateTemplate(completed(s), nil, path)
+	}
+	return validateTemplate(completed(s), completed(old), path)
 }
 
 func validateStatefulSetStrategy(s *appsv1.StatefulSetUpdateStrategy, path *field.Path) field.ErrorList {
@@ -249,11 +264,12 @@ func validateStatefulSetStatus(_ context.Context, obj, old *appsv1.StatefulSet) 
 	errs = append(errs, checks.Nonnegative(s.UpdatedReplicas, path.Child("updatedReplicas"))...)
 	errs = append(errs, checks.Nonnegative(s.AvailableReplicas, path.Child("availableReplicas"))...)
 	errs = append(errs, checks.Nonnegative(s.ObservedGeneration, path.Child("observedGeneration"))...)
-	errs = append(errs, validateCollisionCount(s.CollisionCount, old.Status.CollisionCount, path.Child("collisionCount"))...)
+	errs = append(errs, checks.OptionalNonnegative(s.CollisionCount, path.Child("collisionCount"))...)
 	const whole = "cannot be greater than status.replicas"
 	errs = append(errs, validateAtMost(s.ReadyReplicas, s.Replicas, whole, path.Child("readyReplicas"))...)
 	errs = append(errs, validateAtMost(s.CurrentReplicas, s.Replicas, whole, path.Child("currentReplicas"))...)
 	errs = append(errs, validateAtMost(s.UpdatedReplicas, s.Replicas, whole, path.Child("updatedReplicas"))...)
 	errs = append(errs, validateAtMost(s.AvailableReplicas, s.Replicas, whole, path.Child("availableReplicas"))...)
-	return append(errs, validateAtMost(s.AvailableReplicas, s.ReadyReplicas, "cannot be greater than status.readyReplicas", path.Child("availableReplicas"))...)
+	errs = append(errs, validateAtMost(s.AvailableReplicas, s.ReadyReplicas, "cannot be greater than status.readyReplicas", path.Child("availableReplicas"))...)
+	return append(errs, validateNotDecremented(s.CollisionCount, old.Status.CollisionCount, path.Child("collisionCount"))...)
 }

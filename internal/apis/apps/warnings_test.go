@@ -68,4 +68,7 @@ func TestStatefulSetNamesAndHistory(t *testing.T) {
 	if got := r.Warnings(context.Background(), s, nil); !slices.Equal(got, want) {
 		t.Errorf("warns %q", got)
 	}
+	if got := r.Warnings(context.Background(), s, s); !slices.Equal(got, want) {
+		t.Errorf("an update that changes nothing warns %q", got)
+	}
 }

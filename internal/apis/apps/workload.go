@@ -6,22 +6,43 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
-	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
 	"skiff/internal/apis/core"
 )
 
-// validateSelector checks a workload's selector, which must say something;
-// empty is the message for one that does not.
-func validateSelector(s *metav1.LabelSelector, empty string, path *field.Path) field.ErrorList {
+// validateReplicated checks a selector and the template of the pods that it
+// must select; old is the template before an update. Upstream shares the texts,
+// so ReplicaSets are told of deployments and Deployments of ReplicaSets.
+func validateReplicated(s *metav1.LabelSelector, t, old *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
+	errs := validateSelector(s, "deployment", path.Child("selector"))
+	if _, err := metav1.LabelSelectorAsSelector(s); err != nil {
+		return append(errs, field.Invalid(path.Child("selector"), s, "invalid label selector"))
+	}
+	errs = append(errs, validateMatch(s, t, path.Child("template"))...)
+	errs = append(errs, validateTemplate(t, old, path.Child("template"))...)
+	return append(errs, validateEndless(t, "ReplicaSet", path.Child("template"))...)
+}
+
+// validateTemplate checks a pod template; old is the one before an update.
+func validateTemplate(t, old *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
+	if old == nil {
+		return core.ValidatePodTemplateSpec(t, path)
+	}
+	return core.ValidatePodTemplateSpecUpdate(t, old, path)
+}
+
+// validateSelector checks the selector of a workload of some kind, which must
+// say something.
+func validateSelector(s *metav1.LabelSelector, kind string, path *field.Path) field.ErrorList {
 	if s == nil {
 		return field.ErrorList{field.Required(path, "")}
 	}
 	errs := metav1validation.ValidateLabelSelector(s, metav1validation.LabelSelectorValidationOptions{}, path)
 	if len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
-		errs = append(errs, field.Invalid(path, s, empty))
+		errs = append(errs, field.Invalid(path, s, "empty selector is invalid for "+kind))
 	}
 	return errs
 }
@@ -54,20 +75,13 @@ func validateEndless(t *corev1.PodTemplateSpec, kind string, path *field.Path) f
 	return errs
 }
 
-// validateCollisionCount checks a status's count of hash collisions, which
-// must never go back: names would be used again.
-func validateCollisionCount(count, old *int32, path *field.Path) field.ErrorList {
-	errs := checks.OptionalNonnegative(count, path)
-	if old == nil {
-		return errs
+// validateNotDecremented checks a status's count of hash collisions, which must
+// never go back: names would be used again.
+func validateNotDecremented(count, old *int32, path *field.Path) field.ErrorList {
+	if old == nil || count != nil && *count >= *old {
+		return nil
 	}
-	if count == nil {
-		return append(errs, field.Invalid(path, int32(0), "cannot be decremented"))
-	}
-	if *count < *old {
-		errs = append(errs, field.Invalid(path, *count, "cannot be decremented"))
-	}
-	return errs
+	return field.ErrorList{field.Invalid(path, ptr.Deref(count, 0), "cannot be decremented")}
 }
 
 // validateAtMost refuses a part of a status that exceeds the whole.

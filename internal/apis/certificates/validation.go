@@ -71,7 +71,7 @@ func validateUsages(usages []certificatesv1.KeyUsage, path *field.Path) field.Er
 	var errs field.ErrorList
 	seen := map[certificatesv1.KeyUsage]bool{}
 	for i, usage := range usages {
-		errs = append(errs, checks.OneOf(usage, path.Index(i), known...)...)
+		errs = append(errs, checks.Supported(usage, path.Index(i), known...)...)
 		if seen[usage] {
 			errs = append(errs, field.Duplicate(path.Index(i), usage))
 		}

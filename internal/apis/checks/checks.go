@@ -40,14 +40,6 @@ func Supported[T ~string](v T, path *field.Path, known ...T) field.ErrorList {
 	return field.ErrorList{field.NotSupported(path, v, known)}
 }
 
-// OneOf refuses values that are not among known, missing ones too.
-func OneOf[T ~string](v T, path *field.Path, known ...T) field.ErrorList {
-	if slices.Contains(known, v) {
-		return nil
-	}
-	return field.ErrorList{field.NotSupported(path, v, known)}
-}
-
 // Name runs a name check of apimachinery, e.g. validation.IsDNS1123Label.
 func Name(v string, path *field.Path, check func(string) []string) field.ErrorList {
 	var errs field.ErrorList

@@ -4,11 +4,9 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
@@ -26,11 +24,17 @@ func TestServed(t *testing.T) {
 		"pods": testActionsOnPods, "eviction": testEviction, "namespace": testNamespaceDeletion, "events": testEventsInBothGroups,
 	} {
 		t.Run(name, func(t *testing.T) {
-			must(c.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(t)
-			must(c.CoreV1().ServiceAccounts(name).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}))(t)
+			makeNamespace(t, c, name)
 			test(t, c, name)
 		})
 	}
+}
+
+// makeNamespace makes a namespace that pods can be created in.
+func makeNamespace(t *testing.T, c *kubernetes.Clientset, name string) {
+	t.Helper()
+	must(c.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}))(t)
+	must(c.CoreV1().ServiceAccounts(name).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}))(t)
 }
 
 func must[T any](value T, err error) func(t *testing.T) T {
@@ -118,61 +122,6 @@ func testActionsOnPods(t *testing.T, c *kubernetes.Clientset, ns string) {
 	}
 	if _, err := pods.Get(ctx, "p", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("after deletion without grace: %v", err)
-	}
-}
-
-func testEviction(t *testing.T, c *kubernetes.Clientset, ns string) {
-	ctx, pods, budgets := t.Context(), c.CoreV1().Pods(ns), c.PolicyV1().PodDisruptionBudgets(ns)
-	budget := must(budgets.Create(ctx, &policyv1.PodDisruptionBudget{
-		ObjectMeta: metav1.ObjectMeta{Name: "b"},
-		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: ptr.To(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}}},
-	}, metav1.CreateOptions{}))(t)
-	allow := func(n int32) {
-		t.Helper()
-		budget = must(budgets.Get(ctx, "b", metav1.GetOptions{}))(t)
-		budget.Status = policyv1.PodDisruptionBudgetStatus{ObservedGeneration: budget.Generation, DisruptionsAllowed: n, DesiredHealthy: 1, CurrentHealthy: 1 + n, ExpectedPods: 2}
-		must(budgets.UpdateStatus(ctx, budget, metav1.UpdateOptions{}))(t)
-	}
-	evict := func(name string, dryRun ...string) error {
-		return pods.EvictV1(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: name}, DeleteOptions: &metav1.DeleteOptions{DryRun: dryRun}})
-	}
-	for _, name := range []string{"running", "other", "pending"} {
-		p := must(pods.Create(ctx, pod(name), metav1.CreateOptions{}))(t)
-		if name == "pending" {
-			continue
-		}
-		p.Status.Phase = corev1.PodRunning
-		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
-		must(pods.UpdateStatus(ctx, p, metav1.UpdateOptions{}))(t)
-	}
-	allow(0)
-	err := evict("running")
-	if !apierrors.IsTooManyRequests(err) || !apierrors.HasStatusCause(err, policyv1.DisruptionBudgetCause) {
-		t.Fatalf("evicting against the budget: %v", err)
-	}
-	if err := evict("pending"); err != nil {
-		t.Errorf("evicting a pod that does not run: %v", err)
-	}
-	allow(1)
-	if err := evict("running", metav1.DryRunAll); err != nil {
-		t.Fatal(err)
-	}
-	must(pods.Get(ctx, "running", metav1.GetOptions{}))(t)
-	if err := evict("running"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := pods.Get(ctx, "running", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-		t.Errorf("after the eviction: %v", err)
-	}
-	budget = must(budgets.Get(ctx, "b", metav1.GetOptions{}))(t)
-	if _, told := budget.Status.DisruptedPods["running"]; !told || budget.Status.DisruptionsAllowed != 0 {
-		t.Errorf("after the eviction the budget is %+v", budget.Status)
-	}
-	if err := evict("other"); !apierrors.IsTooManyRequests(err) {
-		t.Errorf("evicting with a spent budget: %v", err)
-	}
-	if err := evict("nobody"); !apierrors.IsNotFound(err) {
-		t.Errorf("evicting nobody: %v", err)
 	}
 }
 

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -12,7 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	pdbhelper "k8s.io/component-helpers/apps/poddisruptionbudget"
+	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
 )
@@ -25,16 +28,9 @@ func podEviction() apis.Subresource {
 		New:   func() runtime.Object { return &policyv1.Eviction{} },
 		Verbs: []string{"create"},
 		Create: func(ctx context.Context, s apis.Storage, namespace, name string, body runtime.Object, dryRun bool) (runtime.Object, error) {
-			eviction := body.(*policyv1.Eviction)
-			if eviction.Name != "" && eviction.Name != name {
-				return nil, apierrors.NewBadRequest("name in URL does not match name in Eviction object")
-			}
-			options := &metav1.DeleteOptions{}
-			if eviction.DeleteOptions != nil {
-				options = eviction.DeleteOptions.DeepCopy()
-			}
-			if dryRun {
-				options.DryRun = []string{metav1.DryRunAll}
+			options, err := evictionOptions(body.(*policyv1.Eviction), name, dryRun)
+			if err != nil {
+				return nil, err
 			}
 			e := evictor{s: s, namespace: namespace, name: name, options: options, dryRun: len(options.DryRun) > 0}
 			if err := e.evict(ctx); err != nil {
@@ -43,6 +39,33 @@ func podEviction() apis.Subresource {
 			return &metav1.Status{Status: metav1.StatusSuccess, Code: 201}, nil
 		},
 	}
+}
+
+// evictionOptions returns how the pod of that name is to be deleted. The
+// request and what it posts may both ask for a dry run.
+func evictionOptions(eviction *policyv1.Eviction, name string, dryRun bool) (*metav1.DeleteOptions, error) {
+	if eviction.Name != name {
+		return nil, apierrors.NewBadRequest("name in URL does not match name in Eviction object")
+	}
+	options := &metav1.DeleteOptions{}
+	if eviction.DeleteOptions != nil {
+		options = eviction.DeleteOptions.DeepCopy()
+	}
+	if ptr.Deref(options.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
+		return nil, apierrors.NewInvalid(policyv1.SchemeGroupVersion.WithKind("Eviction").GroupKind(), name, field.ErrorList{
+			field.Invalid(field.NewPath("deleteOptions", "ignoreStoreReadErrorWithClusterBreakingPotential"), true,
+				"can not be set for pod eviction, try after removing the option"),
+		})
+	}
+	if !dryRun {
+		return options, nil
+	}
+	all := []string{metav1.DryRunAll}
+	if len(options.DryRun) > 0 && !slices.Equal(options.DryRun, all) {
+		return nil, fmt.Errorf("Non-matching dry-run options in request and content: %v and %v", all, options.DryRun)
+	}
+	options.DryRun = all
+	return options, nil
 }
 
 func budgetResource() schema.GroupResource {
@@ -56,18 +79,35 @@ type evictor struct {
 	dryRun          bool
 }
 
-// evictAttempts is how often a decision is made anew because the pod changed
-// while it was made.
+// evictAttempts is how often the deletion of a pod that no budget protects is
+// decided anew because the pod changed meanwhile.
 const evictAttempts = 20
 
 func (e *evictor) evict(ctx context.Context) error {
 	var err error
 	for range evictAttempts {
-		if err = e.try(ctx); !apierrors.IsConflict(err) || e.pinned() || ctx.Err() != nil {
+		obj, notFound := e.s.Get(ctx, podResource(), e.namespace, e.name)
+		if notFound != nil {
+			return notFound
+		}
+		pod := obj.(*corev1.Pod)
+		if needsBudget(pod) {
+			return e.evictWithin(ctx, pod)
+		}
+		// A pod that is starting must not become ready before it is deleted.
+		starting := !isFinished(pod) && pod.DeletionTimestamp == nil
+		err = e.delete(ctx, pod, starting && !e.pinned())
+		if !apierrors.IsConflict(err) || e.pinned() || ctx.Err() != nil {
 			return err
 		}
 	}
 	return err
+}
+
+// needsBudget tells whether the end of the pod would be a disruption. It is
+// none if the pod does not run yet, or not any more, or has to go already.
+func needsBudget(pod *corev1.Pod) bool {
+	return !isFinished(pod) && pod.Status.Phase != corev1.PodPending && pod.DeletionTimestamp == nil
 }
 
 // pinned tells whether the client only means one version of the pod.
@@ -75,37 +115,22 @@ func (e *evictor) pinned() bool {
 	return e.options.Preconditions != nil && e.options.Preconditions.ResourceVersion != nil
 }
 
-// try decides on the pod as it is now. The error is a conflict if the pod has
-// changed meanwhile in a way that could change the decision.
-func (e *evictor) try(ctx context.Context) error {
-	obj, err := e.s.Get(ctx, podResource(), e.namespace, e.name)
-	if err != nil {
-		return err
-	}
-	pod := obj.(*corev1.Pod)
-	if isFinished(pod) || pod.DeletionTimestamp != nil {
-		return e.delete(ctx, nil)
-	}
-	if pod.Status.Phase == corev1.PodPending {
-		if e.pinned() {
-			return e.delete(ctx, nil)
-		}
-		return e.delete(ctx, &pod.ResourceVersion)
-	}
+// evictWithin evicts a running pod if its budget, should it have one, allows it.
+func (e *evictor) evictWithin(ctx context.Context, pod *corev1.Pod) error {
 	budget, err := e.budget(ctx, pod)
 	if err != nil {
 		return err
 	}
 	if budget == nil {
-		return e.mark(ctx, pod, false)
+		return e.delete(ctx, pod, false)
 	}
 	// A pod that is not ready does not count as healthy: its end costs nothing.
 	if !hasCondition(pod, corev1.PodReady) {
 		always := budget.Spec.UnhealthyPodEvictionPolicy != nil && *budget.Spec.UnhealthyPodEvictionPolicy == policyv1.AlwaysAllow
 		enough := budget.Status.CurrentHealthy >= budget.Status.DesiredHealthy && budget.Status.DesiredHealthy > 0
 		if always || enough {
-			err := e.mark(ctx, pod, true)
-			if apierrors.IsConflict(err) {
+			err := e.delete(ctx, pod, true)
+			if apierrors.IsConflict(err) && !e.pinned() {
 				return tooMany(budget.Name, 10, stillProcessed(budget.Name))
 			}
 			return err
@@ -117,7 +142,7 @@ func (e *evictor) try(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return e.mark(ctx, pod, false)
+	return e.delete(ctx, pod, false)
 }
 
 // budget finds the one budget that covers the pod, or nil.
@@ -126,8 +151,8 @@ func (e *evictor) budget(ctx context.Context, pod *corev1.Pod) (found *policyv1.
 	err = e.s.List(ctx, budgetResource(), e.namespace, func(obj apis.Object) bool {
 		b := obj.(*policyv1.PodDisruptionBudget)
 		selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
-		// An invalid selector selects nothing; neither does, here, an empty one.
-		if err != nil || selector.Empty() || !selector.Matches(labels.Set(pod.Labels)) {
+		// An invalid selector selects nothing.
+		if err != nil || !selector.Matches(labels.Set(pod.Labels)) {
 			return true
 		}
 		several = found != nil
@@ -187,59 +212,58 @@ func tooMany(budget string, seconds int, cause string) error {
 	return err
 }
 
-// mark writes into the pod why it goes, and deletes it. With unchanged set, or
-// if the client asks for it, only a pod that is still as it was.
-func (e *evictor) mark(ctx context.Context, pod *corev1.Pod, unchanged bool) error {
-	if e.dryRun {
-		return e.delete(ctx, nil)
-	}
-	marked, err := e.s.Update(ctx, podResource(), e.namespace, e.name, false, func(obj apis.Object) error {
-		now := obj.(*corev1.Pod)
-		if err := e.precondition(now, pod, unchanged); err != nil {
-			return apierrors.NewConflict(podResource(), e.name, err)
-		}
-		setPodCondition(&now.Status, corev1.PodCondition{
-			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI",
-			Message: "Eviction API: evicting", LastTransitionTime: metav1.Now(), ObservedGeneration: now.Generation,
-		})
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	var version *string
-	if unchanged || e.pinned() {
-		v := marked.GetResourceVersion()
-		version = &v
-	}
-	return e.delete(ctx, version)
-}
-
-func (e *evictor) precondition(now, then *corev1.Pod, unchanged bool) error {
-	if unchanged && now.ResourceVersion != then.ResourceVersion {
-		return fmt.Errorf("the pod has changed since the decision to evict it")
-	}
-	p := e.options.Preconditions
-	if p == nil {
-		return nil
-	}
-	if p.UID != nil && *p.UID != now.UID {
-		return fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *p.UID, now.UID)
-	}
-	if p.ResourceVersion != nil && *p.ResourceVersion != now.ResourceVersion {
-		return fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", *p.ResourceVersion, now.ResourceVersion)
-	}
-	return nil
-}
-
-// delete deletes the pod; a version replaces the client's precondition on it.
-func (e *evictor) delete(ctx context.Context, version *string) error {
+// delete writes into the pod why it goes, and deletes it; with unchanged set
+// only if it still is as it was then.
+func (e *evictor) delete(ctx context.Context, then *corev1.Pod, unchanged bool) error {
 	options := e.options.DeepCopy()
-	if version != nil {
-		if options.Preconditions == nil {
-			options.Preconditions = &metav1.Preconditions{}
+	if unchanged {
+		requireVersion(options, then.ResourceVersion)
+	}
+	if !e.dryRun {
+		marked, err := e.s.Update(ctx, podResource(), e.namespace, e.name, false, func(obj apis.Object) error {
+			pod := obj.(*corev1.Pod)
+			if err := e.precondition(pod, options.Preconditions); err != nil {
+				return err
+			}
+			setPodCondition(&pod.Status, corev1.PodCondition{
+				Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI",
+				Message: "Eviction API: evicting", LastTransitionTime: metav1.Now(), ObservedGeneration: pod.Generation,
+			})
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		options.Preconditions.ResourceVersion = version
+		if unchanged || e.pinned() {
+			requireVersion(options, marked.GetResourceVersion())
+		}
 	}
 	return e.s.Delete(ctx, podResource(), e.namespace, e.name, options)
+}
+
+func requireVersion(o *metav1.DeleteOptions, version string) {
+	if o.Preconditions == nil {
+		o.Preconditions = &metav1.Preconditions{}
+	}
+	o.Preconditions.ResourceVersion = &version
+}
+
+// precondition checks the pod by p and by what the client asked for, which may
+// be another version.
+func (e *evictor) precondition(pod *corev1.Pod, p *metav1.Preconditions) error {
+	conflict := func(format string, args ...any) error {
+		return apierrors.NewConflict(schema.GroupResource{Resource: "Pod"}, pod.Name, fmt.Errorf(format, args...))
+	}
+	for _, p := range []*metav1.Preconditions{e.options.Preconditions, p} {
+		if p == nil {
+			continue
+		}
+		if p.UID != nil && *p.UID != "" && *p.UID != pod.UID {
+			return conflict("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, pod.UID)
+		}
+		if p.ResourceVersion != nil && *p.ResourceVersion != "" && *p.ResourceVersion != pod.ResourceVersion {
+			return conflict("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, pod.ResourceVersion)
+		}
+	}
+	return nil
 }

@@ -208,7 +208,7 @@ func validatePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.Err
 		if p.Protocol == nil {
 			errs = append(errs, field.Required(path.Child("protocol"), ""))
 		} else {
-			errs = append(errs, checks.OneOf(*p.Protocol, path.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+			errs = append(errs, checks.Supported(*p.Protocol, path.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
 		}
 		if p.AppProtocol != nil {
 			errs = append(errs, checks.Name(*p.AppProtocol, path.Child("appProtocol"), utilvalidation.IsQualifiedName)...)

@@ -82,7 +82,7 @@ func validateFlowSchema(_ context.Context, f *flowcontrolv1.FlowSchema) field.Er
 		errs = append(errs, field.Invalid(precedence, s.MatchingPrecedence, "only the schema named 'exempt' may have matchingPrecedence 1"))
 	}
 	if m := s.DistinguisherMethod; m != nil {
-		errs = append(errs, checks.OneOf(m.Type, path.Child("distinguisherMethod", "type"),
+		errs = append(errs, checks.Supported(m.Type, path.Child("distinguisherMethod", "type"),
 			flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType)...)
 	}
 	level := path.Child("priorityLevelConfiguration", "name")
@@ -217,7 +217,7 @@ func urlProblem(path string) string {
 }
 
 func validateFlowSubject(s *flowcontrolv1.Subject, path *field.Path) field.ErrorList {
-	errs := checks.OneOf(s.Kind, path.Child("kind"), flowcontrolv1.SubjectKindGroup, flowcontrolv1.SubjectKindServiceAccount, flowcontrolv1.SubjectKindUser)
+	errs := checks.Supported(s.Kind, path.Child("kind"), flowcontrolv1.SubjectKindGroup, flowcontrolv1.SubjectKindServiceAccount, flowcontrolv1.SubjectKindUser)
 	if len(errs) > 0 {
 		return errs
 	}

@@ -103,7 +103,7 @@ func validatePriorityLevel(_ context.Context, p *flowcontrolv1.PriorityLevelConf
 			errs = append(errs, validateLimited(s.Limited, path.Child("limited"))...)
 		}
 	default:
-		errs = append(errs, checks.OneOf(s.Type, path.Child("type"), flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)...)
+		errs = append(errs, checks.Supported(s.Type, path.Child("type"), flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)...)
 	}
 	return append(errs, validateFixedLevel(p, path)...)
 }
@@ -149,7 +149,7 @@ func validateLimited(l *flowcontrolv1.LimitedPriorityLevelConfiguration, path *f
 			errs = append(errs, validateQueuing(q, queuing)...)
 		}
 	default:
-		errs = append(errs, checks.OneOf(response.Type, path.Child("type"), flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)...)
+		errs = append(errs, checks.Supported(response.Type, path.Child("type"), flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)...)
 	}
 	return errs
 }

@@ -126,7 +126,7 @@ func validatePolicyPorts(ports []networkingv1.NetworkPolicyPort, path *field.Pat
 	for i := range ports {
 		p, path := &ports[i], path.Index(i)
 		if p.Protocol != nil {
-			errs = append(errs, checks.OneOf(*p.Protocol, path.Child("protocol"), corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)...)
+			errs = append(errs, checks.Supported(*p.Protocol, path.Child("protocol"), corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)...)
 		}
 		if p.Port == nil {
 			if p.EndPort != nil {

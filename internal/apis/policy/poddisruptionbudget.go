@@ -28,7 +28,8 @@ func podDisruptionBudget() *apis.Resource {
 		HasStatus:              true,
 		Generation:             true,
 		RequireResourceVersion: true,
-		Validate:               validateBudget,
+		Validate:               validateNewBudget,
+		ValidateUpdate:         validateBudgetUpdate,
 		ValidateStatusUpdate:   validateBudgetStatus,
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
@@ -53,7 +54,19 @@ func limitCell(v *intstr.IntOrString) string {
 	return v.String()
 }
 
-func validateBudget(_ context.Context, b *policyv1.PodDisruptionBudget) field.ErrorList {
+func validateNewBudget(_ context.Context, b *policyv1.PodDisruptionBudget) field.ErrorList {
+	return validateBudget(b, metav1validation.LabelSelectorValidationOptions{})
+}
+
+// validateBudgetUpdate takes bad values in the selector if there were some:
+// older servers took them.
+func validateBudgetUpdate(_ context.Context, b, old *policyv1.PodDisruptionBudget) field.ErrorList {
+	return validateBudget(b, metav1validation.LabelSelectorValidationOptions{
+		AllowInvalidLabelValueInSelector: metav1validation.LabelSelectorHasInvalidLabelValue(old.Spec.Selector),
+	})
+}
+
+func validateBudget(b *policyv1.PodDisruptionBudget, tolerated metav1validation.LabelSelectorValidationOptions) field.ErrorList {
 	var errs field.ErrorList
 	s, path := &b.Spec, field.NewPath("spec")
 	if s.MinAvailable != nil && s.MaxUnavailable != nil {
@@ -67,9 +80,9 @@ func validateBudget(_ context.Context, b *policyv1.PodDisruptionBudget) field.Er
 		errs = append(errs, checks.NumberOrPercent(*s.MaxUnavailable, path.Child("maxUnavailable"))...)
 		errs = append(errs, checks.AtMost100Percent(*s.MaxUnavailable, path.Child("maxUnavailable"))...)
 	}
-	errs = append(errs, metav1validation.ValidateLabelSelector(s.Selector, metav1validation.LabelSelectorValidationOptions{}, path.Child("selector"))...)
+	errs = append(errs, metav1validation.ValidateLabelSelector(s.Selector, tolerated, path.Child("selector"))...)
 	if s.UnhealthyPodEvictionPolicy != nil {
-		errs = append(errs, checks.Enum(*s.UnhealthyPodEvictionPolicy, path.Child("unhealthyPodEvictionPolicy"), policyv1.AlwaysAllow, policyv1.IfHealthyBudget)...)
+		errs = append(errs, checks.Supported(*s.UnhealthyPodEvictionPolicy, path.Child("unhealthyPodEvictionPolicy"), policyv1.AlwaysAllow, policyv1.IfHealthyBudget)...)
 	}
 	return errs
 }

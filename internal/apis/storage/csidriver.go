@@ -102,11 +102,11 @@ func validateCSIDriver(_ context.Context, d *storagev1.CSIDriver) field.ErrorLis
 	required(s.StorageCapacity, "storageCapacity")
 	required(s.SELinuxMount, "seLinuxMount")
 	if s.FSGroupPolicy != nil {
-		errs = append(errs, checks.OneOf(*s.FSGroupPolicy, path.Child("fsGroupPolicy"),
+		errs = append(errs, checks.Supported(*s.FSGroupPolicy, path.Child("fsGroupPolicy"),
 			storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)...)
 	}
 	for _, mode := range s.VolumeLifecycleModes {
-		errs = append(errs, checks.OneOf(mode, path.Child("volumeLifecycleModes"), storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)...)
+		errs = append(errs, checks.Supported(mode, path.Child("volumeLifecycleModes"), storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)...)
 	}
 	const minPeriod = 10
 	if p := s.NodeAllocatableUpdatePeriodSeconds; p != nil && *p < minPeriod {

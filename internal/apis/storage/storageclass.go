@@ -64,13 +64,13 @@ func validateStorageClass(_ context.Context, c *storagev1.StorageClass) field.Er
 	errs := validateProvisioner(c.Provisioner, field.NewPath("provisioner"))
 	errs = append(errs, validateParameters(c.Parameters, false, field.NewPath("parameters"))...)
 	if p := ptr.Deref(c.ReclaimPolicy, ""); p != "" {
-		errs = append(errs, checks.OneOf(p, field.NewPath("reclaimPolicy"), corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
+		errs = append(errs, checks.Supported(p, field.NewPath("reclaimPolicy"), corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
 	}
 	binding := field.NewPath("volumeBindingMode")
 	if c.VolumeBindingMode == nil {
 		errs = append(errs, field.Required(binding, ""))
 	} else {
-		errs = append(errs, checks.OneOf(*c.VolumeBindingMode, binding, storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
+		errs = append(errs, checks.Supported(*c.VolumeBindingMode, binding, storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
 	}
 	return append(errs, validateTopologies(c.AllowedTopologies, field.NewPath("allowedTopologies"))...)
 }

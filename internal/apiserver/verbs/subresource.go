@@ -72,6 +72,11 @@ func (s *Server) Act(ctx context.Context, req *Request, body runtime.Object, o *
 	if err := validateCreateOptions(o); err != nil {
 		return nil, err
 	}
+	if obj, ok := body.(apis.Object); ok {
+		if err := checkNamespace(req, obj); err != nil {
+			return nil, err
+		}
+	}
 	r := req.Resource()
 	dryRun := isDryRun(o.DryRun)
 	a := s.attributes(ctx, admission.Create, req, body, nil, o, dryRun)
@@ -85,9 +90,6 @@ func (s *Server) Act(ctx context.Context, req *Request, body runtime.Object, o *
 		return r.subresource(req.Subresource).Create(ctx, storage{s}, req.Namespace, req.Name, body, dryRun)
 	}
 	obj := body.(apis.Object)
-	if err := checkNamespace(req, obj); err != nil {
-		return nil, err
-	}
 	if r.Default != nil {
 		r.Default(obj)
 	}

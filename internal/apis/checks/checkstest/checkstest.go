@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -41,16 +42,24 @@ func Parse[T apis.Object](t *testing.T, r *apis.Resource, text string) T {
 // Errors compares errors, each as "path: Type: detail", in any order.
 func Errors(t *testing.T, got field.ErrorList, want ...string) {
 	t.Helper()
+	sorted := slices.SortedStableFunc(slices.Values(got), func(a, b *field.Error) int { return strings.Compare(text(a), text(b)) })
+	slices.Sort(want)
+	InOrder(t, sorted, want...)
+}
+
+// InOrder is Errors for errors whose order matters.
+func InOrder(t *testing.T, got field.ErrorList, want ...string) {
+	t.Helper()
 	var texts []string
 	for _, e := range got {
-		texts = append(texts, fmt.Sprintf("%s: %s: %s", e.Field, e.Type, e.Detail))
+		texts = append(texts, text(e))
 	}
-	slices.Sort(texts)
-	slices.Sort(want)
 	if !slices.Equal(texts, want) {
-		t.Errorf("got errors\n\t%q\nwant\n\t%q", texts, want)
+		t.Errorf("got errors\n\t%s\nwant\n\t%s", strings.Join(texts, "\n\t"), strings.Join(want, "\n\t"))
 	}
 }
+
+func text(e *field.Error) string { return fmt.Sprintf("%s: %s: %s", e.Field, e.Type, e.Detail) }
 
 // Case is one change of a valid object and the errors it must lead to.
 type Case[T apis.Object] struct {
