@@ -8,7 +8,6 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -132,9 +131,7 @@ func (c *statusCheck) conditions() {
 
 func (c *statusCheck) times() {
 	s, was := c.now, c.was
-	// Clients see seconds: what was set in this process may be more exact.
-	same := func(a, b *metav1.Time) bool { return a == b || a != nil && b != nil && a.Unix() == b.Unix() }
-	started, completed := !same(s.StartTime, was.StartTime), !same(s.CompletionTime, was.CompletionTime)
+	started, completed := !s.StartTime.Equal(was.StartTime), !s.CompletionTime.Equal(was.CompletionTime)
 	complete := hasCondition(s, batchv1.JobComplete)
 	if completed || c.changed(batchv1.JobComplete) {
 		if s.CompletionTime != nil && !complete {

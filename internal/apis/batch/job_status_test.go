@@ -37,9 +37,6 @@ func TestJobStatus(t *testing.T) {
 	}
 	checkstest.UpdateStatus(t, r, running,
 		change("nothing", func(*batchv1.Job) {}),
-		change("the same second", func(j *batchv1.Job) {
-			j.Status.StartTime = &metav1.Time{Time: j.Status.StartTime.Add(time.Millisecond)}
-		}),
 		change("complete", complete),
 		change("failed", func(j *batchv1.Job) {
 			j.Status.Active, j.Status.Ready = 0, nil

@@ -54,6 +54,7 @@ func (s *Server) Delete(ctx context.Context, req *Request, o *metav1.DeleteOptio
 		}
 		obj := old.DeepCopyObject().(apis.Object)
 		changed := s.beginDeletion(r, obj, o)
+		r.times().Round(obj)
 		if r.finished(obj) {
 			if !dryRun {
 				rev, err := s.txn(ctx, r, store.Op{Key: key, Delete: true, Expect: entry.Revision})
@@ -124,7 +125,7 @@ func (s *Server) beginDeletion(r *Resource, obj apis.Object, o *metav1.DeleteOpt
 		obj.SetDeletionGracePeriodSeconds(&grace)
 		return true
 	}
-	t := metav1.NewTime(s.clock.Now().UTC().Truncate(time.Second).Add(time.Duration(grace) * time.Second))
+	t := metav1.NewTime(s.clock.Now().Add(time.Duration(grace) * time.Second))
 	obj.SetDeletionTimestamp(&t)
 	obj.SetDeletionGracePeriodSeconds(&grace)
 	if obj.GetGeneration() > 0 {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"reflect"
 	"strconv"
-	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -82,7 +81,7 @@ func (s *Server) prepareCreate(ctx context.Context, v *Version, obj apis.Object)
 	obj.SetDeletionGracePeriodSeconds(nil)
 	obj.SetSelfLink("")
 	obj.SetUID(uuid.NewUUID())
-	obj.SetCreationTimestamp(metav1.NewTime(s.clock.Now().UTC().Truncate(time.Second)))
+	obj.SetCreationTimestamp(metav1.NewTime(s.clock.Now()))
 	obj.SetGeneration(0)
 	if r.Generation {
 		obj.SetGeneration(1)
@@ -93,6 +92,7 @@ func (s *Server) prepareCreate(ctx context.Context, v *Version, obj apis.Object)
 	if r.PrepareCreate != nil {
 		r.PrepareCreate(ctx, obj)
 	}
+	r.times().Round(obj)
 }
 
 // prepareUpdate carries over what an update may not change.
@@ -116,6 +116,7 @@ func (s *Server) prepareUpdate(ctx context.Context, req *Request, obj, old apis.
 	default:
 		s.countGeneration(req.Version, obj, old)
 	}
+	r.times().Round(obj)
 }
 
 func (s *Server) countGeneration(v *Version, obj, old apis.Object) {

@@ -27,6 +27,7 @@ import (
 	"skiff/internal/apiserver/audit"
 	"skiff/internal/apiserver/authz"
 	"skiff/internal/apiserver/fieldset"
+	"skiff/internal/apiserver/precision"
 	"skiff/internal/identity"
 	"skiff/internal/store"
 	"skiff/internal/store/cache"
@@ -135,6 +136,8 @@ type Resource struct {
 
 	selectable map[string]func(apis.Object) string
 	counts     *counts
+	// times rounds what is to be stored: the cache has what a client would read.
+	times func() *precision.Rounder
 }
 
 // Version is one served version of a Resource.
@@ -157,6 +160,7 @@ func (s *Server) newResource(d *apis.Resource) *Resource {
 		"metadata.name":      func(o apis.Object) string { return o.GetName() },
 		"metadata.namespace": func(o apis.Object) string { return o.GetNamespace() },
 	}}
+	r.times = sync.OnceValue(func() *precision.Rounder { return precision.Of(d.Hub.New()) })
 	for path, f := range d.Fields {
 		r.selectable[path] = f
 	}

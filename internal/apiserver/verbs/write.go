@@ -181,7 +181,7 @@ func (s *Server) owner(req *Request, manager string, fields []byte) []metav1.Man
 	if fields == nil {
 		return nil
 	}
-	now := metav1.NewTime(s.clock.Now().UTC())
+	now := metav1.NewTime(s.clock.Now())
 	return []metav1.ManagedFieldsEntry{{
 		Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: req.Version.GroupVersion().String(),
 		Time: &now, FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: fields},
@@ -383,6 +383,8 @@ func (s *Server) modify(ctx context.Context, req *Request, dryRun bool, change f
 			}
 			return nil, err
 		}
+		// Some subresources change it without preparation.
+		r.times().Round(obj)
 		if r.finished(obj) {
 			if dryRun {
 				return cache.DetachedEntry(key, obj), nil
