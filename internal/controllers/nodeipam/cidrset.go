@@ -1,13 +1,9 @@
 package nodeipam
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 )
-
-// errFull is returned when all ranges are taken.
-var errFull = errors.New("CIDR allocation failed; there are no remaining CIDRs left to allocate in the accepted range")
 
 // cidrSet hands out subnets of one size from one range.
 type cidrSet struct {
@@ -81,16 +77,16 @@ func (s *cidrSet) release(p netip.Prefix) {
 	}
 }
 
-// allocate takes the next free subnet. A subnet that was given back is not
-// handed out again before all others were.
-func (s *cidrSet) allocate() (netip.Prefix, error) {
+// allocate takes the next free subnet, if there is one. A subnet that was given
+// back is not handed out again before all others were.
+func (s *cidrSet) allocate() (netip.Prefix, bool) {
 	for range s.count {
 		i := s.next
 		s.next = (s.next + 1) % s.count
 		if _, taken := s.used[i]; !taken {
 			s.used[i] = struct{}{}
-			return s.subnet(i), nil
+			return s.subnet(i), true
 		}
 	}
-	return netip.Prefix{}, errFull
+	return netip.Prefix{}, false
 }

@@ -5,11 +5,12 @@ package nodeipam
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,17 +33,20 @@ type Options struct {
 type reconciler struct {
 	controller.Deps
 	events record.EventRecorder
+	queue  controller.Queue
 
 	mu   sync.Mutex
 	sets []*cidrSet
 	// nodes are the ranges of every node, also those that the cache does not
 	// show yet.
 	nodes map[string][]netip.Prefix
+	// waiting are the nodes that found all ranges taken: each has been told so.
+	waiting map[string]bool
 }
 
 // New makes the node IPAM controller.
 func New(d controller.Deps, o Options) (controller.Runnable, error) {
-	r := &reconciler{Deps: d, events: d.Recorder("cidrAllocator"), nodes: map[string][]netip.Prefix{}}
+	r := &reconciler{Deps: d, events: d.Recorder("cidrAllocator"), nodes: map[string][]netip.Prefix{}, waiting: map[string]bool{}}
 	for _, cidr := range o.ClusterCIDRs {
 		bits := cmp.Or(o.MaskSizeIPv4, 24)
 		if cidr.Addr().Is6() {
@@ -59,35 +63,67 @@ func New(d controller.Deps, o Options) (controller.Runnable, error) {
 	}
 	// All nodes' events are handled before the first reconcile, so that no
 	// range in use is handed out.
-	return controller.New(d, "nodeipam", 1, r.reconcile, controller.Watch(d, &corev1.Node{}, r.nodeChanged))
+	return controller.New(d, "nodeipam", 1, r.reconcile,
+		controller.Capture(func(q controller.Queue) { r.queue = q }),
+		controller.Watch(d, &corev1.Node{}, r.nodeChanged))
 }
 
 func (r *reconciler) nodeChanged(q controller.Queue, old, node *corev1.Node) {
+	switch {
+	case node == nil:
+		r.release(old.Name)
+	case len(node.Spec.PodCIDRs) == 0:
+		controller.Add(q, "", node.Name)
+	default:
+		r.occupy(node)
+	}
+}
+
+// release gives a node's ranges back, and has those tried again that wait for
+// one.
+func (r *reconciler) release(node string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if node == nil {
-		for _, p := range r.nodes[old.Name] {
-			for _, s := range r.sets {
-				s.release(p)
-			}
+	delete(r.waiting, node)
+	if len(r.nodes[node]) == 0 {
+		return
+	}
+	r.forget(node)
+	for name := range r.waiting {
+		controller.Add(r.queue, "", name)
+	}
+}
+
+// forget frees a node's ranges.
+func (r *reconciler) forget(node string) {
+	for _, p := range r.nodes[node] {
+		for _, s := range r.sets {
+			s.release(p)
 		}
-		delete(r.nodes, old.Name)
-		return
 	}
-	if len(node.Spec.PodCIDRs) == 0 {
-		controller.Add(q, "", node.Name)
-		return
-	}
-	if len(r.nodes[node.Name]) > 0 {
-		return
-	}
+	delete(r.nodes, node)
+}
+
+// occupy takes the ranges that a node has.
+func (r *reconciler) occupy(node *corev1.Node) {
+	var ranges []netip.Prefix
 	for _, text := range node.Spec.PodCIDRs {
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
 			r.Log.Error("a node has an invalid pod CIDR", "node", node.Name, "cidr", text, "error", err)
 			continue
 		}
-		r.nodes[node.Name] = append(r.nodes[node.Name], p)
+		ranges = append(ranges, p)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.waiting, node.Name)
+	if slices.Equal(r.nodes[node.Name], ranges) {
+		return
+	}
+	r.forget(node.Name)
+	r.nodes[node.Name] = ranges
+	for _, p := range ranges {
 		for _, s := range r.sets {
 			s.occupy(p)
 		}
@@ -102,38 +138,50 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	if len(cached.Spec.PodCIDRs) > 0 || cached.DeletionTimestamp != nil {
 		return reconcile.Result{}, nil
 	}
-	ranges, err := r.allocate(key.Name)
-	if err != nil {
-		r.events.Eventf(&cached, corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: %s", key.Name, "CIDRNotAvailable")
-		return reconcile.Result{}, fmt.Errorf("node %s: %w", key.Name, err)
+	ranges, news := r.allocate(key.Name)
+	if ranges == nil {
+		if news {
+			r.Log.Warn("a node gets no pod CIDR: all are taken", "node", key.Name)
+			r.events.Eventf(&cached, corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: %s", key.Name, "CIDRNotAvailable")
+		}
+		return reconcile.Result{}, nil
 	}
 	node := cached.DeepCopy()
 	for _, p := range ranges {
 		node.Spec.PodCIDRs = append(node.Spec.PodCIDRs, p.String())
 	}
 	node.Spec.PodCIDR = node.Spec.PodCIDRs[0]
-	err = r.Client.Patch(ctx, node, crclient.StrategicMergeFrom(&cached))
-	return reconcile.Result{}, crclient.IgnoreNotFound(err)
+	err := r.Client.Patch(ctx, node, crclient.StrategicMergeFrom(&cached))
+	if apierrors.IsNotFound(err) {
+		// It may have gone before it had them.
+		r.release(key.Name)
+		return reconcile.Result{}, nil
+	}
+	return reconcile.Result{}, err
 }
 
-// allocate returns the node's ranges, taking new ones if it has none.
-func (r *reconciler) allocate(node string) ([]netip.Prefix, error) {
+// allocate returns the node's ranges, taking new ones if it has none. If there
+// are none left it waits for some to be given back; news says that it did not
+// wait before.
+func (r *reconciler) allocate(node string) (ranges []netip.Prefix, news bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if have := r.nodes[node]; len(have) > 0 {
-		return have, nil
+		return have, false
 	}
-	var taken []netip.Prefix
 	for _, s := range r.sets {
-		p, err := s.allocate()
-		if err != nil {
-			for i, p := range taken {
-				r.sets[i].release(p)
+		p, ok := s.allocate()
+		if !ok {
+			for j, p := range ranges {
+				r.sets[j].release(p)
 			}
-			return nil, err
+			news = !r.waiting[node]
+			r.waiting[node] = true
+			return nil, news
 		}
-		taken = append(taken, p)
+		ranges = append(ranges, p)
 	}
-	r.nodes[node] = taken
-	return taken, nil
+	delete(r.waiting, node)
+	r.nodes[node] = ranges
+	return ranges, false
 }
