@@ -3,7 +3,6 @@ package pebble
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -43,9 +42,9 @@ type committer struct {
 
 	// revision is the newest one given out.
 	revision int64
-	// staged is how the group being made leaves its keys. Groups before it
-	// can be read from the database although they are not durable yet.
-	staged map[string]current
+	// keys is how the writes so far leave every key that exists, so that
+	// checking a condition reads no disk. It is ahead of what is durable.
+	keys map[string]current
 	// nearest is the first expiry in the group.
 	nearest   int64
 	key       []byte
@@ -77,12 +76,12 @@ type group struct {
 	revision int64
 }
 
-func (c *committer) init(e *Engine) {
+func (c *committer) init(e *Engine, keys map[string]current) {
 	c.e = e
+	c.keys = keys
 	c.revision = e.durable.Load()
 	c.queue = make(chan *write, queued)
 	c.syncing = make(chan group, inflight)
-	c.staged = map[string]current{}
 	c.writes.New = func() any { return &write{done: make(chan struct{}, 1)} }
 }
 
@@ -166,7 +165,6 @@ func (c *committer) write(g *group) {
 		}
 		w.err = c.stage(batch, w)
 	}
-	clear(c.staged)
 	g.revision = c.revision
 	if batch.Empty() {
 		batch.Close()
@@ -200,10 +198,7 @@ func (c *committer) stage(batch *pebble.Batch, w *write) error {
 	effective := false
 	for i := range w.ops {
 		op := &w.ops[i]
-		cur, err := c.current(op.Key)
-		if err != nil {
-			return err
-		}
+		cur := c.keys[op.Key]
 		if op.Expect != store.Any && op.Expect != cur.mod {
 			return &store.ConflictError{Key: op.Key, Expected: op.Expect, Actual: cur.mod}
 		}
@@ -223,7 +218,6 @@ func (c *committer) stage(batch *pebble.Batch, w *write) error {
 			continue
 		}
 		cur := c.put(batch, op, old)
-		c.staged[op.Key] = cur
 		c.changes = appendChange(c.changes, change{key: op.Key, create: cur.create, prev: old.mod})
 		event := store.Event{
 			KV:      store.KV{Key: op.Key, CreateRevision: cur.create, ModRevision: c.revision},
@@ -241,28 +235,8 @@ func (c *committer) stage(batch *pebble.Batch, w *write) error {
 	return nil
 }
 
-// current returns how the groups and writes before this one leave key.
-func (c *committer) current(key string) (current, error) {
-	if cur, ok := c.staged[key]; ok {
-		return cur, nil
-	}
-	c.key = appendCurrentKey(c.key[:0], key)
-	raw, closer, err := c.e.db.Get(c.key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return current{}, nil
-	}
-	if err != nil {
-		return current{}, readError(err)
-	}
-	cur, err := decodeCurrent(raw)
-	if err != nil {
-		err = fmt.Errorf("key %s: %w", key, err)
-	}
-	return cur, errors.Join(err, closer.Close())
-}
-
-// put adds one operation at the newest revision to batch and returns how it
-// leaves the key.
+// put adds one operation at the newest revision to batch and to keys, and
+// returns how it leaves the key.
 func (c *committer) put(batch *pebble.Batch, op *store.Op, old current) current {
 	if old.expiry != 0 {
 		c.key = appendExpiryKey(c.key[:0], old.expiry, op.Key)
@@ -272,6 +246,7 @@ func (c *committer) put(batch *pebble.Batch, op *store.Op, old current) current 
 	if op.Delete {
 		c.key = appendCurrentKey(c.key[:0], op.Key)
 		_ = batch.Delete(c.key, nil)
+		delete(c.keys, op.Key)
 	} else {
 		cur = current{create: old.create, mod: c.revision}
 		if cur.create == 0 {
@@ -286,6 +261,7 @@ func (c *committer) put(batch *pebble.Batch, op *store.Op, old current) current 
 		c.key = appendCurrentKey(c.key[:0], op.Key)
 		var buf [30]byte
 		_ = batch.Set(c.key, appendCurrent(buf[:0], cur), nil)
+		c.keys[op.Key] = cur
 	}
 	c.key = appendVersionKey(c.key[:0], op.Key, c.revision)
 	value := op.Value

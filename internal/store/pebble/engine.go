@@ -103,12 +103,13 @@ func Open(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{o: o, db: db}
-	if err := e.load(); err != nil {
+	keys, err := e.load()
+	if err != nil {
 		return nil, errors.Join(damaged(o.Dir, err), db.Close())
 	}
 	e.stop, e.shutdown = context.WithCancel(context.Background())
 	e.hub.init(e.durable.Load(), o.Clock, e.stop)
-	e.committer.init(e)
+	e.committer.init(e, keys)
 	e.expiry.init()
 	e.loops.Go(e.committer.commit)
 	e.loops.Go(e.committer.sync)
@@ -175,41 +176,65 @@ func isCorruption(err error) bool {
 	return pebble.IsCorruptionError(err) || errors.Is(err, errRecord)
 }
 
-// load reads where the database stands, and marks a new one.
-func (e *Engine) load() error {
+// load reads where the database stands, and marks a new one. It returns what
+// is known of the keys that exist.
+func (e *Engine) load() (map[string]current, error) {
 	format, err := e.meta(metaFormat)
 	switch {
 	case errors.Is(err, pebble.ErrNotFound):
 		if err := e.db.Set(metaFormat, binary.BigEndian.AppendUint64(nil, formatVersion), pebble.Sync); err != nil {
-			return err
+			return nil, err
 		}
 	case err != nil:
-		return err
+		return nil, err
 	case format != formatVersion:
-		return fmt.Errorf("it has format %d, this version knows only %d", format, formatVersion)
+		return nil, fmt.Errorf("it has format %d, this version knows only %d", format, formatVersion)
 	}
 	revision, err := e.meta(metaStart)
 	if errors.Is(err, pebble.ErrNotFound) {
 		revision = 1
 	} else if err != nil {
-		return err
+		return nil, err
 	}
 	compacted, err := e.meta(metaCompacted)
 	if err != nil && !errors.Is(err, pebble.ErrNotFound) {
-		return err
+		return nil, err
 	}
 	e.compacted.Store(compacted)
 	e.start = revision
 
 	it, err := e.db.NewIter(&pebble.IterOptions{LowerBound: []byte{kindLog}, UpperBound: []byte{kindLog + 1}})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if it.Last() {
 		revision, err = decodeLogKey(it.Key())
 	}
 	e.durable.Store(revision)
-	return errors.Join(err, it.Close())
+	if err := errors.Join(err, it.Close()); err != nil {
+		return nil, err
+	}
+	return e.loadKeys()
+}
+
+func (e *Engine) loadKeys() (_ map[string]current, err error) {
+	it, err := e.db.NewIter(&pebble.IterOptions{LowerBound: []byte{kindCurrent}, UpperBound: []byte{kindCurrent + 1}})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	keys := map[string]current{}
+	for ok := it.First(); ok; ok = it.Next() {
+		raw, err := it.ValueAndErr()
+		if err != nil {
+			return nil, err
+		}
+		key := string(it.Key()[1:])
+		if keys[key], err = decodeCurrent(raw); err != nil {
+			return nil, fmt.Errorf("key %s: %w", key, err)
+		}
+	}
+	return keys, it.Error()
 }
 
 func (e *Engine) meta(name []byte) (int64, error) {

@@ -15,9 +15,10 @@ import (
 //	v <key> 0 ^<revision> version: what a key held from that revision on, the
 //	                      newest first
 //
-// A value is stored once, in its version record. Everything but versions is
-// small, so that checking a condition never reads a value. A key has no NUL
-// byte, so versions sort by key and then by age.
+// A value is stored once, in its version record. The current records are small
+// and are held in memory while the database is open, so that checking a
+// condition reads nothing. A key has no NUL byte, so versions sort by key and
+// then by age.
 const (
 	kindCurrent = 'c'
 	kindExpiry  = 'e'
