@@ -24,17 +24,32 @@ func measureCreate(ctx context.Context, b *bench) error {
 	if err := s.namespace(ctx, namespace); err != nil {
 		return err
 	}
-	took, err := s.each(ctx, clients, n, func(ctx context.Context, c *http.Client, i int) error {
-		return s.create(ctx, c, collection("configmaps"), newConfigMap(fmt.Sprintf("c-%06d", i)))
-	})
-	if err != nil {
-		return err
+	configMaps := func() (time.Duration, error) {
+		return s.each(ctx, clients, n, func(ctx context.Context, c *http.Client, i int) error {
+			return s.create(ctx, c, collection("configmaps"), newConfigMap(fmt.Sprintf("c-%06d", i)))
+		})
 	}
-	b.report(figure{"create configmaps, 64 clients", n / took.Seconds(), "/s", upstreamConfigMaps, false})
-	if took, err = s.createPods(ctx, clients, n, nobody); err != nil {
-		return err
+	pods := func() (time.Duration, error) { return s.createPods(ctx, clients, n, nobody) }
+	for _, m := range []struct {
+		what     string
+		make     func() (time.Duration, error)
+		upstream float64
+	}{{"configmaps", configMaps, upstreamConfigMaps}, {"pods", pods, upstreamPods}} {
+		before, err := s.usage()
+		if err != nil {
+			return err
+		}
+		took, err := m.make()
+		if err != nil {
+			return err
+		}
+		after, err := s.usage()
+		if err != nil {
+			return err
+		}
+		b.report(figure{"create " + m.what + ", 64 clients", n / took.Seconds(), "/s", m.upstream, false})
+		b.report(figure{"  processor time of the server for each", float64((after.cpu - before.cpu).Microseconds()) / n, "µs", 0, true})
 	}
-	b.report(figure{"create pods, 64 clients", n / took.Seconds(), "/s", upstreamPods, false})
 	return nil
 }
 

@@ -53,7 +53,7 @@ func (s *Server) bounded(rec *recorder, r *http.Request, info *requestInfo) outc
 	ctx, cancel := context.WithTimeout(r.Context(), limit)
 	defer cancel()
 	ended := make(chan outcome, 1)
-	go func() { ended <- s.run(ctx, rec, r, info, bad) }()
+	s.crew.do(func() { ended <- s.run(ctx, rec, r, info, bad) })
 	select {
 	case out := <-ended:
 		return out

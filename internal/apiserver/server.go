@@ -124,6 +124,7 @@ type Server struct {
 	draining atomic.Bool
 	stopping context.Context
 	stop     context.CancelFunc
+	crew     *crew
 	// underWay is held for reading by every request that has an end of its own.
 	underWay sync.RWMutex
 }
@@ -146,6 +147,7 @@ func New(c Config) *Server {
 	}}
 	s.started = c.Clock.Now()
 	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.crew = newCrew(s.stopping)
 	s.mux = s.paths()
 	return s
 }
