@@ -64,8 +64,8 @@ func TestCall(t *testing.T) {
 	}
 	// The test server's certificate is for example.com; a Service's must be for
 	// <name>.<namespace>.svc.
-	_, err = call(Target{Service: &Service{Namespace: "example", Name: "hook", Path: "/echo", Port: 8443}, CABundle: bundle}, time.Second)
-	if err == nil || !strings.Contains(err.Error(), `Post "https://hook.example.svc:8443/echo?timeout=1s": tls: failed to verify certificate`) || !strings.Contains(err.Error(), "hook.example.svc") {
+	_, err = call(Target{Service: &Service{Namespace: "example", Name: "hook", Path: "/echo", Port: 8443}, CABundle: bundle}, time.Minute)
+	if err == nil || !strings.Contains(err.Error(), `Post "https://hook.example.svc:8443/echo?timeout=1m0s": tls: failed to verify certificate`) || !strings.Contains(err.Error(), "hook.example.svc") {
 		t.Errorf("a certificate for another name: %v", err)
 	}
 
@@ -74,20 +74,20 @@ func TestCall(t *testing.T) {
 		timeout time.Duration
 		want    string
 	}{
-		"no such service": {Target{Service: &Service{Namespace: "x", Name: "y"}}, time.Second, `Post "https://y.x.svc:443/?timeout=1s": service "y" not found`},
-		"unknown root":    {Target{URL: server.URL + "/echo"}, time.Second, "certificate signed by unknown authority"},
-		"bad bundle":      {Target{URL: server.URL + "/echo", CABundle: []byte("x")}, time.Second, "unable to load root certificates"},
-		"no https":        {Target{URL: "http://x/"}, time.Second, "must have the form https://host/path"},
-		"status":          {Target{URL: server.URL + "/status", CABundle: bundle}, time.Second, "no"},
-		"text":            {Target{URL: server.URL + "/text", CABundle: bundle}, time.Second, `an error on the server ("broken") has prevented the request from succeeding`},
-		"nonsense":        {Target{URL: server.URL + "/nonsense", CABundle: bundle}, time.Second, "json parse error"},
+		"no such service": {Target{Service: &Service{Namespace: "x", Name: "y"}}, time.Minute, `Post "https://y.x.svc:443/?timeout=1m0s": service "y" not found`},
+		"unknown root":    {Target{URL: server.URL + "/echo"}, time.Minute, "certificate signed by unknown authority"},
+		"bad bundle":      {Target{URL: server.URL + "/echo", CABundle: []byte("x")}, time.Minute, "unable to load root certificates"},
+		"no https":        {Target{URL: "http://x/"}, time.Minute, "must have the form https://host/path"},
+		"status":          {Target{URL: server.URL + "/status", CABundle: bundle}, time.Minute, "no"},
+		"text":            {Target{URL: server.URL + "/text", CABundle: bundle}, time.Minute, `an error on the server ("broken") has prevented the request from succeeding`},
+		"nonsense":        {Target{URL: server.URL + "/nonsense", CABundle: bundle}, time.Minute, "json parse error"},
 		"timeout":         {Target{URL: server.URL + "/hang", CABundle: bundle}, 20 * time.Millisecond, "context deadline exceeded"},
 	} {
 		if _, err := call(test.target, test.timeout); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %s", name, err, test.want)
 		}
 	}
-	if _, err := call(Target{URL: server.URL + "/status", CABundle: bundle}, time.Second); !apierrors.IsForbidden(err) {
+	if _, err := call(Target{URL: server.URL + "/status", CABundle: bundle}, time.Minute); !apierrors.IsForbidden(err) {
 		t.Errorf("a Status answer: %v", err)
 	}
 	if _, err := call(Target{URL: server.URL + "/hang", CABundle: bundle}, time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
