@@ -225,7 +225,7 @@ func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListR
 		req.Resource().counts.listed(f.scope.Namespace != "", 1, len(out.Entries))
 		return out, nil
 	}
-	if o.Limit == 0 && f.labels == nil && len(f.fields) == 0 {
+	if o.Limit == 0 && f.labels == nil && len(f.fields) == 0 && f.scope.Namespace == "" {
 		out.Entries = make([]*cache.Entry, 0, snap.Len())
 	}
 	if f.converted {

@@ -65,6 +65,13 @@ func (c *informers) Get(ctx context.Context, key client.ObjectKey, obj client.Ob
 	if e == nil {
 		return apierrors.NewNotFound(v.Resource().GroupResource(), key.Name)
 	}
+	if o := (&client.GetOptions{}).ApplyOptions(opts); o.UnsafeDisableDeepCopy != nil && *o.UnsafeDisableDeepCopy {
+		stored, err := shared(ctx, e, v, shapeOf(obj))
+		if err != nil {
+			return err
+		}
+		return assign(stored, obj)
+	}
 	return give(ctx, e, v, obj)
 }
 

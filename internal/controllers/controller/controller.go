@@ -17,7 +17,6 @@ import (
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 	crcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -144,19 +143,37 @@ func newQueue(limiter workqueue.TypedRateLimiter[Request], waiting workqueue.Que
 // when the object is new (or seen for the first time), obj is nil when it is
 // gone. Both are shared with others and must not be changed.
 func Watch[T crclient.Object](d Deps, kind T, changed func(q Queue, old, obj T)) source.Source {
-	var none T
-	return source.Kind(d.Cache, kind, handler.TypedFuncs[T, Request]{
-		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[T], q Queue) { changed(q, none, e.Object) },
-		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[T], q Queue) {
-			changed(q, e.ObjectOld, e.ObjectNew)
-		},
-		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[T], q Queue) { changed(q, e.Object, none) },
-	})
+	return source.Kind(d.Cache, kind, changes[T](changed))
 }
+
+// changes is an event handler.
+type changes[T crclient.Object] func(q Queue, old, obj T)
+
+// Create, Update, Delete and Generic implement handler.TypedEventHandler.
+func (f changes[T]) Create(_ context.Context, e event.TypedCreateEvent[T], q Queue) {
+	var none T
+	f(q, none, e.Object)
+}
+
+func (f changes[T]) Update(_ context.Context, e event.TypedUpdateEvent[T], q Queue) {
+	f(q, e.ObjectOld, e.ObjectNew)
+}
+
+func (f changes[T]) Delete(_ context.Context, e event.TypedDeleteEvent[T], q Queue) {
+	var none T
+	f(q, e.Object, none)
+}
+
+func (f changes[T]) Generic(context.Context, event.TypedGenericEvent[T], Queue) {}
 
 // WatchSelf puts every object of T's kind on the queue when it changes.
 func WatchSelf[T crclient.Object](d Deps, kind T) source.Source {
-	return source.Kind(d.Cache, kind, &handler.TypedEnqueueRequestForObject[T]{})
+	return Watch(d, kind, func(q Queue, old, obj T) {
+		if gone := crclient.Object(obj) == crclient.Object(*new(T)); gone {
+			obj = old
+		}
+		q.Add(Request{NamespacedName: Key(obj)})
+	})
 }
 
 // Tick puts the empty key on the queue at start and then once in every period.
