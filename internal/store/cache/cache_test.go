@@ -502,7 +502,7 @@ func TestEncodedOnce(t *testing.T) {
 	var encoded atomic.Int64
 	encode := func(apis.Object) ([]byte, error) {
 		encoded.Add(1)
-		return []byte("form"), nil
+		return append(make([]byte, 0, 100), "form"...), nil
 	}
 	if _, err := e.Encoded(cache.Format{Version: "v1", Media: "json"}, encode); err != nil {
 		t.Fatal(err)
@@ -513,8 +513,13 @@ func TestEncodedOnce(t *testing.T) {
 			if obj, err := e.Object(); err != nil || obj != first {
 				t.Errorf("another object: %v", err)
 			}
-			if data, err := e.Encoded(cache.Format{Version: "v1", Media: "json"}, encode); err != nil || string(data) != "form" {
+			data, err := e.Encoded(cache.Format{Version: "v1", Media: "json"}, encode)
+			if err != nil || string(data) != "form" {
 				t.Errorf("%q %v", data, err)
+			}
+			// Readers append to what they are given, each to its own copy.
+			if string(append(data, '\n')) != "form\n" {
+				t.Error("appending failed")
 			}
 			if other := first.DeepCopyObject().(apis.Object); e.Convert("v2", other) == nil {
 				t.Error("nothing was kept")

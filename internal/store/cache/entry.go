@@ -2,6 +2,7 @@ package cache
 
 import (
 	"reflect"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -68,7 +69,7 @@ func (e *Entry) decode() (apis.Object, error) {
 }
 
 // Encoded returns the object's form f, made by encode the first time it is
-// asked for.
+// asked for. It is shared, and has no room behind it: appending to it copies.
 func (e *Entry) Encoded(f Format, encode func(apis.Object) ([]byte, error)) ([]byte, error) {
 	for n := e.encodings.Load(); n != nil; n = n.next {
 		if n.format == f {
@@ -83,6 +84,7 @@ func (e *Entry) Encoded(f Format, encode func(apis.Object) ([]byte, error)) ([]b
 	if err != nil {
 		return nil, err
 	}
+	data = slices.Clip(data)
 	if e.collection != nil && e.collection.fleeting != nil {
 		return data, nil
 	}
