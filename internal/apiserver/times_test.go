@@ -66,7 +66,7 @@ func TestInProcessTimes(t *testing.T) {
 	must(tc.Client.Create(ctx, budget))
 	budget.Status = policyv1.PodDisruptionBudgetStatus{ObservedGeneration: 1, DisruptionsAllowed: 1, CurrentHealthy: 1, ExpectedPods: 1}
 	must(tc.Client.Status().Update(ctx, budget))
-	must(tc.Client.SubResource("eviction").Create(ctx, pod, &policyv1.Eviction{}))
+	must(tc.Client.SubResource("eviction").Create(ctx, pod, &policyv1.Eviction{ObjectMeta: meta}))
 	must(tc.Client.Get(ctx, client.ObjectKeyFromObject(pod), pod))
 	must(tc.Client.Get(ctx, client.ObjectKeyFromObject(budget), budget))
 	podRead, err := remote.CoreV1().Pods("default").Get(ctx, "x", metav1.GetOptions{})
