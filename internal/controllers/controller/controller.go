@@ -27,12 +27,20 @@ import (
 type Deps struct {
 	client.Set
 	Clock clock.WithTicker
-	// Delays measures how long keys wait, on which setting the clock has no
-	// effect; nil: Clock.
+	// Delays is the Stopwatch; nil: Clock.
 	Delays clock.WithTicker
 	Log    *slog.Logger
 	// Metrics counts what goes through the queues; nil counts nothing.
 	Metrics *Metrics
+}
+
+// Stopwatch measures how long keys wait and how long ago something was: setting
+// the clock has no effect on it.
+func (d Deps) Stopwatch() clock.WithTicker {
+	if d.Delays != nil {
+		return d.Delays
+	}
+	return d.Clock
 }
 
 // Runnable is a controller that is ready to run.
@@ -70,10 +78,7 @@ const (
 // says but never twice at a time for one key, with what the sources put on its
 // queue.
 func New(d Deps, name string, workers int, f Reconcile, sources ...source.Source) (Runnable, error) {
-	delays := d.Delays
-	if delays == nil {
-		delays = d.Clock
-	}
+	delays := d.Stopwatch()
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[Request](firstRetry, lastRetry)
 	var waiting workqueue.Queue[Request] // nil: the library's own
 	if d.Metrics != nil {

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -165,27 +166,55 @@ func (c *Cluster) List(list client.ObjectList, options ...client.ListOption) {
 }
 
 // Eventually waits for ok, looking again whenever objects of list's kind
-// change.
-func (c *Cluster) Eventually(what string, list client.ObjectList, ok func() bool) {
+// change, or of more kinds.
+func (c *Cluster) Eventually(what string, list client.ObjectList, ok func() bool, more ...client.ObjectList) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	w, err := c.Client.Watch(ctx, list)
-	if err != nil {
-		c.t.Fatal(err)
+	changed := make(chan struct{}, 1)
+	var watching sync.WaitGroup
+	defer func() { cancel(); watching.Wait() }()
+	for _, kind := range append(more, list) {
+		w, err := c.Client.Watch(ctx, kind)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		watching.Go(func() { c.follow(ctx, w, kind, changed) })
 	}
-	defer w.Stop()
 	for !ok() {
 		select {
-		case _, open := <-w.ResultChan():
-			if !open && ctx.Err() == nil {
-				if w, err = c.Client.Watch(ctx, list); err != nil {
-					c.t.Fatal(err)
-				}
-			}
+		case <-changed:
 		case <-ctx.Done():
 			c.t.Fatalf("%s: not within %s", what, patience)
 		}
+	}
+}
+
+// follow tells of changes until ctx ends, watching again when w ends.
+func (c *Cluster) follow(ctx context.Context, w watch.Interface, kind client.ObjectList, changed chan<- struct{}) {
+	for {
+		for range w.ResultChan() {
+			tell(changed)
+		}
+		w.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+		var err error
+		if w, err = c.Client.Watch(ctx, kind); err != nil {
+			if ctx.Err() == nil {
+				c.t.Errorf("watching %T: %v", kind, err)
+			}
+			return
+		}
+		// What happened in between was not seen.
+		tell(changed)
+	}
+}
+
+func tell(changed chan<- struct{}) {
+	select {
+	case changed <- struct{}{}:
+	default:
 	}
 }
 

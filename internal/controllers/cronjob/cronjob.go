@@ -181,6 +181,8 @@ func (r *reconciler) noteJobs(ctx context.Context, cj *batchv1.CronJob, jobs []b
 		active := isActive(cj, func(ref corev1.ObjectReference) bool { return ref.UID == j.UID })
 		end := endOf(j)
 		switch {
+		case end == "" && !active && forgotten(cj, j):
+			note(cj, j, scheduled(j))
 		case end == "" && !active:
 			r.events.Eventf(cj, corev1.EventTypeWarning, "UnexpectedJob", "Saw a job that the controller did not create or forgot: %s", j.Name)
 		case end != "" && active:
@@ -249,13 +251,34 @@ func (r *reconciler) startJob(ctx context.Context, cj *batchv1.CronJob, at time.
 		r.skew.Observe(r.Clock.Since(at).Seconds())
 		r.events.Eventf(cj, corev1.EventTypeNormal, "SuccessfulCreate", "Created job %v", job.Name)
 	}
+	note(cj, job, at)
+	return nil
+}
+
+// note writes down that the Job of a time was made.
+func note(cj *batchv1.CronJob, job *batchv1.Job, at time.Time) {
 	cj.Status.LastScheduleTime = &metav1.Time{Time: at}
 	if endOf(job) == "" {
 		cj.Status.Active = append(cj.Status.Active, corev1.ObjectReference{
 			APIVersion: jobKind.GroupVersion().String(), Kind: jobKind.Kind, Namespace: job.Namespace, Name: job.Name, UID: job.UID, ResourceVersion: job.ResourceVersion,
 		})
 	}
-	return nil
+}
+
+// scheduled is the time that a Job was made for, if it was made by schedule.
+func scheduled(job *batchv1.Job) time.Time {
+	at, err := time.Parse(time.RFC3339, job.Annotations[batchv1.CronJobScheduledTimestampAnnotation])
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
+// forgotten reports whether this controller made the Job and did not come to
+// note it.
+func forgotten(cj *batchv1.CronJob, job *batchv1.Job) bool {
+	at, last := scheduled(job), cj.Status.LastScheduleTime
+	return job.Name == jobName(cj, at) && job.DeletionTimestamp == nil && (last == nil || at.After(last.Time))
 }
 
 func newJob(cj *batchv1.CronJob, at time.Time) (*batchv1.Job, error) {

@@ -178,6 +178,32 @@ func TestSuspensionAndRestarts(t *testing.T) {
 	w.waitForTimer("marker", 2)
 }
 
+// A Job that was made and not noted before the controller ended counts, though
+// its time is over: it is replaced, and one that somebody made by hand is not.
+func TestForgottenJobs(t *testing.T) {
+	w := start(t)
+	w.create("replace", func(s *batchv1.CronJobSpec) { s.ConcurrencyPolicy, s.Suspend = batchv1.ReplaceConcurrent, ptr.To(true) })
+	cj := w.get("replace")
+	at := w.clock.Now().Truncate(time.Minute).Add(-time.Minute)
+	job := func(name string, annotations map[string]string) *batchv1.Job {
+		return &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{"cron": "replace"}, Annotations: annotations,
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(cj, batchv1.SchemeGroupVersion.WithKind("CronJob"))}}, Spec: cj.Spec.JobTemplate.Spec}
+	}
+	forgotten := job(fmt.Sprintf("replace-%d", at.Unix()/60), map[string]string{batchv1.CronJobScheduledTimestampAnnotation: at.Format(time.RFC3339)})
+	w.Create(forgotten, job("by-hand", map[string]string{"cronjob.kubernetes.io/instantiate": "manual"}))
+	w.waitFor("replace", "the forgotten job is noted", func(s batchv1.CronJobStatus) bool {
+		return len(s.Active) == 1 && s.Active[0].Name == forgotten.Name && s.LastScheduleTime.Time.Equal(at)
+	})
+	if got, want := w.WaitForEvent("default", "replace", "UnexpectedJob"), "Saw a job that the controller did not create or forgot: by-hand"; got != want {
+		t.Errorf("said %q, want %q", got, want)
+	}
+	controllertest.Change(w.Cluster, cj, func(cj *batchv1.CronJob) { cj.Spec.Suspend = ptr.To(false) })
+	w.waitFor("replace", "it is replaced", func(s batchv1.CronJobStatus) bool { return len(s.Active) == 1 && s.Active[0].Name != forgotten.Name })
+	if jobs := w.jobs("replace"); len(jobs) != 2 {
+		t.Errorf("%d jobs, want the present one and that of somebody else", len(jobs))
+	}
+}
+
 // waitForTimer lets the clock run until a CronJob has n Jobs.
 func (w world) waitForTimer(name string, n int) {
 	w.t.Helper()

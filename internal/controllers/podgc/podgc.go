@@ -4,6 +4,7 @@
 package podgc
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -24,18 +25,17 @@ type Options struct {
 	// Terminated is the number of ended pods that are kept; 0 means 12500, and
 	// a negative number all.
 	Terminated int
+	// Quarantine is how long a node must be missing before its pods go; 0 means
+	// 40 s.
+	Quarantine time.Duration
 }
 
-const (
-	// quarantine is how long a node must be missing before its pods go.
-	quarantine = 40 * time.Second
-	// sweep is how long after a pod has ended all that have are counted.
-	sweep = 20 * time.Second
-)
+// sweep is how long after a pod has ended all that have are counted.
+const sweep = 20 * time.Second
 
 type reconciler struct {
 	controller.Deps
-	terminated int
+	Options
 	// missing is when a node was first found missing.
 	missing map[string]time.Time
 }
@@ -43,10 +43,9 @@ type reconciler struct {
 // New makes the pod garbage collector. A key is a pod; or a node, without a
 // namespace; or empty, for the count of ended pods.
 func New(d controller.Deps, o Options) (controller.Runnable, error) {
-	if o.Terminated == 0 {
-		o.Terminated = 12500
-	}
-	r := &reconciler{Deps: d, terminated: o.Terminated, missing: map[string]time.Time{}}
+	o.Terminated = cmp.Or(o.Terminated, 12500)
+	o.Quarantine = cmp.Or(o.Quarantine, 40*time.Second)
+	r := &reconciler{Deps: d, Options: o, missing: map[string]time.Time{}}
 	return controller.New(d, "podgc", 1, r.reconcile,
 		controller.Watch(d, &corev1.Node{}, func(q controller.Queue, old, node *corev1.Node) {
 			switch {
@@ -127,13 +126,13 @@ func (r *reconciler) orphans(ctx context.Context, node string) (reconcile.Result
 		}
 		return reconcile.Result{}, err
 	}
-	now := r.Clock.Now()
+	watch := r.Stopwatch()
 	since, ok := r.missing[node]
 	if !ok {
-		since = now
-		r.missing[node] = now
+		since = watch.Now()
+		r.missing[node] = since
 	}
-	if left := since.Add(quarantine).Sub(now); left > 0 {
+	if left := r.Quarantine - watch.Since(since); left > 0 {
 		return reconcile.Result{RequeueAfter: left}, nil
 	}
 	if err := r.Client.Get(ctx, types.NamespacedName{Name: node}, &corev1.Node{}); !apierrors.IsNotFound(err) {
@@ -141,7 +140,7 @@ func (r *reconciler) orphans(ctx context.Context, node string) (reconcile.Result
 		return reconcile.Result{}, err
 	}
 	err = r.removeAll(ctx, node, func(*corev1.Pod) bool { return true }, func(p *corev1.Pod) {
-		pods.SetDisruptionTarget(p, "DeletionByPodGC", "PodGC: node no longer exists", now)
+		pods.SetDisruptionTarget(p, "DeletionByPodGC", "PodGC: node no longer exists", r.Clock.Now())
 	})
 	if err == nil {
 		delete(r.missing, node)
@@ -168,14 +167,14 @@ func (r *reconciler) removeAll(ctx context.Context, node string, which func(*cor
 
 // ended removes the oldest ended pods beyond the number to keep.
 func (r *reconciler) ended(ctx context.Context) error {
-	if r.terminated < 0 {
+	if r.Terminated < 0 {
 		return nil
 	}
 	var list corev1.PodList
 	if err := r.Cache.List(ctx, &list, crclient.UnsafeDisableDeepCopy); err != nil {
 		return err
 	}
-	for _, p := range beyond(list.Items, r.terminated) {
+	for _, p := range beyond(list.Items, r.Terminated) {
 		if err := r.remove(ctx, p, nil); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -54,33 +55,46 @@ func NewAddresses(d controller.Deps) (controller.Runnable, error) {
 		}))
 }
 
+// lookAgain is the time for the cache to show a Service that is there.
+const lookAgain = time.Second
+
 func (r *addresses) reconcile(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
 	if key.Namespace == "" {
-		return reconcile.Result{}, r.address(ctx, key)
+		return r.address(ctx, key)
 	}
 	return reconcile.Result{}, r.service(ctx, key)
 }
 
 // address removes an IPAddress that its Service does not have.
-func (r *addresses) address(ctx context.Context, key types.NamespacedName) error {
+func (r *addresses) address(ctx context.Context, key types.NamespacedName) (reconcile.Result, error) {
 	var a networkingv1.IPAddress
 	if err := r.Cache.Get(ctx, key, &a, crclient.UnsafeDisableDeepCopy); err != nil {
-		return crclient.IgnoreNotFound(err)
+		return reconcile.Result{}, crclient.IgnoreNotFound(err)
 	}
 	ref := a.Spec.ParentRef
 	if ref == nil || ref.Group != "" || ref.Resource != "services" || a.Labels[networkingv1.LabelManagedBy] != managedBy {
-		return nil
+		return reconcile.Result{}, nil
 	}
-	var s corev1.Service
-	err := r.Client.Get(ctx, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}, &s)
+	owner := types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}
+	var s, known corev1.Service
+	err := r.Client.Get(ctx, owner, &s)
 	if err != nil && !apierrors.IsNotFound(err) {
-		return err
+		return reconcile.Result{}, err
 	}
-	if err == nil && slices.Contains(s.Spec.ClusterIPs, a.Name) {
-		return nil
+	if err != nil || !slices.Contains(s.Spec.ClusterIPs, a.Name) {
+		// Another Service may have taken it over since.
+		err := r.Client.Delete(ctx, &a, crclient.Preconditions{UID: &a.UID, ResourceVersion: &a.ResourceVersion})
+		return reconcile.Result{}, crclient.IgnoreNotFound(err)
 	}
-	// Another Service may have taken it over since.
-	return crclient.IgnoreNotFound(r.Client.Delete(ctx, &a, crclient.Preconditions{UID: &a.UID, ResourceVersion: &a.ResourceVersion}))
+	err = r.Cache.Get(ctx, owner, &known, crclient.UnsafeDisableDeepCopy)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return reconcile.Result{}, err
+	}
+	if err != nil || known.UID != s.UID {
+		// No event tells of the end of a Service that the cache never showed.
+		return reconcile.Result{RequeueAfter: lookAgain}, nil
+	}
+	return reconcile.Result{}, nil
 }
 
 // service makes the IPAddresses that a Service lacks.
@@ -110,7 +124,10 @@ func (r *addresses) service(ctx context.Context, key types.NamespacedName) error
 				networkingv1.LabelIPAddressFamily: string(familyOf(ip)), networkingv1.LabelManagedBy: managedBy,
 			}},
 			Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: s.Namespace, Name: s.Name}},
-		}); err != nil && !apierrors.IsAlreadyExists(err) {
+		}); err != nil {
+			if apierrors.IsAlreadyExists(err) {
+				continue // The cache will show it.
+			}
 			return err
 		}
 		r.events.Eventf(&s, corev1.EventTypeWarning, "ClusterIPNotAllocated", "Cluster IP [%v]:%s is not allocated; repairing", familyOf(ip), ip)
