@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,13 +21,15 @@ func measureRest(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer s.stop()
-	if err := errors.Join(s.namespace(ctx, namespace), s.makeNodes(ctx, nodes)); err != nil {
+	if err := s.namespace(ctx, namespace); err != nil {
 		return err
 	}
-	beating, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stopped := make(chan error, 1)
-	go func() { stopped <- s.heartbeats(beating, nodes) }()
+	quiet, err := s.makeNodes(ctx, nodes)
+	if err != nil {
+		return err
+	}
+	quiet = sync.OnceFunc(quiet)
+	defer quiet()
 	running, err := json.Marshal(map[string]any{"status": map[string]any{"phase": corev1.PodRunning}})
 	if err != nil {
 		return err
@@ -52,8 +54,7 @@ func measureRest(ctx context.Context, b *bench) error {
 		return err
 	}
 	b.report(figure{what + ", processor time, 250 leases renewed each second", busy, "% of one", 0, true})
-	cancel()
-	<-stopped
+	quiet()
 	if err := wait(ctx, settle); err != nil {
 		return err
 	}

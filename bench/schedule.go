@@ -130,15 +130,16 @@ func (b *bench) withNodes(ctx context.Context, nodes int) (s *server, done func(
 	if s, err = b.fresh(ctx); err != nil {
 		return nil, nil, err
 	}
-	if err := errors.Join(s.namespace(ctx, namespace), s.makeNodes(ctx, nodes)); err != nil {
+	err = s.namespace(ctx, namespace)
+	var quiet func()
+	if err == nil {
+		quiet, err = s.makeNodes(ctx, nodes)
+	}
+	if err != nil {
 		return nil, nil, errors.Join(err, s.stop())
 	}
-	beating, cancel := context.WithCancel(ctx)
-	stopped := make(chan error, 1)
-	go func() { stopped <- s.heartbeats(beating, nodes) }()
 	return s, func() {
-		cancel()
-		<-stopped
+		quiet()
 		_ = s.stop()
 	}, nil
 }
@@ -219,9 +220,9 @@ func measureDeployment(ctx context.Context, b *bench) error {
 }
 
 // makeNodes makes nodes as their kubelets would, and waits until the control
-// plane has taken the taint of new ones away.
-func (a *api) makeNodes(ctx context.Context, n int) error {
-	_, err := a.each(ctx, 16, n, func(ctx context.Context, c *http.Client, i int) error {
+// plane is done with them. Their leases are renewed until quiet is called.
+func (a *api) makeNodes(ctx context.Context, n int) (quiet func(), err error) {
+	_, err = a.each(ctx, 16, n, func(ctx context.Context, c *http.Client, i int) error {
 		node := newNode(i)
 		if err := a.create(ctx, c, "/api/v1/nodes", node); err != nil {
 			return err
@@ -234,28 +235,47 @@ func (a *api) makeNodes(ctx context.Context, n int) error {
 		})
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	beating, cancel := context.WithCancel(ctx)
+	stopped := make(chan error, 1)
+	go func() { stopped <- a.heartbeats(beating, n) }()
+	quiet = func() {
+		cancel()
+		<-stopped
+	}
+	if err := a.settled(ctx, n); err != nil {
+		quiet()
+		return nil, err
+	}
+	return quiet, nil
+}
+
+// settled waits until the n nodes have no taints and do not change any more.
+func (a *api) settled(ctx context.Context, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	c := a.client()
 	defer c.CloseIdleConnections()
+	before := map[string]string{}
 	for {
 		var list corev1.NodeList
 		if err := a.do(ctx, c, request{method: http.MethodGet, path: "/api/v1/nodes"}, &list); err != nil {
-			return fmt.Errorf("waiting for the nodes' taints to go: %w", err)
+			return fmt.Errorf("waiting for the nodes to settle: %w", err)
 		}
-		tainted := 0
+		restless := n - len(list.Items)
 		for i := range list.Items {
-			if len(list.Items[i].Spec.Taints) > 0 {
-				tainted++
+			node := &list.Items[i]
+			if len(node.Spec.Taints) > 0 || before[node.Name] != node.ResourceVersion {
+				restless++
 			}
+			before[node.Name] = node.ResourceVersion
 		}
-		if tainted == 0 && len(list.Items) == n {
+		if restless == 0 {
 			return nil
 		}
-		if wait(ctx, 200*time.Millisecond) != nil {
-			return fmt.Errorf("%d of %d nodes still have taints", tainted, len(list.Items))
+		if wait(ctx, 500*time.Millisecond) != nil {
+			return fmt.Errorf("%d of %d nodes have taints or change", restless, n)
 		}
 	}
 }

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"strings"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -34,6 +36,9 @@ type Binding struct {
 	mapper  *mapper
 	cache   *informers
 	log     *slog.Logger
+	// kinds are those of the Go types that were asked for, since the scheme takes
+	// long to tell.
+	kinds sync.Map
 }
 
 // Bind returns a binding to server, and to what others answer for it. Informers
@@ -85,7 +90,7 @@ func (c *inProcess) begin(ctx context.Context, verb, subresource string, obj run
 
 // version finds the served version of obj's type (an object or a list).
 func (b *Binding) version(obj runtime.Object) (*verbs.Version, error) {
-	gvk, err := apiutil.GVKForObject(obj, b.server.Scheme())
+	gvk, err := b.GroupVersionKindFor(obj)
 	if err != nil {
 		return nil, err
 	}
@@ -270,11 +275,22 @@ func (b *Binding) Scheme() *runtime.Scheme { return b.server.Scheme() }
 func (b *Binding) RESTMapper() meta.RESTMapper { return b.mapper }
 
 func (b *Binding) GroupVersionKindFor(obj runtime.Object) (schema.GroupVersionKind, error) {
-	return apiutil.GVKForObject(obj, b.server.Scheme())
+	if shapeOf(obj) != typed {
+		return apiutil.GVKForObject(obj, b.server.Scheme())
+	}
+	t := reflect.TypeOf(obj)
+	if known, ok := b.kinds.Load(t); ok {
+		return known.(schema.GroupVersionKind), nil
+	}
+	gvk, err := apiutil.GVKForObject(obj, b.server.Scheme())
+	if err == nil {
+		b.kinds.Store(t, gvk)
+	}
+	return gvk, err
 }
 
 func (b *Binding) IsObjectNamespaced(obj runtime.Object) (bool, error) {
-	gvk, err := apiutil.GVKForObject(obj, b.server.Scheme())
+	gvk, err := b.GroupVersionKindFor(obj)
 	if err != nil {
 		return false, err
 	}

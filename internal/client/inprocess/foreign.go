@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	skiffclient "skiff/internal/client"
 	"skiff/internal/identity"
@@ -62,7 +61,7 @@ func (c *connection) made() *skiffclient.Set {
 
 // elsewhere reports whether another server answers for obj's type.
 func (b *Binding) elsewhere(obj runtime.Object) bool {
-	gvk, err := apiutil.GVKForObject(obj, b.server.Scheme())
+	gvk, err := b.GroupVersionKindFor(obj)
 	return err == nil && b.foreign.Serves(gvk.GroupVersion())
 }
 
