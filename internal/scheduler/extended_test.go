@@ -1,6 +1,7 @@
 package scheduler_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -134,6 +135,68 @@ func TestDevicesAsExtendedResources(t *testing.T) {
 	node(t, c, "n2", func(n *corev1.Node) { n.Status.Allocatable["example.com/gpu"] = resource.MustParse("2") })
 	if q := until(t, c, "q", "on n2", on("n2")); q.Status.ExtendedResourceClaimStatus != nil {
 		t.Errorf("a claim was made: %+v", q.Status.ExtendedResourceClaimStatus)
+	}
+}
+
+// TestDevicesCountInScores: devices that stand for an extended resource count
+// where a strategy names it, and those of others' claims are used, too.
+func TestDevicesCountInScores(t *testing.T) {
+	c := testcluster.Start(t)
+	configure(t, c, head+`
+profiles:
+- schedulerName: default-scheduler
+- schedulerName: packing
+  pluginConfig:
+  - name: NodeResourcesFit
+    args: {scoringStrategy: {type: MostAllocated, resources: [{name: example.com/gpu, weight: 1}]}}
+- schedulerName: spreading
+  pluginConfig:
+  - name: NodeResourcesFit
+    args: {scoringStrategy: {type: LeastAllocated, resources: [{name: deviceclass.resource.kubernetes.io/gpu, weight: 1}]}}
+- schedulerName: balancing
+  pluginConfig:
+  - name: NodeResourcesBalancedAllocation
+    args: {resources: [{name: cpu, weight: 1}, {name: example.com/gpu, weight: 1}]}
+`)
+	create(t, c, gpuClass(func(d *resourcev1.DeviceClass) { d.Spec.ExtendedResourceName = ptr.To("example.com/gpu") }))
+	for _, name := range []string{"n1", "n2"} {
+		node(t, c, name)
+		s := slice(name, "a", "b", "c", "d", "e", "f", "g", "h")
+		create(t, c, s)
+	}
+	// Devices of others do not count.
+	other := slice("n2", "x")
+	other.Name, other.Spec.Driver = "other", "other.example.com"
+	create(t, c, other)
+	for _, name := range []string{"taken", "taken-too"} {
+		create(t, c, devices(name, ""))
+		create(t, c, pod(name, claiming(name), nodeSelector("n1")))
+		bound(t, c, name)
+	}
+	for i, test := range []struct {
+		scheduler string
+		resource  corev1.ResourceName
+		cpu, want string
+	}{
+		{"packing", "example.com/gpu", "0", "n1"},
+		{"packing", "example.com/gpu", "0", "n1"},
+		{"packing", "example.com/gpu", "0", "n1"},
+		{"spreading", "deviceclass.resource.kubernetes.io/gpu", "0", "n2"},
+		{"spreading", "deviceclass.resource.kubernetes.io/gpu", "0", "n2"},
+		{"spreading", "deviceclass.resource.kubernetes.io/gpu", "0", "n2"},
+		// Five of eight devices are taken on n1, and three on n2: the CPU goes well
+		// with the former.
+		{"balancing", "example.com/gpu", "3", "n1"},
+	} {
+		name := fmt.Sprint("p", i)
+		create(t, c, pod(name, func(p *corev1.Pod) {
+			p.Spec.SchedulerName = test.scheduler
+			p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{test.resource: resource.MustParse("1")}
+			p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(test.cpu)}
+		}))
+		if got := bound(t, c, name); got != test.want {
+			t.Errorf("%s, by %s: on %s, want %s", name, test.scheduler, got, test.want)
+		}
 	}
 }
 

@@ -56,7 +56,7 @@ func (s *Scheduler) plugins() []plugin {
 		{"InterPodAffinity", 2, s.newInterPodAffinity},
 		{"DynamicResources", 0, s.newDynamicResources},
 		{"DefaultPreemption", 0, s.newPreemption},
-		{"NodeResourcesBalancedAllocation", 1, newBalancedAllocation},
+		{"NodeResourcesBalancedAllocation", 1, s.newBalancedAllocation},
 		{"ImageLocality", 1, plain(imagelocality.Plugin{})},
 		{"DefaultBinder", 0, plain(defaultbinder.Plugin{Client: s.client.Client})},
 	}
@@ -73,7 +73,7 @@ func newNodeAffinity(p *configv1.KubeSchedulerProfile) (framework.Plugin, error)
 
 func (s *Scheduler) newFit(p *configv1.KubeSchedulerProfile) (framework.Plugin, error) {
 	args := config.Args[configv1.NodeResourcesFitArgs](p, "NodeResourcesFit")
-	f := noderesources.Fit{Ignored: args.IgnoredResources, IgnoredGroups: args.IgnoredResourceGroups, Backed: s.devices.Backs}
+	f := noderesources.Fit{Ignored: args.IgnoredResources, IgnoredGroups: args.IgnoredResourceGroups, Devices: s.devices}
 	for i := range s.config.Extenders {
 		for _, r := range s.config.Extenders[i].ManagedResources {
 			if r.IgnoredByScheduler {
@@ -92,9 +92,9 @@ func (s *Scheduler) newFit(p *configv1.KubeSchedulerProfile) (framework.Plugin, 
 	return f, nil
 }
 
-func newBalancedAllocation(p *configv1.KubeSchedulerProfile) (framework.Plugin, error) {
+func (s *Scheduler) newBalancedAllocation(p *configv1.KubeSchedulerProfile) (framework.Plugin, error) {
 	args := config.Args[configv1.NodeResourcesBalancedAllocationArgs](p, "NodeResourcesBalancedAllocation")
-	return noderesources.BalancedAllocation{Resources: resources(args.Resources)}, nil
+	return noderesources.BalancedAllocation{Resources: resources(args.Resources), Devices: s.devices}, nil
 }
 
 func resources(specs []configv1.ResourceSpec) []noderesources.Resource {

@@ -271,25 +271,43 @@ func (p *Plugin) classesExist(ctx context.Context, claims []*resourcev1.Resource
 
 // allocator takes in what there is and what is taken.
 func (p *Plugin) allocator(ctx context.Context) (structured.Allocator, error) {
+	state, err := p.allocated(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := p.slices(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return structured.NewAllocator(ctx, features, *state, classes{p.client.Cache}, all, p.expressions())
+}
+
+// allocated returns the devices that are taken, or will be.
+func (p *Plugin) allocated(ctx context.Context) (*structured.AllocatedState, error) {
 	var claims resourcev1.ResourceClaimList
 	if err := p.client.Cache.List(ctx, &claims, crclient.UnsafeDisableDeepCopy); err != nil {
 		return nil, err
 	}
-	state := structured.AllocatedState{
+	state := &structured.AllocatedState{
 		AllocatedDevices:         sets.New[structured.DeviceID](),
 		AllocatedSharedDeviceIDs: sets.New[structured.SharedDeviceID](),
 		AggregatedCapacity:       structured.NewConsumedCapacityCollection(),
 	}
 	for i := range claims.Items {
-		take(&state, p.assumed(&claims.Items[i]))
+		take(state, p.assumed(&claims.Items[i]))
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, d := range p.mu.decided {
 		if d.extended != nil {
-			take(&state, d.extended)
+			take(state, d.extended)
 		}
 	}
-	p.mu.Unlock()
+	return state, nil
+}
+
+// slices returns the devices that there are.
+func (p *Plugin) slices(ctx context.Context) ([]*resourcev1.ResourceSlice, error) {
 	var list resourcev1.ResourceSliceList
 	if err := p.client.Cache.List(ctx, &list, crclient.UnsafeDisableDeepCopy); err != nil {
 		return nil, err
@@ -298,7 +316,7 @@ func (p *Plugin) allocator(ctx context.Context) (structured.Allocator, error) {
 	for i := range list.Items {
 		all[i] = &list.Items[i]
 	}
-	return structured.NewAllocator(ctx, features, state, classes{p.client.Cache}, all, p.expressions())
+	return all, nil
 }
 
 // take notes the devices of a claim as taken. Access for administrators takes

@@ -22,9 +22,11 @@ type allocation struct {
 	want []int64
 	// exact leaves containers that request nothing out of account.
 	exact bool
+	// census counts, by resource, devices that stand for it; nil if none do.
+	census []func(node *corev1.Node) (have, taken int64)
 }
 
-func newAllocation(resources []Resource, pod *framework.PodInfo, exact bool) allocation {
+func newAllocation(resources []Resource, devices Devices, pod *framework.PodInfo, exact bool) allocation {
 	if len(resources) == 0 {
 		resources = cpuAndMemory
 	}
@@ -32,9 +34,15 @@ func newAllocation(resources []Resource, pod *framework.PodInfo, exact bool) all
 	if exact {
 		requests = &pod.Requests
 	}
-	a := allocation{resources: resources, want: make([]int64, len(resources)), exact: exact}
+	a := allocation{
+		resources: resources, want: make([]int64, len(resources)), exact: exact,
+		census: make([]func(*corev1.Node) (int64, int64), len(resources)),
+	}
 	for i, r := range resources {
 		a.want[i] = requests.Get(r.Name)
+		if a.want[i] > 0 && scalar(r.Name) && devices != nil {
+			a.census[i] = devices.Census(r.Name)
+		}
 	}
 	return a
 }
@@ -44,8 +52,17 @@ func newAllocation(resources []Resource, pod *framework.PodInfo, exact bool) all
 // storage those do not count that the pod does not request.
 func (a *allocation) of(n *framework.NodeInfo, yield func(used, have, weight int64)) {
 	for i, r := range a.resources {
+		if a.want[i] == 0 && scalar(r.Name) {
+			continue
+		}
 		have := n.Allocatable.Get(r.Name)
-		if have == 0 || a.want[i] == 0 && scalar(r.Name) {
+		if have == 0 && a.census[i] != nil {
+			if have, taken := a.census[i](n.Node); have > 0 {
+				yield(taken+a.want[i], have, r.Weight)
+			}
+			continue
+		}
+		if have == 0 {
 			continue
 		}
 		used := &n.Requested

@@ -8,7 +8,11 @@ import (
 
 // BalancedAllocation prefers nodes of which all resources are used to equal
 // parts. Without Resources these are CPU and memory.
-type BalancedAllocation struct{ Resources []Resource }
+type BalancedAllocation struct {
+	Resources []Resource
+	// Devices are those of drivers; nil means that there are none.
+	Devices Devices
+}
 
 // Name returns the plugin's name.
 func (BalancedAllocation) Name() string { return "NodeResourcesBalancedAllocation" }
@@ -16,7 +20,7 @@ func (BalancedAllocation) Name() string { return "NodeResourcesBalancedAllocatio
 // PreScore makes the rule for pod. Pods that request nothing do not change the
 // balance, so that they would all go to the same node.
 func (b BalancedAllocation) PreScore(pod *framework.PodInfo) framework.Scorer {
-	s := &balanced{newAllocation(b.Resources, pod, true)}
+	s := &balanced{newAllocation(b.Resources, b.Devices, pod, true)}
 	for _, want := range s.want {
 		if want > 0 {
 			return s

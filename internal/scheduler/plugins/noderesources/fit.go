@@ -20,9 +20,17 @@ type Fit struct {
 	// Ignored are extended resources that are not looked at, and IgnoredGroups
 	// what such resources' names begin with, up to the slash.
 	Ignored, IgnoredGroups []string
-	// Backed reports whether drivers of devices may have an extended resource
-	// where the node itself has none; nil means that none do.
-	Backed func(corev1.ResourceName) bool
+	// Devices are those of drivers; nil means that there are none.
+	Devices Devices
+}
+
+// Devices may stand for extended resources where the node itself has none.
+type Devices interface {
+	// Backs reports whether they do for the resource.
+	Backs(resource corev1.ResourceName) bool
+	// Census returns how many of them a node has, and how many of these are
+	// taken; it is nil if no node has any.
+	Census(resource corev1.ResourceName) func(node *corev1.Node) (have, taken int64)
 }
 
 // Name returns the plugin's name.
@@ -38,7 +46,7 @@ func (f Fit) rule(pod *framework.PodInfo) *fit {
 	for name, want := range pod.Requests.Scalar {
 		if want > 0 && !f.ignores(string(name)) {
 			r.scalar = append(r.scalar, name)
-			if f.Backed != nil && f.Backed(name) {
+			if f.Devices != nil && f.Devices.Backs(name) {
 				r.backed = append(r.backed, name)
 			}
 		}

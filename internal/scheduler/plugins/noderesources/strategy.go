@@ -53,7 +53,7 @@ func (s Shape) At(utilization int64) int64 {
 
 // PreScore makes the rule for pod.
 func (f Fit) PreScore(pod *framework.PodInfo) framework.Scorer {
-	s := &scorer{allocation: newAllocation(f.Strategy.Resources, pod, f.Strategy.Type == RequestedToCapacityRatio)}
+	s := &scorer{allocation: newAllocation(f.Strategy.Resources, f.Devices, pod, f.Strategy.Type == RequestedToCapacityRatio)}
 	switch f.Strategy.Type {
 	case MostAllocated:
 		s.score = most
