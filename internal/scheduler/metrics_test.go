@@ -15,7 +15,7 @@ import (
 	"skiff/internal/scheduler"
 )
 
-// TestMetrics schedules one pod, finds no place for a second, and gates a third.
+// TestMetrics gates one pod, schedules a second, and finds no place for a third.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	c := testcluster.Start(t)
@@ -29,11 +29,11 @@ func TestMetrics(t *testing.T) {
 	testcluster.Run(t, func(ctx context.Context) error { return s.Run(ctx) })
 	node(t, c, "n1")
 	create(t, c, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}})
+	create(t, c, pod("gated", func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/later"}} }))
 	create(t, c, pod("fits"))
 	create(t, c, pod("large", func(p *corev1.Pod) {
 		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100")}
 	}))
-	create(t, c, pod("gated", func(p *corev1.Pod) { p.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/later"}} }))
 	want := map[string]float64{
 		"scheduler_schedule_attempts_total profile=default-scheduler result=scheduled":                                       1,
 		"scheduler_scheduling_attempt_duration_seconds profile=default-scheduler result=scheduled":                           1,
@@ -48,7 +48,9 @@ func TestMetrics(t *testing.T) {
 		"scheduler_queue_incoming_pods_total event=PodAdd queue=gated":                                                       1,
 		"scheduler_framework_extension_point_duration_seconds extension_point=Bind profile=default-scheduler status=Success": 1,
 	}
-	c.Wait(t, "the metrics to say so", &corev1.PodList{}, func() bool {
+	// What is counted of the second is counted when its Event is written, and of
+	// the third when its status is.
+	eventually(t, c, &corev1.EventList{}, &corev1.PodList{}, "the metrics say so", func() bool {
 		got := gather(t, reg)
 		if got["scheduler_schedule_attempts_total profile=default-scheduler result=unschedulable"] == 0 {
 			return false

@@ -113,7 +113,7 @@ func bind(t *testing.T, c *testcluster.Cluster, pvc *corev1.PersistentVolumeClai
 // eventually waits for ok, looking again whenever objects of the kinds change.
 func eventually(t *testing.T, c *testcluster.Cluster, one, other client.ObjectList, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	a, err := c.Client.Watch(ctx, one)
 	if err != nil {
