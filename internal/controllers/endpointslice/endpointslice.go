@@ -28,14 +28,15 @@ const managedBy = "endpointslice-controller.k8s.io"
 
 type reconciler struct {
 	controller.Deps
-	events  record.EventRecorder
-	tracker *expect.Tracker
-	metrics *metrics
+	events   record.EventRecorder
+	tracker  *expect.Tracker
+	topology *topology
+	metrics  *metrics
 }
 
 // New makes the EndpointSlice controller.
 func New(d controller.Deps) (controller.Runnable, error) {
-	r := &reconciler{Deps: d, events: d.Recorder("endpoint-slice-controller"), tracker: expect.New(d.Clock), metrics: newMetrics(d.Metrics.Registerer())}
+	r := &reconciler{Deps: d, events: d.Recorder("endpoint-slice-controller"), tracker: expect.New(d.Clock), topology: newTopology(), metrics: newMetrics(d.Metrics.Registerer())}
 	return controller.New(d, "endpointslice", workers, r.reconcile,
 		controller.WatchSelf(d, &corev1.Service{}),
 		controller.Watch(d, &discoveryv1.EndpointSlice{}, r.sliceChanged),
@@ -77,8 +78,16 @@ func (r *reconciler) podChanged(q controller.Queue, old, pod *corev1.Pod) {
 	}
 }
 
-// nodeChanged looks at the pods of a node that came, or whose zone changed.
+// nodeChanged looks at the pods of a node that came, or whose zone changed, and
+// at services whose endpoints are divided among the zones.
 func (r *reconciler) nodeChanged(q controller.Queue, old, node *corev1.Node) {
+	some := node
+	if some == nil {
+		some = old
+	}
+	for _, s := range r.topology.set(some.Name, node) {
+		controller.Add(q, s.Namespace, s.Name)
+	}
 	if node == nil || (old != nil && old.Labels[corev1.LabelTopologyZone] == node.Labels[corev1.LabelTopologyZone]) {
 		return
 	}
@@ -97,6 +106,7 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err := r.Cache.Get(ctx, key, &service, crclient.UnsafeDisableDeepCopy); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.tracker.Forget(key)
+			r.topology.forget(key)
 			return reconcile.Result{}, nil
 		}
 		return reconcile.Result{}, err
@@ -122,8 +132,12 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 		return reconcile.Result{}, err
 	}
 	todo := plan(&service, list.Items, zones, existing)
+	said := r.topology.hint(&service, existing, &todo)
 	err = r.apply(ctx, &service, todo)
 	r.metrics.synced(&todo, err)
+	for _, n := range said {
+		r.events.Event(&service, n.kind, n.reason, n.message)
+	}
 	if err != nil {
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return reconcile.Result{}, nil

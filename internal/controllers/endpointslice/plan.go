@@ -96,6 +96,9 @@ func (g *group) plan(service *corev1.Service, c *changes) {
 				continue
 			}
 			placed[name] = true
+			if byTopology(service) && *want.Conditions.Ready {
+				want.Hints = e.Hints // Which are looked at when all places are known.
+			}
 			changed[i] = changed[i] || !apiequality.Semantic.DeepEqual(e, want)
 			n.Endpoints = append(n.Endpoints, want)
 		}
@@ -250,28 +253,8 @@ func newEndpoint(service *corev1.Service, p *corev1.Pod, addresses []string, zon
 	if hostname := endpoint.Hostname(p, service); hostname != "" {
 		e.Hostname = &hostname
 	}
-	e.Hints = hints(service, &e)
+	e.Hints = near(service, &e)
 	return e
-}
-
-// hints send traffic to near endpoints when the service wishes so (KEP-4444,
-// KEP-3015).
-func hints(service *corev1.Service, e *discoveryv1.Endpoint) *discoveryv1.EndpointHints {
-	wish := ptr.Deref(service.Spec.TrafficDistribution, "")
-	if wish == "" || !*e.Conditions.Ready {
-		return nil
-	}
-	var h discoveryv1.EndpointHints
-	if e.Zone != nil {
-		h.ForZones = []discoveryv1.ForZone{{Name: *e.Zone}}
-	}
-	if wish == corev1.ServiceTrafficDistributionPreferSameNode && e.NodeName != nil {
-		h.ForNodes = []discoveryv1.ForNode{{Name: *e.NodeName}}
-	}
-	if h.ForZones == nil && h.ForNodes == nil {
-		return nil
-	}
-	return &h
 }
 
 // ports resolves the service's ports at the pod; those that the pod has not are
