@@ -133,7 +133,7 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	}
 	todo := plan(&service, list.Items, zones, existing)
 	said := r.topology.hint(&service, existing, &todo)
-	err = r.apply(ctx, &service, todo)
+	err = expect.Apply(ctx, r.tracker, r.Client, key, todo)
 	r.metrics.synced(&todo, err)
 	for _, n := range said {
 		r.events.Event(&service, n.kind, n.reason, n.message)
@@ -183,27 +183,4 @@ func (r *reconciler) zones(ctx context.Context, all []corev1.Pod) (map[string]st
 		zones[name] = node.Labels[corev1.LabelTopologyZone]
 	}
 	return zones, nil
-}
-
-func (r *reconciler) apply(ctx context.Context, service *corev1.Service, c changes) error {
-	key := controller.Key(service)
-	for _, s := range c.create {
-		if err := r.Client.Create(ctx, s); err != nil {
-			return err
-		}
-		r.tracker.Created(key, s)
-	}
-	for _, s := range c.update {
-		if err := r.Client.Update(ctx, s); err != nil {
-			return err
-		}
-		r.tracker.Wrote(key, s)
-	}
-	for _, s := range c.remove {
-		if err := r.Client.Delete(ctx, s, crclient.Preconditions{UID: &s.UID}); crclient.IgnoreNotFound(err) != nil {
-			return err
-		}
-		r.tracker.Deleted(key, s.UID)
-	}
-	return nil
 }

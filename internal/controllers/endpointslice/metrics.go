@@ -27,7 +27,7 @@ func (m *metrics) synced(c *changes, err error) {
 		result = "error"
 	}
 	m.syncs.WithLabelValues(result).Inc()
-	for operation, list := range map[string][]*discoveryv1.EndpointSlice{"create": c.create, "update": c.update, "delete": c.remove} {
+	for operation, list := range map[string][]*discoveryv1.EndpointSlice{"create": c.Create, "update": c.Update, "delete": c.Remove} {
 		if len(list) > 0 {
 			m.changes.WithLabelValues(operation).Add(float64(len(list)))
 		}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"skiff/internal/controllers/endpoint"
+	"skiff/internal/controllers/expect"
 	"skiff/internal/controllers/pods"
 )
 
@@ -21,9 +22,7 @@ import (
 const perSlice = 100
 
 // changes are the writes that make the slices what they should be.
-type changes struct {
-	create, update, remove []*discoveryv1.EndpointSlice
-}
+type changes = expect.Changes[*discoveryv1.EndpointSlice]
 
 // group is all endpoints of one address family that have the same ports, and
 // so may share slices.
@@ -66,7 +65,7 @@ func plan(service *corev1.Service, all []corev1.Pod, zones map[string]string, ex
 			g := find(s.AddressType, s.Ports)
 			g.slices = append(g.slices, s)
 		} else {
-			c.remove = append(c.remove, s)
+			c.Remove = append(c.Remove, s)
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(groups)) {
@@ -123,7 +122,7 @@ func (g *group) plan(service *corev1.Service, c *changes) {
 	for len(rest) >= perSlice {
 		s := newSlice(service, g.family, g.ports)
 		fill(s)
-		c.create = append(c.create, s)
+		c.Create = append(c.Create, s)
 	}
 	for i, s := range next {
 		if len(rest) > 0 && !changed[i] && perSlice-len(s.Endpoints) >= len(rest) {
@@ -134,14 +133,14 @@ func (g *group) plan(service *corev1.Service, c *changes) {
 	if len(rest) > 0 {
 		s := newSlice(service, g.family, g.ports)
 		fill(s)
-		c.create = append(c.create, s)
+		c.Create = append(c.Create, s)
 	}
 	for i, s := range next {
 		switch {
 		case len(s.Endpoints) == 0:
-			c.remove = append(c.remove, g.slices[i])
+			c.Remove = append(c.Remove, g.slices[i])
 		case changed[i]:
-			c.update = append(c.update, s)
+			c.Update = append(c.Update, s)
 		}
 	}
 }
@@ -152,11 +151,11 @@ func keepPlaceholders(service *corev1.Service, families []discoveryv1.AddressTyp
 	for _, family := range families {
 		left := 0
 		for _, s := range existing {
-			if s.AddressType == family && !slices.Contains(c.remove, s) {
+			if s.AddressType == family && !slices.Contains(c.Remove, s) {
 				left++
 			}
 		}
-		for _, s := range c.create {
+		for _, s := range c.Create {
 			if s.AddressType == family {
 				left++
 			}
@@ -165,19 +164,19 @@ func keepPlaceholders(service *corev1.Service, families []discoveryv1.AddressTyp
 			continue
 		}
 		empty := newSlice(service, family, nil)
-		for i, s := range c.remove {
+		for i, s := range c.Remove {
 			if s.AddressType == family && len(s.Endpoints) == 0 && len(s.Ports) == 0 {
-				c.remove = slices.Delete(c.remove, i, i+1)
+				c.Remove = slices.Delete(c.Remove, i, i+1)
 				meta, changed := mergeMeta(&s.ObjectMeta, &empty.ObjectMeta)
 				if empty.ObjectMeta = meta; changed {
-					c.update = append(c.update, empty)
+					c.Update = append(c.Update, empty)
 				}
 				empty = nil
 				break
 			}
 		}
 		if empty != nil {
-			c.create = append(c.create, empty)
+			c.Create = append(c.Create, empty)
 		}
 	}
 }
@@ -185,17 +184,17 @@ func keepPlaceholders(service *corev1.Service, families []discoveryv1.AddressTyp
 // reuse turns pairs of a removal and a creation into an update.
 func reuse(c *changes) {
 	var create []*discoveryv1.EndpointSlice
-	for _, s := range c.create {
-		i := slices.IndexFunc(c.remove, func(old *discoveryv1.EndpointSlice) bool { return old.AddressType == s.AddressType })
+	for _, s := range c.Create {
+		i := slices.IndexFunc(c.Remove, func(old *discoveryv1.EndpointSlice) bool { return old.AddressType == s.AddressType })
 		if i < 0 {
 			create = append(create, s)
 			continue
 		}
-		s.ObjectMeta, _ = mergeMeta(&c.remove[i].ObjectMeta, &s.ObjectMeta)
-		c.update = append(c.update, s)
-		c.remove = slices.Delete(c.remove, i, i+1)
+		s.ObjectMeta, _ = mergeMeta(&c.Remove[i].ObjectMeta, &s.ObjectMeta)
+		c.Update = append(c.Update, s)
+		c.Remove = slices.Delete(c.Remove, i, i+1)
 	}
-	c.create = create
+	c.Create = create
 }
 
 // mergeMeta returns old with the labels and owners that are wanted.

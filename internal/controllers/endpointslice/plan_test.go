@@ -57,18 +57,18 @@ func (w *world) list() (all []*discoveryv1.EndpointSlice) {
 }
 
 func (w *world) apply(c changes) (writes int) {
-	for _, s := range c.remove {
+	for _, s := range c.Remove {
 		delete(w.slices, s.Name)
 	}
-	for _, s := range c.update {
+	for _, s := range c.Update {
 		w.slices[s.Name] = s
 	}
-	for _, s := range c.create {
+	for _, s := range c.Create {
 		w.next++
 		s.Name = fmt.Sprintf("web-%d", w.next)
 		w.slices[s.Name] = s
 	}
-	return len(c.create) + len(c.update) + len(c.remove)
+	return len(c.Create) + len(c.Update) + len(c.Remove)
 }
 
 func (w *world) endpoints() (n int) {
@@ -143,7 +143,7 @@ func TestEndpoint(t *testing.T) {
 
 func TestPodsOnMissingNodesAreLeftOut(t *testing.T) {
 	c := plan(service(), podsWith(1, 8080), nil, nil)
-	if len(c.create) != 1 || len(c.create[0].Endpoints) != 0 {
-		t.Errorf("%+v", c.create)
+	if len(c.Create) != 1 || len(c.Create[0].Endpoints) != 0 {
+		t.Errorf("%+v", c.Create)
 	}
 }

@@ -161,7 +161,7 @@ func (t *topology) hint(service *corev1.Service, existing []*discoveryv1.Endpoin
 	hinted := t.hinted(key)
 	t.services[key] = map[discoveryv1.AddressType]*division{}
 	for _, family := range all {
-		d := c.divide(shares, family, existing)
+		d := divideFamily(c, shares, family, existing)
 		t.services[key][family] = d
 		switch was := before[family]; {
 		case d.problem != "" && (was == nil || was.problem != d.problem):
@@ -174,8 +174,8 @@ func (t *topology) hint(service *corev1.Service, existing []*discoveryv1.Endpoin
 	return said
 }
 
-// divide gives hints to the endpoints of one family.
-func (c *changes) divide(shares map[string]float64, family discoveryv1.AddressType, existing []*discoveryv1.EndpointSlice) *division {
+// divideFamily gives hints to the endpoints of one family.
+func divideFamily(c *changes, shares map[string]float64, family discoveryv1.AddressType, existing []*discoveryv1.EndpointSlice) *division {
 	of := func(all []*discoveryv1.EndpointSlice) (own []*discoveryv1.EndpointSlice) {
 		for _, s := range all {
 			if s.AddressType == family {
@@ -187,12 +187,12 @@ func (c *changes) divide(shares map[string]float64, family discoveryv1.AddressTy
 	named := func(all []*discoveryv1.EndpointSlice, name string) bool {
 		return slices.ContainsFunc(all, func(s *discoveryv1.EndpointSlice) bool { return s.Name == name })
 	}
-	kept := slices.DeleteFunc(of(existing), func(s *discoveryv1.EndpointSlice) bool { return named(c.update, s.Name) || named(c.remove, s.Name) })
-	more, hints, problem := divide(shares, slices.Concat(of(c.create), of(c.update)), kept)
+	kept := slices.DeleteFunc(of(existing), func(s *discoveryv1.EndpointSlice) bool { return named(c.Update, s.Name) || named(c.Remove, s.Name) })
+	more, hints, problem := divide(shares, slices.Concat(of(c.Create), of(c.Update)), kept)
 	for _, s := range more {
 		at := slices.IndexFunc(kept, func(k *discoveryv1.EndpointSlice) bool { return k.Name == s.Name })
 		if !apiequality.Semantic.DeepEqual(s, kept[at]) {
-			c.update = append(c.update, s)
+			c.Update = append(c.Update, s)
 		}
 	}
 	return &division{hints, problem}

@@ -86,13 +86,13 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	var c changes
 	switch {
 	case apierrors.IsNotFound(err), err == nil && (!mirrored(&endpoints) || len(service.Spec.Selector) > 0 || endpoints.DeletionTimestamp != nil):
-		c.remove = existing
+		c.Remove = existing
 	case err != nil:
 		return reconcile.Result{}, err
 	default:
 		c = plan(&endpoints, existing)
 	}
-	err = r.apply(ctx, key, c)
+	err = expect.Apply(ctx, r.tracker, r.Client, key, c)
 	if err != nil && endpoints.Name != "" && !apierrors.IsConflict(err) && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) && ctx.Err() == nil {
 		r.events.Eventf(&endpoints, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Failed to mirror %s: %v", key, err)
 	}
@@ -112,28 +112,6 @@ func (r *reconciler) slices(ctx context.Context, service types.NamespacedName) (
 		}
 	}
 	return own, err
-}
-
-func (r *reconciler) apply(ctx context.Context, key types.NamespacedName, c changes) error {
-	for _, s := range c.create {
-		if err := r.Client.Create(ctx, s); err != nil {
-			return err
-		}
-		r.tracker.Created(key, s)
-	}
-	for _, s := range c.update {
-		if err := r.Client.Update(ctx, s); err != nil {
-			return err
-		}
-		r.tracker.Wrote(key, s)
-	}
-	for _, s := range c.remove {
-		if err := r.Client.Delete(ctx, s, crclient.Preconditions{UID: &s.UID}); crclient.IgnoreNotFound(err) != nil {
-			return err
-		}
-		r.tracker.Deleted(key, s.UID)
-	}
-	return nil
 }
 
 // labels are those of a slice for the Endpoints.

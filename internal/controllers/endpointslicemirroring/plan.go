@@ -11,15 +11,15 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"skiff/internal/controllers/expect"
 )
 
 // capacity is the greatest number of endpoints in one slice; of a subset no
 // more are copied.
 const capacity = 1000
 
-type changes struct {
-	create, update, remove []*discoveryv1.EndpointSlice
-}
+type changes = expect.Changes[*discoveryv1.EndpointSlice]
 
 // group is what goes into one slice: endpoints of one family with equal ports.
 type group struct {
@@ -35,19 +35,19 @@ func plan(e *corev1.Endpoints, existing []*discoveryv1.EndpointSlice) (c changes
 		k := key(s.AddressType, s.Ports)
 		g, ok := wanted[k]
 		if !ok {
-			c.remove = append(c.remove, s)
+			c.Remove = append(c.Remove, s)
 			continue
 		}
 		delete(wanted, k)
 		next := s.DeepCopy()
 		next.Labels, next.Annotations, next.Endpoints = labels(e), annotations(e), g.endpoints
 		if !maps.Equal(s.Labels, next.Labels) || !maps.Equal(s.Annotations, next.Annotations) || !apiequality.Semantic.DeepEqual(s.Endpoints, next.Endpoints) {
-			c.update = append(c.update, next)
+			c.Update = append(c.Update, next)
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(wanted)) {
 		g := wanted[k]
-		c.create = append(c.create, &discoveryv1.EndpointSlice{
+		c.Create = append(c.Create, &discoveryv1.EndpointSlice{
 			ObjectMeta: metav1.ObjectMeta{
 				Namespace: e.Namespace, GenerateName: e.Name + "-", Labels: labels(e), Annotations: annotations(e),
 				OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(e, corev1.SchemeGroupVersion.WithKind("Endpoints"))},

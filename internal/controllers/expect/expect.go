@@ -4,6 +4,7 @@
 package expect
 
 import (
+	"context"
 	"strconv"
 	"sync"
 	"time"
@@ -148,4 +149,31 @@ func Wait[T crclient.Object](t *Tracker, owner types.NamespacedName, found []T, 
 		return lag
 	}
 	return left
+}
+
+// Changes are the writes that one owner's objects need.
+type Changes[T crclient.Object] struct{ Create, Update, Remove []T }
+
+// Apply carries out the changes for an owner, until one of them fails.
+func Apply[T crclient.Object](ctx context.Context, t *Tracker, c crclient.Client, owner types.NamespacedName, changes Changes[T]) error {
+	for _, o := range changes.Create {
+		if err := c.Create(ctx, o); err != nil {
+			return err
+		}
+		t.Created(owner, o)
+	}
+	for _, o := range changes.Update {
+		if err := c.Update(ctx, o); err != nil {
+			return err
+		}
+		t.Wrote(owner, o)
+	}
+	for _, o := range changes.Remove {
+		uid := o.GetUID()
+		if err := c.Delete(ctx, o, crclient.Preconditions{UID: &uid}); crclient.IgnoreNotFound(err) != nil {
+			return err
+		}
+		t.Deleted(owner, uid)
+	}
+	return nil
 }
