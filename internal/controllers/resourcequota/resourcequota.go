@@ -5,11 +5,13 @@
 // same transaction. So a count of objects that were listed after the quota was
 // read is exact if the quota is still the same when it is stored: the count is
 // written by compare-and-swap, and needs to be made only when usage may have
-// become less, or the quota is new or different.
+// become less, or the quota is new or different, or somebody else has written
+// its status. Whatever escapes that is found by a count from time to time.
 package resourcequota
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -35,6 +38,11 @@ const (
 	// unknownRetry is how often resources are looked for that a quota limits
 	// and that are not served.
 	unknownRetry = 30 * time.Second
+	// resync is the time after which a quota is counted anew though nothing
+	// happened (upstream's --resource-quota-sync-period).
+	resync = 5 * time.Minute
+	// manager is who this controller is to the API server.
+	manager = "resourcequota-controller"
 )
 
 type reconciler struct {
@@ -50,7 +58,7 @@ func New(d controller.Deps, discover controller.Discover) (controller.Runnable, 
 	return controller.New(d, "resourcequota", workers, r.reconcile,
 		controller.Capture(func(q controller.Queue) { r.monitors.queue = q }),
 		controller.Watch(d, &corev1.ResourceQuota{}, func(q controller.Queue, old, changed *corev1.ResourceQuota) {
-			if changed != nil && (old == nil || !equality.Semantic.DeepEqual(old.Spec, changed.Spec) || !counted(changed)) {
+			if changed != nil && (old == nil || !equality.Semantic.DeepEqual(old.Spec, changed.Spec) || !counted(changed) || meddled(old, changed)) {
 				controller.Add(q, changed.Namespace, changed.Name)
 			}
 		}),
@@ -69,6 +77,20 @@ func counted(q *corev1.ResourceQuota) bool {
 		}
 	}
 	return true
+}
+
+// meddled reports whether somebody has written the status who has no business
+// with it. The API server, which counts what is stored, is nobody's manager.
+func meddled(old, changed *corev1.ResourceQuota) bool {
+	if equality.Semantic.DeepEqual(old.Status, changed.Status) {
+		return false
+	}
+	others := func(q *corev1.ResourceQuota) []metav1.ManagedFieldsEntry {
+		return slices.DeleteFunc(slices.Clone(q.ManagedFields), func(e metav1.ManagedFieldsEntry) bool {
+			return e.Subresource != "status" || e.Manager == manager
+		})
+	}
+	return !equality.Semantic.DeepEqual(others(old), others(changed))
 }
 
 func (r *reconciler) definitionChanged(_ controller.Queue, old, crd *apiextensionsv1.CustomResourceDefinition) {
@@ -127,7 +149,10 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 			return reconcile.Result{}, crclient.IgnoreNotFound(err)
 		}
 	}
-	return reconcile.Result{RequeueAfter: again}, nil
+	if again == 0 {
+		again = resync
+	}
+	return reconcile.Result{RequeueAfter: min(again, resync)}, nil
 }
 
 // count fills used with what is used of each of the quota's limits, and says
