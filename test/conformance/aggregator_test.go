@@ -128,12 +128,13 @@ var aggregator = entries{
 			s.ok(flunder.Delete(s.ctx, "dynamic", metav1.DeleteOptions{}))
 		}
 
-		code, _, body = s.request("GET", "/apis/apiregistration.k8s.io/v1/apiservices/"+name+"/status", "")
 		read := &apiregistrationv1.APIService{}
-		s.ok(json.Unmarshal([]byte(body), read))
-		if code != 200 || len(read.Status.Conditions) == 0 || read.Status.Conditions[0].Message != "all checks passed" {
-			s.Errorf("its status: %d %s", code, body)
-		}
+		s.until("its status", func() bool {
+			_, _, body := s.request("GET", "/apis/apiregistration.k8s.io/v1/apiservices/"+name+"/status", "")
+			*read = apiregistrationv1.APIService{}
+			s.ok(json.Unmarshal([]byte(body), read))
+			return len(read.Status.Conditions) > 0 && read.Status.Conditions[0].Message == "all checks passed"
+		})
 		patched := read.DeepCopy()
 		s.ok(s.api.Patch(s.ctx, patched, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"versionPriority":400}}`))))
 		s.newer(read, patched)

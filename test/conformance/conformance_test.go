@@ -35,6 +35,7 @@ import (
 	"skiff/internal/controllers"
 	"skiff/internal/controllers/controllertest"
 	"skiff/internal/controllers/csr"
+	"skiff/internal/controllers/nodelifecycle"
 	"skiff/internal/identity"
 )
 
@@ -160,12 +161,14 @@ type server struct {
 func start(t *testing.T) *server {
 	t.Helper()
 	c := controllertest.Start(t)
+	c.Nodes()
 	c.Kubelet()
 	ctx, cancel := context.WithCancel(context.Background())
 	all, err := controllers.New(ctx, controllers.Config{
 		Set: c.Account, Discover: c.Discover, CABundle: c.PKI.CA.PEM, Certificates: csr.Options{Signer: c.PKI.CA},
 		SignToken: c.SecretToken, Manager: c.Set(identity.Component("system:kube-controller-manager")),
 		Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler),
+		Nodes: nodelifecycle.Options{StartupGrace: time.Hour}, // they never say anything
 	})
 	if err != nil {
 		cancel()

@@ -138,7 +138,8 @@ func exitCode(p *corev1.Pod, image string) (code int32, ends bool) {
 	return 0, false
 }
 
-// nodeOf is the node that the pod asks for, or one of ten.
+// nodeOf is the node that the pod asks for, or one of those that
+// Nodes makes.
 func nodeOf(p *corev1.Pod, n int) string {
 	if a := p.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
 		for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
@@ -149,7 +150,21 @@ func nodeOf(p *corev1.Pod, n int) string {
 			}
 		}
 	}
-	return fmt.Sprintf("node-%d", n%10)
+	return nodeName(n % nodes)
+}
+
+// nodes is how many nodes pods are spread over.
+const nodes = 10
+
+func nodeName(i int) string { return fmt.Sprintf("node-%d", i) }
+
+// Nodes makes the nodes that Kubelet spreads pods over, which the pods do
+// without unless something looks for them.
+func (c *Cluster) Nodes() {
+	c.t.Helper()
+	for i := range nodes {
+		c.Create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i)}})
+	}
 }
 
 // Fail reports a pod as failed, as the kubelet does after an eviction.
