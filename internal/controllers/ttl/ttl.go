@@ -33,44 +33,48 @@ var sizes = []struct {
 type reconciler struct {
 	controller.Deps
 
-	mu          sync.Mutex
-	nodes, size int
+	mu sync.Mutex
+	// nodes are the names of those that there are.
+	nodes map[string]struct{}
+	size  int
 }
 
 // New makes the TTL controller. Its keys are nodes.
 func New(d controller.Deps) (controller.Runnable, error) {
-	r := &reconciler{Deps: d}
-	return controller.New(d, "ttl", 2, r.reconcile,
-		controller.Watch(d, &corev1.Node{}, func(q controller.Queue, old, n *corev1.Node) {
-			switch {
-			case old == nil:
-				r.count(q, 1)
-				controller.Add(q, "", n.Name)
-			case n == nil:
-				r.count(q, -1)
-			case old.Annotations[corev1.ObjectTTLAnnotationKey] != n.Annotations[corev1.ObjectTTLAnnotationKey]:
-				controller.Add(q, "", n.Name)
-			}
-		}))
+	r := &reconciler{Deps: d, nodes: map[string]struct{}{}}
+	return controller.New(d, "ttl", 2, r.reconcile, controller.Watch(d, &corev1.Node{}, r.see))
 }
 
-// count notes that nodes came or went, and looks at all nodes if that makes a
-// difference to them.
-func (r *reconciler) count(q controller.Queue, by int) {
+// see looks at a node that changed. What it was before does not count: when
+// events were missed, that is not what the annotation was last.
+func (r *reconciler) see(q controller.Queue, old, n *corev1.Node) {
 	r.mu.Lock()
-	r.nodes += by
+	if n == nil {
+		delete(r.nodes, old.Name)
+	} else {
+		r.nodes[n.Name] = struct{}{}
+	}
 	before := r.size
-	for r.nodes > sizes[r.size].to {
+	for len(r.nodes) > sizes[r.size].to {
 		r.size++
 	}
-	for r.nodes < sizes[r.size].from {
+	for len(r.nodes) < sizes[r.size].from {
 		r.size--
 	}
 	changed := r.size != before
+	want := r.wantLocked()
 	r.mu.Unlock()
-	if !changed {
-		return
+	if n != nil && n.Annotations[corev1.ObjectTTLAnnotationKey] != want {
+		controller.Add(q, "", n.Name)
 	}
+	if changed {
+		r.lookAtAll(q)
+	}
+}
+
+func (r *reconciler) wantLocked() string { return strconv.Itoa(sizes[r.size].seconds) }
+
+func (r *reconciler) lookAtAll(q controller.Queue) {
 	var list corev1.NodeList
 	if err := r.Cache.List(context.Background(), &list, crclient.UnsafeDisableDeepCopy); err != nil {
 		r.Log.Error("listing nodes", "error", err)
@@ -86,7 +90,7 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 		return reconcile.Result{}, crclient.IgnoreNotFound(err)
 	}
 	r.mu.Lock()
-	want := strconv.Itoa(sizes[r.size].seconds)
+	want := r.wantLocked()
 	r.mu.Unlock()
 	if cached.DeletionTimestamp != nil || cached.Annotations[corev1.ObjectTTLAnnotationKey] == want {
 		return reconcile.Result{}, nil
