@@ -48,7 +48,7 @@ type Resource struct {
 	Default       func(obj Object)
 	PrepareCreate func(ctx context.Context, obj Object)
 	// PrepareUpdate runs after the generic rules (status taken from old,
-	// metadata system fields kept, generation counted).
+	// metadata system fields kept) and before the generation is counted.
 	PrepareUpdate func(ctx context.Context, obj, old Object)
 	// Validate checks all but metadata, on create and, where ValidateUpdate is
 	// nil, on update.
@@ -74,6 +74,9 @@ type Resource struct {
 	// Generation counts metadata.generation: 1 on create, +1 with each change
 	// outside metadata and status.
 	Generation bool
+	// NewGeneration reports further changes that count. Without Generation it
+	// counts alone, from 0.
+	NewGeneration func(obj, old Object) bool
 	// AllowCreateOnUpdate lets PUT make an object that does not exist.
 	AllowCreateOnUpdate bool
 	// RequireResourceVersion refuses updates without metadata.resourceVersion.
@@ -173,14 +176,18 @@ type Version struct {
 	// Default fills defaults of this version before conversion; nil where the
 	// hub's defaulting does all.
 	Default func(obj Object)
-	// Validate checks what holds only for writes made in this version, on the
-	// hub form and on top of the resource's validation; old is nil on create.
+	// Validate checks what holds only for writes of whole objects made in this
+	// version, on the hub form and on top of the resource's validation; old is
+	// nil on create.
 	Validate func(ctx context.Context, hub, old Object) field.ErrorList
 	// Columns and Cells override the resource's for this version.
 	Columns []metav1.TableColumnDefinition
 	Cells   func(obj Object) []any
 	// Fields are selectable fields of objects in this version, by path.
 	Fields map[string]func(obj Object) string
+	// FieldNames maps this version's names of selectable fields to the
+	// resource's; others cannot be selected by. Nil: the names are the same.
+	FieldNames map[string]string
 	// Without are subresources (status, scale) that this version lacks though
 	// others have them.
 	Without []string
@@ -289,6 +296,7 @@ type Of[T Object] struct {
 	ValidateStatusUpdate   func(ctx context.Context, obj, old T) field.ErrorList
 	KeepStatusOnCreate     bool
 	Generation             bool
+	NewGeneration          func(obj, old T) bool
 	AllowCreateOnUpdate    bool
 	RequireResourceVersion bool
 	Large                  bool
@@ -355,6 +363,9 @@ func (d Of[T]) Resource() *Resource {
 			typed, _ := old.(T)
 			return f(ctx, o.(T), typed)
 		}
+	}
+	if f := d.NewGeneration; f != nil {
+		r.NewGeneration = func(o, old Object) bool { return f(o.(T), old.(T)) }
 	}
 	if f := d.GracePeriod; f != nil {
 		r.GracePeriod = func(o Object, wish *int64) int64 { return f(o.(T), wish) }

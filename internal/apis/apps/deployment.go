@@ -35,8 +35,8 @@ func deployment() *apis.Resource {
 		NewList:        func() runtime.Object { return &appsv1.DeploymentList{} },
 		HasStatus:      true,
 		Generation:     true,
+		NewGeneration:  annotationsChanged,
 		Default:        defaultDeployment,
-		PrepareUpdate:  countDeploymentGeneration,
 		Validate:       validateDeployment,
 		ValidateUpdate: validateDeploymentUpdate,
 		// Labels belong to whoever writes the spec.
@@ -93,12 +93,10 @@ func defaultDeployment(d *appsv1.Deployment) {
 	}
 }
 
-// countDeploymentGeneration counts changed annotations too, since ReplicaSets
+// annotationsChanged makes annotations count as a generation, since ReplicaSets
 // get copies of them: the controller has work to do.
-func countDeploymentGeneration(_ context.Context, d, old *appsv1.Deployment) {
-	if d.Generation == old.Generation && !equality.Semantic.DeepEqual(d.Annotations, old.Annotations) {
-		d.Generation++
-	}
+func annotationsChanged(d, old *appsv1.Deployment) bool {
+	return !equality.Semantic.DeepEqual(d.Annotations, old.Annotations)
 }
 
 func validateDeployment(_ context.Context, d *appsv1.Deployment) field.ErrorList {

@@ -135,25 +135,3 @@ func TestHostNames(t *testing.T) {
 		}
 	}
 }
-
-// TestDeploymentGeneration: changed annotations are work for the controller.
-func TestDeploymentGeneration(t *testing.T) {
-	r := checkstest.Find(t, Resources(), "deployments")
-	old := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Generation: 4}}
-	for name, c := range map[string]struct {
-		annotations map[string]string
-		counted     int64 // by the generic rules
-		want        int64
-	}{
-		"nothing":     {nil, 4, 4},
-		"empty":       {map[string]string{}, 4, 4},
-		"annotations": {map[string]string{"a": "b"}, 4, 5},
-		"both":        {map[string]string{"a": "b"}, 5, 5},
-	} {
-		d := old.DeepCopy()
-		d.Annotations, d.Generation = c.annotations, c.counted
-		if r.PrepareUpdate(context.Background(), d, old); d.Generation != c.want {
-			t.Errorf("%s: generation %d, want %d", name, d.Generation, c.want)
-		}
-	}
-}

@@ -1,12 +1,17 @@
 package core_test
 
 import (
+	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
@@ -22,6 +27,7 @@ func TestServed(t *testing.T) {
 	}
 	for name, test := range map[string]func(t *testing.T, c *kubernetes.Clientset, ns string){
 		"pods": testActionsOnPods, "eviction": testEviction, "namespace": testNamespaceDeletion, "events": testEventsInBothGroups,
+		"generations": testGenerations,
 	} {
 		t.Run(name, func(t *testing.T) {
 			makeNamespace(t, c, name)
@@ -134,6 +140,12 @@ func testNamespaceDeletion(t *testing.T, c *kubernetes.Clientset, name string) {
 	if ns.Status.Phase != corev1.NamespaceTerminating || ns.DeletionTimestamp == nil {
 		t.Fatalf("a deleted namespace is %+v", ns)
 	}
+	ns.Labels = map[string]string{"team": "a"}
+	ns.Status.Phase = corev1.NamespaceActive
+	ns = must(namespaces.Finalize(ctx, ns, metav1.UpdateOptions{}))(t)
+	if ns.Labels["team"] != "a" || ns.Labels[corev1.LabelMetadataName] != name || ns.Status.Phase != corev1.NamespaceTerminating {
+		t.Errorf("finalize writes metadata and not the status: %+v", ns)
+	}
 	ns.Spec.Finalizers = nil
 	if _, err := namespaces.Finalize(ctx, ns, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
@@ -156,5 +168,90 @@ func testEventsInBothGroups(t *testing.T, c *kubernetes.Clientset, ns string) {
 	list := must(c.CoreV1().Events(ns).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=p,reason=R"}))(t)
 	if len(list.Items) != 1 {
 		t.Errorf("%d events by field", len(list.Items))
+	}
+	selects := func(selector string, old, own bool) {
+		t.Helper()
+		o := metav1.ListOptions{FieldSelector: selector}
+		if _, err := c.CoreV1().Events(ns).List(ctx, o); (err == nil) != old {
+			t.Errorf("events by %s: %v", selector, err)
+		}
+		if _, err := c.EventsV1().Events(ns).List(ctx, o); (err == nil) != own {
+			t.Errorf("events of events.k8s.io by %s: %v", selector, err)
+		}
+	}
+	selects("metadata.name=e,type=Normal,reason=R", true, true)
+	selects("involvedObject.kind=Pod", true, false)
+	selects("reportingComponent=c", true, false)
+	selects("source=c", true, false)
+	selects("regarding.kind=Pod", false, true)
+	selects("reportingController=c", false, true)
+
+	strict := &eventsv1.Event{
+		ObjectMeta: metav1.ObjectMeta{Name: "strict"}, Regarding: corev1.ObjectReference{Kind: "Pod", Namespace: ns, Name: "p"},
+		EventTime: metav1.NowMicro(), ReportingController: "test/c", ReportingInstance: "i", Action: "A", Reason: "R", Type: "Normal", Note: "text",
+	}
+	for text, change := range map[string]func(e *eventsv1.Event){
+		"":                                    func(*eventsv1.Event) {},
+		"reportingController: Required value": func(e *eventsv1.Event) { e.ReportingController = "" },
+		"eventTime: Required value":           func(e *eventsv1.Event) { e.EventTime = metav1.MicroTime{} },
+		"count: Invalid value: \"\": needs to be unset": func(e *eventsv1.Event) { e.DeprecatedCount = 1 },
+		"series.count: Invalid value: \"\": should be at least 2": func(e *eventsv1.Event) {
+			e.Series = &eventsv1.EventSeries{Count: 1, LastObservedTime: metav1.NowMicro()}
+		},
+	} {
+		e := strict.DeepCopy()
+		change(e)
+		_, err := c.EventsV1().Events(ns).Create(ctx, e, metav1.CreateOptions{})
+		if (err == nil) != (text == "") || err != nil && !strings.Contains(err.Error(), text) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	stored := must(c.EventsV1().Events(ns).Get(ctx, "strict", metav1.GetOptions{}))(t)
+	stored.Series = &eventsv1.EventSeries{Count: 2, LastObservedTime: metav1.NowMicro()}
+	stored = must(c.EventsV1().Events(ns).Update(ctx, stored, metav1.UpdateOptions{}))(t)
+	stored.Note = "other"
+	if _, err := c.EventsV1().Events(ns).Update(ctx, stored, metav1.UpdateOptions{}); err == nil || !strings.Contains(err.Error(), "message: Invalid value") {
+		t.Errorf("another note: %v", err)
+	}
+}
+
+// testGenerations: what counts as a new generation differs.
+func testGenerations(t *testing.T, c *kubernetes.Clientset, ns string) {
+	ctx := t.Context()
+	deployments, drivers := c.AppsV1().Deployments(ns), c.StorageV1().CSIDrivers()
+	p := pod("")
+	d := must(deployments.Create(ctx, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "d"},
+		Spec:       appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: p.Labels}, Template: corev1.PodTemplateSpec{ObjectMeta: p.ObjectMeta, Spec: p.Spec}},
+	}, metav1.CreateOptions{}))(t)
+	for _, step := range []struct {
+		patch string
+		want  int64
+	}{
+		{`{"metadata": {"labels": {"a": "b"}}}`, 1},
+		{`{"metadata": {"annotations": {"a": "b"}}}`, 2},
+		{`{"metadata": {"annotations": {"a": "c"}}, "spec": {"replicas": 2}}`, 3},
+		{`{"spec": {"replicas": 2}}`, 3},
+	} {
+		if d = must(deployments.Patch(ctx, "d", types.MergePatchType, []byte(step.patch), metav1.PatchOptions{}))(t); d.Generation != step.want {
+			t.Errorf("after %s the Deployment has generation %d, want %d", step.patch, d.Generation, step.want)
+		}
+	}
+	driver := must(drivers.Create(ctx, &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "csi"}}, metav1.CreateOptions{}))(t)
+	if driver.Generation != 0 {
+		t.Errorf("a new driver has generation %d", driver.Generation)
+	}
+	for _, step := range []struct {
+		patch string
+		want  int64
+	}{
+		{`{"metadata": {"annotations": {"a": "b"}}}`, 0},
+		{`{"spec": {"requiresRepublish": true}}`, 1},
+		{`{"spec": {"storageCapacity": true}}`, 2},
+		{`{"spec": {"storageCapacity": true}}`, 2},
+	} {
+		if driver = must(drivers.Patch(ctx, "csi", types.MergePatchType, []byte(step.patch), metav1.PatchOptions{}))(t); driver.Generation != step.want {
+			t.Errorf("after %s the driver has generation %d, want %d", step.patch, driver.Generation, step.want)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -23,22 +24,24 @@ const eventSeconds = 3600
 // events are served in two groups: core/v1, the hub, as they always were, and
 // events.k8s.io/v1 with other names for some fields and stricter rules.
 func events() *apis.Resource {
-	return apis.Of[*corev1.Event]{
+	r := apis.Of[*corev1.Event]{
 		Names:   apis.Names{Resource: "events", Singular: "event", Kind: "Event", ShortNames: []string{"ev"}, Namespaced: true},
 		Version: "v1",
 		New:     func() *corev1.Event { return &corev1.Event{} },
 		NewList: func() runtime.Object { return &corev1.EventList{} },
 		Other: []apis.Version{{
 			Group: "events.k8s.io", Version: "v1", Kind: "Event",
-			New:      func() apis.Object { return &eventsv1.Event{} },
-			NewList:  func() runtime.Object { return &eventsv1.EventList{} },
-			ToHub:    func(obj apis.Object) (apis.Object, error) { return eventToCore(obj.(*eventsv1.Event)), nil },
-			FromHub:  func(hub apis.Object) (apis.Object, error) { return eventFromCore(hub.(*corev1.Event)), nil },
-			Validate: validateNewEvent,
+			New:     func() apis.Object { return &eventsv1.Event{} },
+			NewList: func() runtime.Object { return &eventsv1.EventList{} },
+			ToHub:   func(obj apis.Object) (apis.Object, error) { return eventToCore(obj.(*eventsv1.Event)), nil },
+			FromHub: func(hub apis.Object) (apis.Object, error) { return eventFromCore(hub.(*corev1.Event)), nil },
+			Validate: func(_ context.Context, hub, old apis.Object) field.ErrorList {
+				return append(validateEvent(hub.(*corev1.Event), "reportingController"), validateNewEvent(hub, old)...)
+			},
+			FieldNames: newEventFieldNames(),
 		}},
 		AllowCreateOnUpdate: true,
 		ValidateName:        path.ValidatePathSegmentName,
-		Validate:            func(_ context.Context, e *corev1.Event) field.ErrorList { return validateEvent(e) },
 		TTL:                 func(*corev1.Event) int64 { return eventSeconds },
 		Columns: []metav1.TableColumnDefinition{
 			columns.String("Last Seen", corev1.Event{}.SwaggerDoc()["lastTimestamp"]),
@@ -55,14 +58,17 @@ func events() *apis.Resource {
 		Cells:  eventCells,
 		Fields: eventFields(),
 	}.Resource()
+	r.Hub.Validate = func(_ context.Context, e, _ apis.Object) field.ErrorList {
+		return validateEvent(e.(*corev1.Event), "reportingComponent")
+	}
+	return r
 }
 
 func eventFields() map[string]func(*corev1.Event) string {
 	fields := map[string]func(*corev1.Event) string{
-		"reason":              func(e *corev1.Event) string { return e.Reason },
-		"reportingComponent":  func(e *corev1.Event) string { return e.ReportingController },
-		"reportingController": func(e *corev1.Event) string { return e.ReportingController },
-		"type":                func(e *corev1.Event) string { return e.Type },
+		"reason":             func(e *corev1.Event) string { return e.Reason },
+		"reportingComponent": func(e *corev1.Event) string { return e.ReportingController },
+		"type":               func(e *corev1.Event) string { return e.Type },
 		"source": func(e *corev1.Event) string {
 			return firstOf(e.Source.Component, e.ReportingController)
 		},
@@ -76,11 +82,20 @@ func eventFields() map[string]func(*corev1.Event) string {
 		"resourceVersion": func(o *corev1.ObjectReference) string { return o.ResourceVersion },
 		"fieldPath":       func(o *corev1.ObjectReference) string { return o.FieldPath },
 	} {
-		of := func(e *corev1.Event) string { return f(&e.InvolvedObject) }
-		// The second is the name in events.k8s.io.
-		fields["involvedObject."+name], fields["regarding."+name] = of, of
+		fields["involvedObject."+name] = func(e *corev1.Event) string { return f(&e.InvolvedObject) }
 	}
 	return fields
+}
+
+// newEventFieldNames are the names in events.k8s.io, which does without source.
+func newEventFieldNames() map[string]string {
+	names := map[string]string{"reason": "reason", "reportingController": "reportingComponent", "type": "type"}
+	for field := range eventFields() {
+		if name, ok := strings.CutPrefix(field, "involvedObject."); ok {
+			names["regarding."+name] = field
+		}
+	}
+	return names
 }
 
 func firstOf(a, b string) string {
@@ -169,8 +184,9 @@ func eventFromCore(in *corev1.Event) *eventsv1.Event {
 }
 
 // validateEvent checks what holds in both groups. An event with eventTime is
-// one of the new kind and must say who reports it.
-func validateEvent(e *corev1.Event) field.ErrorList {
+// one of the new kind and must say who reports it, in a field whose name
+// depends on the group.
+func validateEvent(e *corev1.Event, reporter string) field.ErrorList {
 	var p problems
 	namespace := field.NewPath("involvedObject", "namespace")
 	const mismatch = "does not match event.namespace"
@@ -185,9 +201,9 @@ func validateEvent(e *corev1.Event) field.ErrorList {
 			p.invalid(namespace, about, mismatch)
 		}
 		if e.ReportingController == "" {
-			p.required(field.NewPath("reportingController"))
+			p.required(field.NewPath(reporter))
 		}
-		p.qualifiedName(field.NewPath("reportingController"), e.ReportingController)
+		p.qualifiedName(field.NewPath(reporter), e.ReportingController)
 		p.shortText(field.NewPath("reportingInstance"), e.ReportingInstance)
 		p.shortText(field.NewPath("action"), e.Action)
 		p.shortText(field.NewPath("reason"), e.Reason)
@@ -210,11 +226,12 @@ func (p *problems) shortText(at *field.Path, value string) {
 
 // validateNewEvent checks what events.k8s.io/v1 asks for in addition: fields
 // of the old kind must not be used, and nothing but the series may change.
-func validateNewEvent(_ context.Context, hub, before apis.Object) field.ErrorList {
+func validateNewEvent(hub, before apis.Object) field.ErrorList {
 	var p problems
 	e := hub.(*corev1.Event)
 	old, _ := before.(*corev1.Event)
 	if old == nil {
+		p.dnsSubdomain(field.NewPath("metadata", "name"), e.Name)
 		p.eventSeries(e.Series)
 		if e.EventTime.IsZero() {
 			p.required(field.NewPath("eventTime"))
@@ -222,14 +239,17 @@ func validateNewEvent(_ context.Context, hub, before apis.Object) field.ErrorLis
 		if e.Type != corev1.EventTypeNormal && e.Type != corev1.EventTypeWarning {
 			p.invalid(field.NewPath("type"), "", fmt.Sprintf("has invalid value: %v", e.Type))
 		}
-		for name, set := range map[string]bool{
-			"firstTimestamp": !e.FirstTimestamp.IsZero(),
-			"lastTimestamp":  !e.LastTimestamp.IsZero(),
-			"count":          e.Count != 0,
-			"source":         e.Source.Component != "" || e.Source.Host != "",
+		for _, f := range []struct {
+			name string
+			set  bool
+		}{
+			{"firstTimestamp", !e.FirstTimestamp.IsZero()},
+			{"lastTimestamp", !e.LastTimestamp.IsZero()},
+			{"count", e.Count != 0},
+			{"source", e.Source.Component != "" || e.Source.Host != ""},
 		} {
-			if set {
-				p.invalid(field.NewPath(name), "", "needs to be unset")
+			if f.set {
+				p.invalid(field.NewPath(f.name), "", "needs to be unset")
 			}
 		}
 		return p.list()
@@ -249,7 +269,8 @@ func validateNewEvent(_ context.Context, hub, before apis.Object) field.ErrorLis
 		{"lastTimestamp", e.LastTimestamp, old.LastTimestamp},
 		{"count", e.Count, old.Count},
 		{"type", e.Type, old.Type},
-		{"eventTime", e.EventTime, old.EventTime},
+		// Some clients write nanoseconds, which others lose.
+		{"eventTime", metav1.NewMicroTime(e.EventTime.Truncate(time.Microsecond)), metav1.NewMicroTime(old.EventTime.Truncate(time.Microsecond))},
 		{"action", e.Action, old.Action},
 		{"related", e.Related, old.Related},
 		{"reportingController", e.ReportingController, old.ReportingController},

@@ -71,7 +71,11 @@ func namespaces() *apis.Resource {
 			New:   func() runtime.Object { return &corev1.Namespace{} },
 			Verbs: []string{"update"},
 			Edit: func(_ context.Context, obj apis.Object, body runtime.Object) error {
-				obj.(*corev1.Namespace).Spec.Finalizers = body.(*corev1.Namespace).Spec.Finalizers
+				ns, written := obj.(*corev1.Namespace), body.(*corev1.Namespace)
+				ns.Labels, ns.Annotations = written.Labels, written.Annotations
+				ns.Finalizers, ns.OwnerReferences = written.Finalizers, written.OwnerReferences
+				ns.Spec.Finalizers = written.Spec.Finalizers
+				defaultNamespace(ns)
 				return nil
 			},
 			Validate: func(_ context.Context, obj, _ apis.Object) field.ErrorList {

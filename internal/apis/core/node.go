@@ -71,12 +71,17 @@ func defaultNode(n *corev1.Node) {
 	if n.Status.Allocatable == nil && n.Status.Capacity != nil {
 		n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 	}
-	// podCIDR is the first of podCIDRs, for clients that know only the former.
-	if n.Spec.PodCIDR != "" && len(n.Spec.PodCIDRs) == 0 {
-		n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
-	}
-	if n.Spec.PodCIDR == "" && len(n.Spec.PodCIDRs) > 0 {
-		n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
+	defaultPodCIDRs(&n.Spec)
+}
+
+// defaultPodCIDRs lets clients know only one of podCIDR, which wins, and
+// podCIDRs.
+func defaultPodCIDRs(s *corev1.NodeSpec) {
+	switch {
+	case s.PodCIDR != "" && (len(s.PodCIDRs) == 0 || s.PodCIDRs[0] != s.PodCIDR):
+		s.PodCIDRs = []string{s.PodCIDR}
+	case s.PodCIDR == "" && len(s.PodCIDRs) > 0:
+		s.PodCIDR = s.PodCIDRs[0]
 	}
 }
 

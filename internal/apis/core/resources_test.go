@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -96,6 +97,23 @@ func TestNode(t *testing.T) {
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDR: "10.0.0.0/24"}}
 	n.Status.Capacity = corev1.ResourceList{"cpu": resource.MustParse("2")}
 	defaultNode(n)
+	for _, c := range []struct {
+		one     string
+		all     []string
+		wantOne string
+		wantAll string
+	}{
+		{"", nil, "", "[]"},
+		{"a", nil, "a", "[a]"},
+		{"", []string{"a", "b"}, "a", "[a b]"},
+		{"a", []string{"a", "b"}, "a", "[a b]"},
+		{"c", []string{"a", "b"}, "c", "[c]"},
+	} {
+		s := corev1.NodeSpec{PodCIDR: c.one, PodCIDRs: c.all}
+		if defaultPodCIDRs(&s); s.PodCIDR != c.wantOne || fmt.Sprint(s.PodCIDRs) != c.wantAll {
+			t.Errorf("%q and %q become %q and %q", c.one, c.all, s.PodCIDR, s.PodCIDRs)
+		}
+	}
 	if len(n.Spec.PodCIDRs) != 1 || n.Status.Allocatable.Cpu().Value() != 2 {
 		t.Errorf("defaults to %+v", n)
 	}
@@ -127,28 +145,32 @@ func TestNode(t *testing.T) {
 
 func TestEvent(t *testing.T) {
 	old := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "ns"}, InvolvedObject: corev1.ObjectReference{Namespace: "ns"}}
-	check(t, validateEvent(old))
-	check(t, validateEvent(&corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "ns"}}),
+	check(t, validateEvent(old, "reportingComponent"))
+	check(t, validateEvent(&corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "ns"}}, "reportingComponent"),
 		`involvedObject.namespace: Invalid value: "": does not match event.namespace`)
-	check(t, validateEvent(&corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "default"}}))
+	check(t, validateEvent(&corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "default"}}, "reportingComponent"))
 	strict := &corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "ns"}, InvolvedObject: corev1.ObjectReference{Namespace: "ns"}, EventTime: metav1.NowMicro()}
 	strict.ReportingController = "c"
-	check(t, validateEvent(strict), "reportingInstance: Required value", "action: Required value", "reason: Required value")
+	check(t, validateEvent(strict, "reportingComponent"), "reportingInstance: Required value", "action: Required value", "reason: Required value")
 
-	strict.Count, strict.Type = 1, "Odd"
-	check(t, validateNewEvent(t.Context(), strict, nil),
+	strict.Name, strict.Count, strict.Type = "e", 1, "Odd"
+	check(t, validateNewEvent(strict, nil),
 		`type: Invalid value: "": has invalid value: Odd`, `count: Invalid value: "": needs to be unset`)
 	now := strict.DeepCopy()
 	now.Message = "other"
-	check(t, validateNewEvent(t.Context(), now, strict), `message: Invalid value: "other": field is immutable`)
+	check(t, validateNewEvent(now, strict), `message: Invalid value: "other": field is immutable`)
 
 	if got := eventCells(&corev1.Event{InvolvedObject: corev1.ObjectReference{Kind: "Pod", Name: "p"}, Source: corev1.EventSource{Component: "kubelet", Host: "n"}}); got[3] != "pod/p" || got[5] != "kubelet, n" || got[8] != int64(1) {
 		t.Errorf("cells are %v", got)
 	}
 	f := eventFields()
 	e := &corev1.Event{ReportingController: "rc", InvolvedObject: corev1.ObjectReference{UID: "u"}}
-	if f["source"](e) != "rc" || f["reportingComponent"](e) != "rc" || f["involvedObject.uid"](e) != "u" || f["regarding.uid"](e) != "u" {
+	if f["source"](e) != "rc" || f["reportingComponent"](e) != "rc" || f["involvedObject.uid"](e) != "u" {
 		t.Error("fields of an event are not selectable")
+	}
+	names := newEventFieldNames()
+	if names["reportingController"] != "reportingComponent" || names["regarding.uid"] != "involvedObject.uid" || names["source"] != "" || names["involvedObject.uid"] != "" {
+		t.Errorf("fields of an event in its own group are %v", names)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -27,8 +28,11 @@ func csiDriver() *apis.Resource {
 		New:                    func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
 		NewList:                func() runtime.Object { return &storagev1.CSIDriverList{} },
 		RequireResourceVersion: true,
-		PrepareCreate:          func(_ context.Context, d *storagev1.CSIDriver) { dropScheduling(d, nil) },
-		PrepareUpdate:          func(_ context.Context, d, old *storagev1.CSIDriver) { dropScheduling(d, old) },
+		NewGeneration: func(d, old *storagev1.CSIDriver) bool {
+			return !equality.Semantic.DeepEqual(d.Spec, old.Spec)
+		},
+		PrepareCreate: func(_ context.Context, d *storagev1.CSIDriver) { dropScheduling(d, nil) },
+		PrepareUpdate: func(_ context.Context, d, old *storagev1.CSIDriver) { dropScheduling(d, old) },
 		Default: func(d *storagev1.CSIDriver) {
 			fill.Pointer(&d.Spec.AttachRequired, true)
 			fill.Pointer(&d.Spec.PodInfoOnMount, false)

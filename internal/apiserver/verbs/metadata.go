@@ -121,7 +121,8 @@ func (s *Server) prepareUpdate(ctx context.Context, req *Request, obj, old apis.
 
 func (s *Server) countGeneration(v *Version, obj, old apis.Object) {
 	obj.SetGeneration(old.GetGeneration())
-	if v.resource.Generation && specChanged(obj, old, v.Has("status")) {
+	r := v.resource
+	if r.Generation && specChanged(obj, old, v.Has("status")) || r.NewGeneration != nil && r.NewGeneration(obj, old) {
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}
 }
@@ -244,7 +245,8 @@ func unchanged(obj, old apis.Object) bool {
 	return same
 }
 
-func (s *Server) validateCreate(ctx context.Context, r *Resource, obj apis.Object) error {
+func (s *Server) validateCreate(ctx context.Context, v *Version, obj apis.Object) error {
+	r := v.resource
 	check := validation.NameIsDNSSubdomain
 	if r.ValidateName != nil {
 		check = r.ValidateName
@@ -252,6 +254,9 @@ func (s *Server) validateCreate(ctx context.Context, r *Resource, obj apis.Objec
 	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced, check, field.NewPath("metadata"))
 	if r.Validate != nil {
 		errs = append(errs, r.Validate(ctx, obj)...)
+	}
+	if v.Validate != nil {
+		errs = append(errs, v.Validate(ctx, obj, nil)...)
 	}
 	return invalid(r, obj.GetName(), errs)
 }
@@ -272,6 +277,9 @@ func (s *Server) validateUpdate(ctx context.Context, req *Request, obj, old apis
 		errs = append(errs, r.ValidateUpdate(ctx, obj, old)...)
 	case r.Validate != nil:
 		errs = append(errs, r.Validate(ctx, obj)...)
+	}
+	if v := req.Version; req.Subresource == "" && v.Validate != nil {
+		errs = append(errs, v.Validate(ctx, obj, old)...)
 	}
 	return invalid(r, obj.GetName(), errs)
 }

@@ -131,7 +131,8 @@ func compile(req *Request, o *ListOptions) (*filter, error) {
 	namespace, name := req.Namespace, req.Name
 	if o.Fields != nil {
 		for _, q := range o.Fields.Requirements() {
-			get, converted := r.selectable[q.Field], false
+			path := req.Version.selectablePath(q.Field)
+			get, converted := r.selectable[path], false
 			if get == nil {
 				get, converted = req.Version.Fields[q.Field], true
 			}
@@ -150,8 +151,8 @@ func compile(req *Request, o *ListOptions) (*filter, error) {
 				name = q.Value
 			case q.Field == "metadata.namespace" && namespace == "":
 				namespace = q.Value
-			case r.Collection != nil && r.Collection.HasIndex(q.Field):
-				f.scope.Field, f.scope.Value = q.Field, q.Value
+			case r.Collection != nil && r.Collection.HasIndex(path):
+				f.scope.Field, f.scope.Value = path, q.Value
 			}
 		}
 	}

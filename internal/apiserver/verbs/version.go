@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,6 +41,15 @@ func (v *Version) workingObject(ctx context.Context, e *cache.Entry) (apis.Objec
 		return nil, apierrors.NewInternalError(err)
 	}
 	return obj, nil
+}
+
+// selectablePath returns the resource's name for a field that clients of this
+// version select by.
+func (v *Version) selectablePath(field string) string {
+	if v.FieldNames == nil || strings.HasPrefix(field, "metadata.") {
+		return field
+	}
+	return v.FieldNames[field]
 }
 
 // Object returns the entry's object in this version; it is shared.

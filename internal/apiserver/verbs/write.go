@@ -123,7 +123,7 @@ func (s *Server) createMutated(ctx context.Context, req *Request, a *admission.A
 	if err := s.admission.Complete(ctx, a); err != nil {
 		return nil, err
 	}
-	if err := s.validateCreate(ctx, r, obj); err != nil {
+	if err := s.validateCreate(ctx, req.Version, obj); err != nil {
 		return nil, err
 	}
 	if err := s.admission.Validate(ctx, a); err != nil {
