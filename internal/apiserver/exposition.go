@@ -41,7 +41,9 @@ func stability(name string) string {
 		"scheduler_pod_scheduling_attempts", "scheduler_preemption_attempts_total", "scheduler_preemption_victims",
 		"scheduler_queue_incoming_pods_total", "scheduler_schedule_attempts_total", "scheduler_scheduling_attempt_duration_seconds":
 		return stable
-	case "apiserver_authentication_config_controller_automatic_reloads_total", "apiserver_cel_compilation_duration_seconds",
+	case "apiserver_authentication_config_controller_automatic_reloads_total", "apiserver_authentication_config_controller_automatic_reload_last_timestamp_seconds",
+		"apiserver_authorization_config_controller_automatic_reloads_total", "apiserver_authorization_config_controller_automatic_reload_last_timestamp_seconds",
+		"apiserver_cel_compilation_duration_seconds",
 		"apiserver_cel_evaluation_duration_seconds", "apiserver_flowcontrol_current_executing_requests", "apiserver_flowcontrol_current_executing_seats",
 		"apiserver_flowcontrol_current_inqueue_requests", "apiserver_flowcontrol_dispatched_requests_total",
 		"apiserver_flowcontrol_nominal_limit_seats", "apiserver_flowcontrol_rejected_requests_total",

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,6 +28,14 @@ import (
 type mode struct {
 	name    string
 	applies func(wanted, requester *identity.User) bool
+}
+
+// label is the mode's name in metrics.
+func (m *mode) label() string {
+	if m.constrained() {
+		return m.name
+	}
+	return "legacy"
 }
 
 func (m *mode) constrained() bool { return m.name != "" }
@@ -81,6 +90,7 @@ func (s *Server) impersonate(ctx context.Context, r *http.Request, a *authz.Attr
 	if wanted == nil || err != nil {
 		return a, err
 	}
+	began := time.Now()
 	var first error
 	for _, m := range modes() {
 		if !m.applies(wanted, a.User) {
@@ -93,6 +103,7 @@ func (s *Server) impersonate(ctx context.Context, r *http.Request, a *authz.Attr
 			}
 			continue
 		}
+		s.metrics.impersonation.observe(m.label(), true, began)
 		constraint := ""
 		if m.constrained() {
 			constraint = m.verb()
@@ -102,6 +113,7 @@ func (s *Server) impersonate(ctx context.Context, r *http.Request, a *authz.Attr
 		as.User = user
 		return &as, nil
 	}
+	s.metrics.impersonation.observe("", false, began)
 	return a, first
 }
 
@@ -158,7 +170,9 @@ func (s *Server) actAs(ctx context.Context, m *mode, wanted *identity.User, a *a
 	}
 	ask := func(a authz.Attributes) error {
 		a.User = requester
+		began := time.Now()
 		decision, reason, err := s.Verbs.Decide(ctx, &a)
+		s.metrics.impersonationRights.observe(m.label(), decision == authz.Allow, began)
 		switch {
 		case decision == authz.Allow:
 			return nil

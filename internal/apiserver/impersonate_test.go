@@ -109,6 +109,21 @@ func TestImpersonation(t *testing.T) {
 			t.Errorf("%s as %s: %s, want %s", tt.by, tt.headers, got, tt.want)
 		}
 	}
+	for mode, want := range map[string]float64{"legacy": 5, "user-info": 2, "serviceaccount": 1, "arbitrary-node": 1, "associated-node": 1} {
+		if got := testcluster.Metric(t, tc.Metrics, "apiserver_impersonation_attempts_total", "mode="+mode, "decision=allowed"); got != want {
+			t.Errorf("%v attempts in the mode %s were allowed, want %v", got, mode, want)
+		}
+	}
+	if got := testcluster.Metric(t, tc.Metrics, "apiserver_impersonation_attempts_total", "mode=", "decision=denied"); got != 10 {
+		t.Errorf("%v attempts were denied", got)
+	}
+	for _, mode := range []string{"legacy", "user-info", "serviceaccount", "arbitrary-node", "associated-node"} {
+		for _, decision := range []string{"allowed", "denied"} {
+			if testcluster.Metric(t, tc.Metrics, "apiserver_impersonation_authorization_attempts_total", "mode="+mode, "decision="+decision) == 0 {
+				t.Errorf("no right was %s in the mode %s", decision, mode)
+			}
+		}
+	}
 	// A constrained right to act as somebody is one for the named actions only.
 	got := accounts["info"].do("GET", "/api/v1/namespaces/default/pods", nil, "Impersonate-User", "ann")
 	if got.StatusCode != 403 || !strings.Contains(got.body, "impersonate-on:user-info:list") {

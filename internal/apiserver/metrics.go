@@ -44,6 +44,9 @@ type metrics struct {
 	authorization  map[string]attempts
 	users          *prometheus.CounterVec
 	certificates   prometheus.Histogram
+	// Of acting as somebody else, by mode and decision: as a whole, and of the
+	// questions to the authorizer.
+	impersonation, impersonationRights modeAttempts
 
 	// Of watches.
 	events, initEvents     *prometheus.CounterVec
@@ -69,6 +72,22 @@ func (c *crowding) sample(seats int) {
 type attempts struct {
 	count    prometheus.Counter
 	duration prometheus.Observer
+}
+
+// modeAttempts count attempts by mode of impersonation and decision.
+type modeAttempts struct {
+	count    *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+}
+
+// observe counts an attempt in a mode that began at the given time.
+func (a *modeAttempts) observe(mode string, allowed bool, began time.Time) {
+	decision := resultDenied
+	if allowed {
+		decision = resultAllowed
+	}
+	a.count.WithLabelValues(mode, decision).Inc()
+	a.duration.WithLabelValues(mode, decision).Observe(time.Since(began).Seconds())
 }
 
 // filter is a step that requests pass before they are carried out.
@@ -146,6 +165,14 @@ func newMetrics(c *Config) *metrics {
 		watchLists: histogram("apiserver_watch_list_duration_seconds", "Time until a watch had told the state at its start.",
 			[]float64{0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60}, append(ofResource[:len(ofResource):len(ofResource)], "scope")...),
 		discovery: auto.NewCounter(prometheus.CounterOpts{Name: "aggregator_discovery_aggregation_count_total", Help: "Times that the aggregated discovery document was made."}),
+	}
+	m.impersonation = modeAttempts{
+		counter("apiserver_impersonation_attempts_total", "Requests to act as somebody else.", "mode", "decision"),
+		histogram("apiserver_impersonation_attempts_duration_seconds", "Time that the decision about them takes.", attempt, "mode", "decision"),
+	}
+	m.impersonationRights = modeAttempts{
+		counter("apiserver_impersonation_authorization_attempts_total", "Rights that were asked for because of them.", "mode", "decision"),
+		histogram("apiserver_impersonation_authorization_attempts_duration_seconds", "Time that the answer takes.", attempt, "mode", "decision"),
 	}
 	m.series.known = map[seriesKey]*series{}
 	readWrite := histogram("apiserver_flowcontrol_read_vs_write_current_requests", "Requests of a kind, as a part of all seats, when one arrives.",

@@ -42,6 +42,7 @@ func addAPIFlags(cmd *cobra.Command, c *cluster.APIConfig) {
 	f.StringVar(&c.Admission.File, "admission-control-config-file", "", "file that configures admission plug-ins")
 
 	f.StringVar(&c.AuthenticationConfigFile, "authentication-config", "", "file that says which OpenID issuers are trusted, and where requests may be anonymous")
+	f.StringVar(&c.TokenAuthFile, "token-auth-file", "", "file of tokens and whose they are: token,user,uid and, if wanted, \"group,group\" in each line")
 	f.StringVar(&c.OIDC.IssuerURL, "oidc-issuer-url", "", "OpenID issuer whose tokens are accepted, without a configuration file")
 	f.StringVar(&c.OIDC.ClientID, "oidc-client-id", "", "client that those tokens must be for")
 	f.StringVar(&c.OIDC.CAFile, "oidc-ca-file", "", "authority of the issuer's certificate (default: the machine's)")

@@ -71,7 +71,7 @@ func (p *ControlPlane) encrypt() error {
 	if !p.Config.API.EncryptionReload {
 		return nil
 	}
-	return p.reload.follow(file, func() error {
+	return p.reload.follow("encryption", file, func() error {
 		config, err := encryption.Load(file)
 		if err != nil {
 			return err

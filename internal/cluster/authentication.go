@@ -24,6 +24,7 @@ import (
 	"skiff/internal/apiserver/authn/jwt"
 	"skiff/internal/apiserver/authn/requestheader"
 	authnserviceaccount "skiff/internal/apiserver/authn/serviceaccount"
+	"skiff/internal/apiserver/authn/tokenfile"
 	"skiff/internal/apiserver/authn/webhook"
 	authnx509 "skiff/internal/apiserver/authn/x509"
 	"skiff/internal/apiserver/verbs"
@@ -39,6 +40,8 @@ type AuthenticationConfig struct {
 	// AuthenticationConfigFile says which OpenID issuers are trusted, and where
 	// requests may be anonymous. It is followed.
 	AuthenticationConfigFile string
+	// TokenAuthFile lists tokens and whose they are, as comma-separated values.
+	TokenAuthFile string
 	// OIDC trusts one OpenID issuer, without a file.
 	OIDC jwt.Flags
 	// TokenWebhookConfigFile is a kubeconfig of a webhook that knows tokens, by
@@ -149,7 +152,15 @@ func (p *ControlPlane) authenticator(t *accountTokens, review *tokenReviewer, cl
 	if err != nil {
 		return nil, err
 	}
-	tokens := bearer.Authenticator{accounts, bootstraptoken.New(cached, clk)}
+	var tokens bearer.Authenticator
+	if file := c.TokenAuthFile; file != "" {
+		listed, err := tokenfile.Load(file, p.log)
+		if err != nil {
+			return nil, err
+		}
+		tokens = append(tokens, listed)
+	}
+	tokens = append(tokens, accounts, bootstraptoken.New(cached, clk))
 	all := &anonymous.Authenticator{}
 	all.Set(anonymous.Policy{Enabled: !c.DisableAnonymous})
 	if file := c.AuthenticationConfigFile; file != "" {
@@ -172,7 +183,7 @@ func (p *ControlPlane) authenticator(t *accountTokens, review *tokenReviewer, cl
 			issuers.Set(config)
 			return nil
 		}
-		if err := errors.Join(take(), p.reload.follow(file, take)); err != nil {
+		if err := errors.Join(take(), p.reload.follow("authentication", file, take)); err != nil {
 			return nil, err
 		}
 		tokens = append(tokens, issuers)

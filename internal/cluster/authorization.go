@@ -79,7 +79,7 @@ func (p *ControlPlane) authorizer(nodes *node.Authorizer, roles *rbac.Authorizer
 			}
 			return err
 		}
-		if err := errors.Join(take(), p.reload.follow(file, take)); err != nil {
+		if err := errors.Join(take(), p.reload.follow("authorization", file, take)); err != nil {
 			return nil, err
 		}
 		return authz.Union{privileged.Authorizer{}, chosen}, nil

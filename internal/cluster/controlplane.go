@@ -23,6 +23,7 @@ import (
 	"skiff/internal/apiserver"
 	"skiff/internal/apiserver/admission"
 	"skiff/internal/apiserver/admission/plugins"
+	"skiff/internal/apiserver/admission/podsecurity"
 	"skiff/internal/apiserver/aggregate"
 	"skiff/internal/apiserver/allocate"
 	"skiff/internal/apiserver/audit"
@@ -117,7 +118,7 @@ func OpenControlPlane(ctx context.Context, c ServerConfig) (_ *ControlPlane, err
 	if err != nil {
 		return nil, err
 	}
-	p.reload.log = c.Log
+	p.reload = reloader{log: c.Log, metrics: p.Metrics, server: serverLeaseName(c.Node.Name)}
 	if err := p.encrypt(); err != nil {
 		return nil, err
 	}
@@ -197,7 +198,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	measures := admission.NewMetrics()
 	chain, err := plugins.New(ctx, plugins.Deps{
 		Cache: informers, Informers: informers, Live: loopback.Client, Authorizer: authorizer, Rules: roles, Clock: clk,
-		Server: p.Verbs, Webhooks: webhooks, Metrics: measures, CEL: expressions,
+		Server: p.Verbs, Webhooks: webhooks, Metrics: measures, PodSecurity: podsecurity.NewMetrics(p.Metrics), CEL: expressions,
 	}, c.API.Admission)
 	if err != nil {
 		return err

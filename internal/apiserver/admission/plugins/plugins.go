@@ -77,7 +77,9 @@ type Deps struct {
 	Server   *verbs.Server
 	Webhooks *webhookclient.Client
 	Metrics  *admission.Metrics
-	CEL      *cel.Metrics
+	// PodSecurity may be nil.
+	PodSecurity *podsecurity.Metrics
+	CEL         *cel.Metrics
 }
 
 // plugin is one of the list.
@@ -133,7 +135,7 @@ func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 			if err := conf.into("PodSecurity", &c); err != nil {
 				return nil, err
 			}
-			return podsecurity.New(d.Cache, c)
+			return podsecurity.New(d.Cache, c, d.PodSecurity)
 		}},
 		{name: "PodNodeSelector", off: true, new: func() (any, error) {
 			var c nodeselector.Configuration

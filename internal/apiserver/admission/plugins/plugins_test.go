@@ -409,6 +409,75 @@ func TestPodSecurity(t *testing.T) {
 	}
 }
 
+// TestPodSecurityMetrics counts what is held against which standard.
+func TestPodSecurityMetrics(t *testing.T) {
+	labels := func(of ...string) map[string]string {
+		m := map[string]string{}
+		for i := 0; i < len(of); i += 2 {
+			m["pod-security.kubernetes.io/"+of[i]] = of[i+1]
+		}
+		return m
+	}
+	tc := testcluster.Start(t)
+	create := func(obj client.Object, refused bool) {
+		t.Helper()
+		if err := tc.Client.Create(t.Context(), obj); (err != nil) != refused {
+			t.Fatal(err)
+		}
+	}
+	for name, l := range map[string]map[string]string{
+		"open":   nil,
+		"strict": labels("enforce", "baseline", "enforce-version", "v1.30", "audit", "restricted", "warn", "restricted", "warn-version", "v1.99"),
+	} {
+		create(namespace(name, l), false)
+		create(account(name, "default"), false)
+	}
+	in := func(namespace, name string, host bool) *corev1.Pod {
+		p := pod(func(p *corev1.Pod) {
+			p.Spec.HostNetwork, p.Spec.Containers[0].Image, p.Spec.InitContainers = host, "i", nil
+		})
+		p.Namespace, p.Name = namespace, name
+		return p
+	}
+	free := in("open", "a", true)
+	create(free, false)
+	create(in("strict", "a", false), false)
+	create(in("strict", "b", true), true)
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}}, Spec: in("strict", "", true).Spec}
+	for _, ns := range []string{"open", "strict"} {
+		create(&appsv1.Deployment{
+			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "d"},
+			Spec:       appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}, Template: template},
+		}, false)
+	}
+	free.Labels = map[string]string{"a": "b"}
+	if err := tc.Client.Update(t.Context(), free); err != nil {
+		t.Fatal(err)
+	}
+	const evaluations = "pod_security_evaluations_total"
+	for _, c := range []struct {
+		labels string
+		want   float64
+	}{
+		{"decision=allow policy_level=privileged policy_version=latest mode=enforce request_operation=create resource=pod subresource=", 1},
+		{"decision=allow policy_level=privileged policy_version=latest mode=enforce request_operation=update resource=pod subresource=", 1},
+		{"decision=allow policy_level=baseline policy_version=v1.30 mode=enforce request_operation=create resource=pod subresource=", 1},
+		{"decision=deny policy_level=baseline policy_version=v1.30 mode=enforce request_operation=create resource=pod subresource=", 1},
+		{"decision=deny policy_level=restricted policy_version=latest mode=audit request_operation=create resource=pod", 2},
+		{"decision=deny policy_level=restricted policy_version=future mode=warn request_operation=create resource=pod", 1},
+		{"decision=deny policy_level=restricted policy_version=latest mode=audit request_operation=create resource=controller", 1},
+		{"decision=deny policy_level=restricted policy_version=future mode=warn request_operation=create resource=controller", 1},
+		{"", 9},
+	} {
+		if got := testcluster.Metric(t, tc.Metrics, evaluations, strings.Fields(c.labels)...); got != c.want {
+			t.Errorf("%s: %v evaluations, want %v", c.labels, got, c.want)
+		}
+	}
+	if n := testcluster.Metric(t, tc.Metrics, "pod_security_exemptions_total") + testcluster.Metric(t, tc.Metrics, "pod_security_errors_total"); n != 0 {
+		t.Errorf("%v exemptions and errors", n)
+	}
+}
+
 func TestCertificateRequests(t *testing.T) {
 	e := start(t)
 	request := &certificatesv1.CertificateSigningRequest{

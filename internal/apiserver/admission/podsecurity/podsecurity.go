@@ -27,14 +27,16 @@ const mostPods, mostWarnings = 3000, 10
 
 // Plugin implements admission.Validator.
 type Plugin struct {
-	Cache  client.Reader
-	config settings
+	Cache   client.Reader
+	config  settings
+	metrics *Metrics
 }
 
-// New returns the plug-in, configured as c says.
-func New(cache client.Reader, c Configuration) (*Plugin, error) {
+// New returns the plug-in, configured as c says. It counts in m, which may be
+// nil.
+func New(cache client.Reader, c Configuration, m *Metrics) (*Plugin, error) {
 	s, err := c.settings()
-	return &Plugin{cache, s}, err
+	return &Plugin{cache, s, m}, err
 }
 
 // Validate implements admission.Validator.
@@ -52,32 +54,44 @@ func (p *Plugin) Validate(ctx context.Context, a *admission.Attributes) error {
 		return nil
 	}
 	meta, spec := template(a.Object)
-	if spec == nil || p.exempt(a, spec) {
+	if spec == nil || p.exempt(a) {
 		return nil
 	}
-	policy, err := p.policy(ctx, a.Namespace)
-	if err == nil {
-		audit(a, policy, meta, spec)
-		warn(a, policy, meta, spec)
+	policy, err := p.policy(ctx, a)
+	if err != nil || policy.warn.level == privileged && policy.audit.level == privileged || p.exemptClass(a, spec) {
+		return client.IgnoreNotFound(err)
 	}
-	return client.IgnoreNotFound(err)
+	p.audit(a, policy, meta, spec)
+	p.warn(a, policy, meta, spec)
+	return nil
 }
 
-// exempt reports whether nothing is to be said about the pods of a write, and
-// tells the audit log why.
-func (p *Plugin) exempt(a *admission.Attributes, spec *corev1.PodSpec) bool {
-	c := &p.config
+// exempt reports whether nothing is to be said about a write, whatever its
+// pods, and tells the audit log why.
+func (p *Plugin) exempt(a *admission.Attributes) bool {
 	switch {
-	case slices.Contains(c.namespaces, a.Namespace):
-		annotate(a, "exempt", "namespace")
-	case a.User != nil && slices.Contains(c.users, a.User.Name):
-		annotate(a, "exempt", "user")
-	case spec.RuntimeClassName != nil && slices.Contains(c.runtimeClasses, *spec.RuntimeClassName):
-		annotate(a, "exempt", "runtimeClass")
+	case slices.Contains(p.config.namespaces, a.Namespace):
+		p.letThrough(a, "namespace")
+	case a.User != nil && slices.Contains(p.config.users, a.User.Name):
+		p.letThrough(a, "user")
 	default:
 		return false
 	}
 	return true
+}
+
+// exemptClass is exempt for pods of a runtime class.
+func (p *Plugin) exemptClass(a *admission.Attributes, spec *corev1.PodSpec) bool {
+	if spec.RuntimeClassName == nil || !slices.Contains(p.config.runtimeClasses, *spec.RuntimeClassName) {
+		return false
+	}
+	p.letThrough(a, "runtimeClass")
+	return true
+}
+
+func (p *Plugin) letThrough(a *admission.Attributes, why string) {
+	annotate(a, "exempt", why)
+	p.metrics.exempted(a)
 }
 
 func annotate(a *admission.Attributes, key, value string) {
@@ -86,18 +100,27 @@ func annotate(a *admission.Attributes, key, value string) {
 	}
 }
 
-func audit(a *admission.Attributes, policy policy, meta *metav1.ObjectMeta, spec *corev1.PodSpec) {
+func (p *Plugin) audit(a *admission.Attributes, policy policy, meta *metav1.ObjectMeta, spec *corev1.PodSpec) {
 	if found := evaluate(policy.audit, meta, spec); len(found) > 0 {
+		p.metrics.evaluated(deny, policy.audit, "audit", a)
 		annotate(a, "audit-violations", fmt.Sprintf("would violate PodSecurity %q: %s", policy.audit, describe(found)))
 	}
 }
 
-func (p *Plugin) policy(ctx context.Context, name string) (policy, error) {
+// policy returns what the labels of the write's namespace ask for.
+func (p *Plugin) policy(ctx context.Context, a *admission.Attributes) (policy, error) {
 	namespace := &corev1.Namespace{}
-	if err := p.Cache.Get(ctx, client.ObjectKey{Name: name}, namespace, client.UnsafeDisableDeepCopy); err != nil {
+	if err := p.Cache.Get(ctx, client.ObjectKey{Name: a.Namespace}, namespace, client.UnsafeDisableDeepCopy); err != nil {
+		if !apierrors.IsNotFound(err) {
+			p.metrics.failed(true, a)
+		}
 		return policy{}, err
 	}
-	found, _ := parsePolicy(namespace.Labels, p.config.defaults)
+	found, errs := parsePolicy(namespace.Labels, p.config.defaults)
+	if len(errs) > 0 {
+		p.metrics.failed(false, a)
+		annotate(a, "error", fmt.Sprintf("Failed to parse policy: %v", errs.ToAggregate()))
+	}
 	return found, nil
 }
 
@@ -106,30 +129,49 @@ func (p *Plugin) pod(ctx context.Context, a *admission.Attributes) error {
 		return nil
 	}
 	pod := a.Object.(*corev1.Pod)
-	if old, ok := a.Old.(*corev1.Pod); ok && !significant(old, pod) {
+	if p.exempt(a) {
 		return nil
 	}
-	if p.exempt(a, &pod.Spec) {
-		return nil
-	}
-	policy, err := p.policy(ctx, a.Namespace)
+	policy, err := p.policy(ctx, a)
 	if apierrors.IsNotFound(err) {
 		return nil // a namespace made a moment ago, in the way of its labels' default
 	}
 	if err != nil {
 		return err
 	}
+	if policy.enforce.level == privileged && policy.audit.level == privileged && policy.warn.level == privileged {
+		annotate(a, "enforce-policy", policy.enforce.String())
+		p.metrics.evaluated(allow, policy.enforce, "enforce", a)
+		return nil
+	}
+	if old, ok := a.Old.(*corev1.Pod); ok && !significant(old, pod) {
+		return nil
+	}
+	if p.exemptClass(a, &pod.Spec) {
+		return nil
+	}
 	annotate(a, "enforce-policy", policy.enforce.String())
-	audit(a, policy, &pod.ObjectMeta, &pod.Spec)
-	if found := evaluate(policy.enforce, &pod.ObjectMeta, &pod.Spec); len(found) > 0 {
+	found := evaluate(policy.enforce, &pod.ObjectMeta, &pod.Spec)
+	if len(found) == 0 {
+		p.metrics.evaluated(allow, policy.enforce, "enforce", a)
+	} else {
+		p.metrics.evaluated(deny, policy.enforce, "enforce", a)
+	}
+	p.audit(a, policy, &pod.ObjectMeta, &pod.Spec)
+	if len(found) > 0 {
 		return a.Forbidden("violates PodSecurity %q: %s", policy.enforce, describe(found))
 	}
-	warn(a, policy, &pod.ObjectMeta, &pod.Spec)
+	p.warn(a, policy, &pod.ObjectMeta, &pod.Spec)
 	return nil
 }
 
-func warn(a *admission.Attributes, policy policy, meta *metav1.ObjectMeta, spec *corev1.PodSpec) {
-	if found := evaluate(policy.warn, meta, spec); len(found) > 0 && a.Warn != nil {
+func (p *Plugin) warn(a *admission.Attributes, policy policy, meta *metav1.ObjectMeta, spec *corev1.PodSpec) {
+	found := evaluate(policy.warn, meta, spec)
+	if len(found) == 0 {
+		return
+	}
+	p.metrics.evaluated(deny, policy.warn, "warn", a)
+	if a.Warn != nil {
 		a.Warn(fmt.Sprintf("would violate PodSecurity %q: %s", policy.warn, describe(found)))
 	}
 }
