@@ -3,10 +3,12 @@ package apiserver_test
 import (
 	"testing"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff/internal/cluster/testcluster"
+	"skiff/internal/identity"
 )
 
 // grant lets the user do everything with ConfigMaps of the default namespace.
@@ -22,4 +24,5 @@ func grant(t *testing.T, tc *testcluster.Cluster, user string) {
 	if err := tc.Client.Create(t.Context(), binding); err != nil {
 		t.Fatal(err)
 	}
+	tc.Granted(t, &identity.User{Name: user, Groups: []string{identity.GroupAuthenticated}}, authorizationv1.ResourceAttributes{Namespace: "default", Verb: "create", Resource: "configmaps"})
 }

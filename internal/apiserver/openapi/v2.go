@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/kube-openapi/pkg/handler"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
@@ -77,12 +79,12 @@ type whole struct {
 func assemble(parts []*part, others []*foreign, now time.Time) *whole {
 	w := &whole{made: now}
 	w.fragments = sync.OnceValues(func() (*fragments, error) {
+		if err := makeAll(parts); err != nil {
+			return nil, err
+		}
 		all := &fragments{paths: map[string]json.RawMessage{}, definitions: map[string]json.RawMessage{}}
 		for _, p := range parts {
-			f, err := p.fragments()
-			if err != nil {
-				return nil, err
-			}
+			f, _ := p.fragments()
 			all.add(f)
 		}
 		for _, o := range others {
@@ -127,6 +129,29 @@ func assemble(parts []*part, others []*foreign, now time.Time) *whole {
 	return w
 }
 
+// makeAll makes the parts that are not made yet, on all processors.
+func makeAll(parts []*part) error {
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for _, p := range parts {
+		group.Go(func() error {
+			_, err := p.fragments()
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// size is about the length of the fragments.
+func (f *fragments) size() (n int) {
+	for _, m := range []map[string]json.RawMessage{f.paths, f.definitions} {
+		for name, text := range m {
+			n += len(name) + len(text) + len(`"":,`)
+		}
+	}
+	return n
+}
+
 func (f *fragments) add(more *fragments) {
 	for name, text := range more.paths {
 		if f.paths[name] == nil {
@@ -146,7 +171,9 @@ func (w *whole) encode() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	const frame = 4096
 	var out bytes.Buffer
+	out.Grow(f.size() + frame)
 	object := func(name string, fields map[string]json.RawMessage) {
 		out.WriteString(`"` + name + `":{`)
 		for i, key := range slices.Sorted(maps.Keys(fields)) {
