@@ -82,7 +82,8 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err := r.Cache.Get(ctx, key, &cached, crclient.UnsafeDisableDeepCopy); err != nil {
 		return reconcile.Result{}, crclient.IgnoreNotFound(err)
 	}
-	if left := expiresIn(&cached, r.Clock.Now()); left <= 0 {
+	left, ends := expiresIn(&cached, r.Clock.Now())
+	if ends && left <= 0 {
 		return reconcile.Result{}, crclient.IgnoreNotFound(r.Client.Delete(ctx, &cached, crclient.Preconditions{UID: &cached.UID}))
 	}
 	csr := cached.DeepCopy()
@@ -97,7 +98,10 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err != nil {
 		return reconcile.Result{}, crclient.IgnoreNotFound(err)
 	}
-	return reconcile.Result{RequeueAfter: max(time.Second, expiresIn(&cached, r.Clock.Now()))}, nil
+	if !ends {
+		return reconcile.Result{}, nil
+	}
+	return reconcile.Result{RequeueAfter: max(time.Second, left)}, nil
 }
 
 // approve approves what a kubelet may have, if the requester has the right to

@@ -66,14 +66,15 @@ func TestExpiry(t *testing.T) {
 		name string
 		csr  *certificatesv1.CertificateSigningRequest
 		want time.Duration
+		ends bool
 	}{
-		{"pending", at(time.Hour), 23 * time.Hour},
-		{"denied", at(2*time.Hour, certificatesv1.CertificateDenied), -time.Hour},
-		{"approved, not signed yet", at(2*time.Hour, certificatesv1.CertificateApproved), 22 * time.Hour},
-		{"signed", signed, 30 * time.Minute},
+		{"pending", at(time.Hour), 23 * time.Hour, true},
+		{"denied", at(2*time.Hour, certificatesv1.CertificateDenied), -time.Hour, true},
+		{"approved, not signed yet", at(48*time.Hour, certificatesv1.CertificateApproved), 0, false},
+		{"signed", signed, 30 * time.Minute, true},
 	} {
-		if got := expiresIn(test.csr, now); got != test.want {
-			t.Errorf("%s: %s, want %s", test.name, got, test.want)
+		if got, ends := expiresIn(test.csr, now); ends != test.ends || ends && got != test.want {
+			t.Errorf("%s: %s %t, want %s", test.name, got, ends, test.want)
 		}
 	}
 }

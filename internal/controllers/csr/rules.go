@@ -122,24 +122,31 @@ const (
 )
 
 // expiresIn returns how long the request is still kept; it is not positive
-// when it is over: signed, denied or failed for keepDecided, none of these for
-// keepPending, or with a certificate that expired.
-func expiresIn(csr *certificatesv1.CertificateSigningRequest, now time.Time) time.Duration {
-	end := csr.CreationTimestamp.Add(keepPending)
+// when it is over: signed, denied or failed for keepDecided, without any
+// condition for keepPending, or with a certificate that expired. Of others ends
+// is false: somebody else's signer may take its time.
+func expiresIn(csr *certificatesv1.CertificateSigningRequest, now time.Time) (left time.Duration, ends bool) {
+	var end time.Time
+	until := func(t time.Time) {
+		if end.IsZero() || t.Before(end) {
+			end = t
+		}
+	}
+	if len(csr.Status.Conditions) == 0 {
+		until(csr.CreationTimestamp.Add(keepPending))
+	}
 	signed := len(csr.Status.Certificate) > 0
 	for _, c := range csr.Status.Conditions {
-		over := c.Type == certificatesv1.CertificateDenied || c.Type == certificatesv1.CertificateFailed ||
-			c.Type == certificatesv1.CertificateApproved && signed
-		if decided := c.LastUpdateTime.Add(keepDecided); over && decided.Before(end) {
-			end = decided
+		if c.Type == certificatesv1.CertificateDenied || c.Type == certificatesv1.CertificateFailed || c.Type == certificatesv1.CertificateApproved && signed {
+			until(c.LastUpdateTime.Add(keepDecided))
 		}
 	}
 	if block, _ := pem.Decode(csr.Status.Certificate); block != nil {
-		if c, err := x509.ParseCertificate(block.Bytes); err == nil && c.NotAfter.Before(end) {
-			end = c.NotAfter
+		if c, err := x509.ParseCertificate(block.Bytes); err == nil {
+			until(c.NotAfter)
 		}
 	}
-	return end.Sub(now)
+	return end.Sub(now), !end.IsZero()
 }
 
 func has(csr *certificatesv1.CertificateSigningRequest, kind certificatesv1.RequestConditionType) bool {
