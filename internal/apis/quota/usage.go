@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/storage/volume"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // countPrefix starts the names that count objects of any kind.
@@ -24,8 +25,8 @@ func Ignored(r schema.GroupResource) bool {
 }
 
 // Usage returns all that the object counts for at a time, under the names that
-// quotas may limit.
-func Usage(r schema.GroupResource, obj runtime.Object, now time.Time) corev1.ResourceList {
+// quotas may limit. What else it depends on is read from memory.
+func Usage(memory client.Reader, r schema.GroupResource, obj runtime.Object, now time.Time) corev1.ResourceList {
 	usage := corev1.ResourceList{}
 	one := resource.MustParse("1")
 	usage[countPrefix+corev1.ResourceName(r.String())] = one
@@ -38,6 +39,7 @@ func Usage(r schema.GroupResource, obj runtime.Object, now time.Time) corev1.Res
 		claimUsage(usage, o)
 	case *resourcev1.ResourceClaim:
 		deviceUsage(usage, o)
+		extendedUsage(memory, usage, o, now)
 	}
 	if r.Group == "" && countedByName[r.Resource] {
 		usage[corev1.ResourceName(r.Resource)] = one
@@ -77,7 +79,7 @@ func podUsage(usage corev1.ResourceList, pod *corev1.Pod, now time.Time) {
 		if strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) {
 			usage[name] = q
 		}
-		usage["requests."+name] = q
+		usage[requestsPrefix+name] = q
 	}
 	for name, q := range resourcehelper.PodLimits(pod, o) {
 		switch name {
@@ -123,55 +125,25 @@ func claimUsage(usage corev1.ResourceList, claim *corev1.PersistentVolumeClaim) 
 	}
 }
 
-// deviceUsage counts the devices that a claim may get, for each class. Of
-// alternatives, any of which may come to be, each class counts its largest.
-func deviceUsage(usage corev1.ResourceList, claim *resourcev1.ResourceClaim) {
-	const ofClass = ".deviceclass.resource.k8s.io/devices"
-	add := func(class string, n int64) {
-		name := corev1.ResourceName(class + ofClass)
-		sum := usage[name]
-		sum.Add(*resource.NewQuantity(n, resource.DecimalSI))
-		usage[name] = sum
-	}
-	for i := range claim.Spec.Devices.Requests {
-		request := &claim.Spec.Devices.Requests[i]
-		if exactly := request.Exactly; exactly != nil {
-			add(exactly.DeviceClassName, devices(exactly.AllocationMode, exactly.Count))
-			continue
-		}
-		most := map[string]int64{}
-		for _, sub := range request.FirstAvailable {
-			most[sub.DeviceClassName] = max(most[sub.DeviceClassName], devices(sub.AllocationMode, sub.Count))
-		}
-		for class, n := range most {
-			add(class, n)
-		}
-	}
-}
-
-func devices(mode resourcev1.DeviceAllocationMode, count int64) int64 {
-	if mode == resourcev1.DeviceAllocationModeAll {
-		return resourcev1.AllocationResultsMaxSize
-	}
-	return count
-}
-
-// CountedBy returns the resource whose objects use up the named limit.
-func CountedBy(name corev1.ResourceName) schema.GroupResource {
+// CountedBy returns the resources whose objects use up the named limit.
+func CountedBy(name corev1.ResourceName) []schema.GroupResource {
 	text := string(name)
 	if counted, ok := strings.CutPrefix(text, countPrefix); ok {
-		return schema.ParseGroupResource(counted)
+		return []schema.GroupResource{schema.ParseGroupResource(counted)}
 	}
 	core := func(r string) schema.GroupResource { return schema.GroupResource{Resource: r} }
+	resourceClaims := schema.GroupResource{Group: resourcev1.GroupName, Resource: "resourceclaims"}
 	switch {
 	case countedByName[text]:
-		return core(text)
+		return []schema.GroupResource{core(text)}
 	case name == corev1.ResourceServices, strings.HasPrefix(text, "services."):
-		return core("services")
+		return []schema.GroupResource{core("services")}
 	case name == corev1.ResourcePersistentVolumeClaims, name == corev1.ResourceRequestsStorage, strings.Contains(text, ".storageclass.storage.k8s.io/"):
-		return core("persistentvolumeclaims")
-	case strings.HasSuffix(text, ".deviceclass.resource.k8s.io/devices"):
-		return schema.GroupResource{Group: resourcev1.GroupName, Resource: "resourceclaims"}
+		return []schema.GroupResource{core("persistentvolumeclaims")}
+	case strings.HasSuffix(text, ofDeviceClass):
+		return []schema.GroupResource{resourceClaims}
+	case extended(text):
+		return []schema.GroupResource{core("pods"), resourceClaims}
 	}
-	return core("pods")
+	return []schema.GroupResource{core("pods")}
 }

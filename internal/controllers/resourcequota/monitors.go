@@ -2,6 +2,7 @@ package resourcequota
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -130,7 +131,7 @@ func (m *monitors) changed(r *reconciler, of schema.GroupResource, old, o any) {
 	}
 	if before != nil && now != nil {
 		at := r.Clock.Now()
-		if equality.Semantic.DeepEqual(quota.Usage(of, before, at), quota.Usage(of, now, at)) &&
+		if equality.Semantic.DeepEqual(quota.Usage(r.Cache, of, before, at), quota.Usage(r.Cache, of, now, at)) &&
 			(before.GetDeletionTimestamp() == nil) == (now.GetDeletionTimestamp() == nil) && !scopesChanged(before, now) {
 			return
 		}
@@ -159,7 +160,7 @@ func scopesChanged(before, now crclient.Object) bool {
 // later has the quota counted soon if it limits a resource that is concerned.
 func (m *monitors) later(q *corev1.ResourceQuota, concerned func(schema.GroupResource) bool) {
 	for name := range q.Spec.Hard {
-		if concerned(quota.CountedBy(name)) {
+		if slices.ContainsFunc(quota.CountedBy(name), concerned) {
 			m.queue.AddAfter(controller.Request{NamespacedName: controller.Key(q)}, settle)
 			return
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -24,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	"k8s.io/utils/ptr"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -62,6 +64,7 @@ func New(d controller.Deps, discover controller.Discover) (controller.Runnable, 
 				controller.Add(q, changed.Namespace, changed.Name)
 			}
 		}),
+		controller.Watch(d, &resourcev1.DeviceClass{}, r.deviceClassChanged),
 		controller.Watch(d, &apiextensionsv1.CustomResourceDefinition{}, r.definitionChanged),
 		controller.Watch(d, &apiregistrationv1.APIService{}, r.serviceChanged))
 }
@@ -93,6 +96,17 @@ func meddled(old, changed *corev1.ResourceQuota) bool {
 	return !equality.Semantic.DeepEqual(others(old), others(changed))
 }
 
+// deviceClassChanged has claims counted anew if devices stand for another
+// extended resource than before.
+func (r *reconciler) deviceClassChanged(_ controller.Queue, old, class *resourcev1.DeviceClass) {
+	if old != nil && class != nil && ptr.Equal(old.Spec.ExtendedResourceName, class.Spec.ExtendedResourceName) {
+		return
+	}
+	r.recount(func(of schema.GroupResource) bool {
+		return of == schema.GroupResource{Group: resourcev1.GroupName, Resource: "resourceclaims"}
+	})
+}
+
 func (r *reconciler) definitionChanged(_ controller.Queue, old, crd *apiextensionsv1.CustomResourceDefinition) {
 	gone := crd == nil
 	if gone {
@@ -120,6 +134,11 @@ func (r *reconciler) servedAnew(gone bool, concerned func(schema.GroupResource) 
 	if gone {
 		r.monitors.forget(concerned)
 	}
+	r.recount(concerned)
+}
+
+// recount has the quotas counted that limit a resource that is concerned.
+func (r *reconciler) recount(concerned func(schema.GroupResource) bool) {
 	var list corev1.ResourceQuotaList
 	if err := r.Cache.List(context.Background(), &list, crclient.UnsafeDisableDeepCopy); err != nil {
 		r.Log.Error("listing quotas", "error", err)
@@ -160,8 +179,9 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 func (r *reconciler) count(ctx context.Context, q *corev1.ResourceQuota, used corev1.ResourceList) (again time.Duration, err error) {
 	limits := map[schema.GroupResource][]corev1.ResourceName{}
 	for name := range q.Spec.Hard {
-		of := quota.CountedBy(name)
-		limits[of] = append(limits[of], name)
+		for _, of := range quota.CountedBy(name) {
+			limits[of] = append(limits[of], name)
+		}
 	}
 	sooner := func(d time.Duration) {
 		if again == 0 || d < again {
@@ -179,7 +199,9 @@ func (r *reconciler) count(ctx context.Context, q *corev1.ResourceQuota, used co
 			continue
 		}
 		for _, name := range names {
-			used[name] = *resource.NewQuantity(0, q.Spec.Hard[name].Format)
+			if _, begun := used[name]; !begun {
+				used[name] = *resource.NewQuantity(0, q.Spec.Hard[name].Format)
+			}
 		}
 		if quota.Ignored(of) {
 			continue
@@ -196,7 +218,7 @@ func (r *reconciler) count(ctx context.Context, q *corev1.ResourceQuota, used co
 					sooner(end.Sub(now) + time.Second)
 				}
 			}
-			usage := quota.Usage(of, o, now)
+			usage := quota.Usage(r.Cache, of, o, now)
 			for _, name := range names {
 				if n, ok := usage[name]; ok {
 					sum := used[name]

@@ -49,9 +49,9 @@ func (p *Plugin) Account(ctx context.Context, a *admission.Attributes) (entries 
 		return nil, nothing, err
 	}
 	now := p.clock.Now()
-	delta := quota.Usage(a.Resource.GroupResource(), a.Object, now)
+	delta := quota.Usage(p.cache, a.Resource.GroupResource(), a.Object, now)
 	if a.Old != nil {
-		delta = grown(delta, quota.Usage(a.Resource.GroupResource(), a.Old, now))
+		delta = grown(delta, quota.Usage(p.cache, a.Resource.GroupResource(), a.Old, now))
 	}
 	lock := &p.locks[maphash.String(p.seed, a.Namespace)%uint64(len(p.locks))]
 	lock.Lock()

@@ -71,7 +71,7 @@ func TestCheck(t *testing.T) {
 				Operation: admission.Create, Name: "p", Object: tt.pod,
 				Resource: &apis.Resource{Names: apis.Names{Resource: "pods", Kind: "Pod"}},
 			}
-			used, err := check(a, tt.quota, quota.Usage(schema.GroupResource{Resource: "pods"}, tt.pod, time.Now()))
+			used, err := check(a, tt.quota, quota.Usage(nil, schema.GroupResource{Resource: "pods"}, tt.pod, time.Now()))
 			text := ""
 			if err != nil {
 				text = err.Error()
