@@ -4,6 +4,7 @@ import (
 	"context"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -43,7 +44,11 @@ func (s *Server) lookup(ctx context.Context, info *requestInfo) (res *verbs.Reso
 func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *requestInfo) error {
 	res, v := s.lookup(r.Context(), info)
 	if v == nil {
-		return notFound()
+		if s.builtIn(info.GroupVersion.Group) {
+			return notFound()
+		}
+		http.NotFound(w, r)
+		return nil
 	}
 	if v.Deprecation != "" {
 		s.metrics.askedDeprecated(info)
@@ -58,12 +63,15 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 			return notFound()
 		}
 	} else if req.Namespace == "" && !collection {
-		if info.Name != "" || info.Verb != "create" {
+		if info.Name != "" {
 			return notFound()
 		}
-		if res.Virtual == nil {
+		if info.Verb != "create" || res.Virtual == nil {
 			return methodNotAllowed(info, req)
 		}
+	}
+	if r.Method == http.MethodHead && res.Custom == nil && info.Subresource != "proxy" {
+		return methodNotAllowed(info, req)
 	}
 	if info.Verb == "deletecollection" && res.Namespaced && req.Namespace == "" {
 		return methodNotAllowed(info, req)
@@ -115,12 +123,20 @@ func pathHasName(info *requestInfo) bool {
 	return strings.Contains(info.Path, "/watch/") && strings.HasSuffix(info.Path, "/"+info.Name)
 }
 
+// builtIn reports whether the group has resources that are not custom. As with
+// upstream, what is unknown there is told in a Status, and elsewhere by the last
+// of all handlers, in plain text.
+func (s *Server) builtIn(group string) bool {
+	return slices.ContainsFunc(s.Verbs.Resources(), func(r *verbs.Resource) bool { return r.Custom == nil && r.Group == group })
+}
+
 // methodNotAllowed is the answer to what a path does not serve, in upstream's
 // words.
 func methodNotAllowed(info *requestInfo, req *verbs.Request) error {
-	e := apierrors.NewMethodNotSupported(schema.GroupResource{Group: req.Version.Group, Resource: req.Resource().Names.Resource}, info.Verb)
-	e.ErrStatus.Message = "the server does not allow this method on the requested resource"
-	return e
+	if req.Resource().Custom != nil {
+		return apierrors.NewMethodNotSupported(schema.GroupResource{Group: req.Version.Group, Resource: req.Resource().Names.Resource}, info.Verb)
+	}
+	return apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, info.Verb, noResource, "", "", 0, false)
 }
 
 func (s *Server) get(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {

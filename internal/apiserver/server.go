@@ -233,10 +233,10 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, info *request
 	if s.serveDiscoveryPath(w, r, info) || s.serveHealthPath(w, r, info) || !s.DisableProfiling && s.serveProfile(w, r, info) {
 		return
 	}
-	writeError(w, r, notFound())
+	http.NotFound(w, r)
 }
 
-// notFound is the answer for paths that mean nothing.
+// notFound is the answer for paths that mean nothing among the resources.
 func notFound() error {
 	e := apierrors.NewGenericServerResponse(http.StatusNotFound, "", noResource, "", "", 0, false)
 	e.ErrStatus.Message = "the server could not find the requested resource"

@@ -131,12 +131,12 @@ func (s *server) refusals(t *testing.T) {
 	}{
 		"no object":          {call{Method: "GET", Path: maps + "/absent"}, 404, "NotFound", `configmaps "absent" not found`},
 		"no resource":        {call{Method: "GET", Path: "/api/v1/nonsense"}, 404, "NotFound", "the server could not find the requested resource"},
-		"no group":           {call{Method: "GET", Path: "/apis/example.com/v1/things"}, 404, "NotFound", "the server could not find the requested resource"},
 		"no version":         {call{Method: "GET", Path: "/apis/apps/v1beta1/deployments"}, 404, "NotFound", "the server could not find the requested resource"},
 		"no subresource":     {call{Method: "GET", Path: maps + "/here/scale"}, 404, "NotFound", "the server could not find the requested resource"},
-		"no path":            {call{Method: "GET", Path: "/nonsense"}, 404, "NotFound", "the server could not find the requested resource"},
 		"exists":             {call{Method: "POST", Path: maps, Body: `{"metadata":{"name":"here"}}`}, 409, "AlreadyExists", `configmaps "here" already exists`},
 		"method":             {call{Method: "POST", Path: maps + "/here", Body: `{"metadata":{"name":"here"}}`}, 405, "MethodNotAllowed", "the server does not allow this method on the requested resource"},
+		"method all over":    {call{Method: "PUT", Path: "/api/v1/configmaps", Body: `{}`}, 405, "MethodNotAllowed", "the server does not allow this method on the requested resource"},
+		"options":            {call{Method: "OPTIONS", Path: maps}, 405, "MethodNotAllowed", "the server does not allow this method on the requested resource"},
 		"method collection":  {call{Method: "PUT", Path: maps, Body: `{}`}, 405, "MethodNotAllowed", "the server does not allow this method on the requested resource"},
 		"accept":             {call{Method: "GET", Path: maps, Accept: "text/html"}, 406, "NotAcceptable", "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"},
 		"table of what":      {call{Method: "GET", Path: maps, Accept: "application/json;as=Chair;v=v1;g=meta.k8s.io"}, 406, "NotAcceptable", "only the following media types are accepted"},
@@ -184,6 +184,15 @@ func (s *server) refusals(t *testing.T) {
 		if st.Reason != c.reason || !strings.Contains(st.Message, c.text) || st.Status != metav1.StatusFailure || st.Code != int32(c.code) {
 			t.Errorf("%s: %s %q", what, st.Reason, st.Message)
 		}
+	}
+	// What nobody answers for is not found by the last handler of all.
+	for _, path := range []string{"/nonsense", "/apis/example.com/v1/things"} {
+		if a := s.do(call{Method: "GET", Path: path}); a.Code != 404 || string(a.Body) != "404 page not found\n" {
+			t.Errorf("%s: %d %s", path, a.Code, a.Body)
+		}
+	}
+	if a := s.do(call{Method: "HEAD", Path: maps + "/here"}); a.Code != 405 {
+		t.Errorf("HEAD: %d", a.Code)
 	}
 	anonymous := rest.AnonymousClientConfig(s.Config)
 	hc, err := rest.HTTPClientFor(anonymous)
