@@ -185,8 +185,6 @@ func (s *server) metrics(t *testing.T) {
 // lackingMetrics are upstream's that are not shown, and why. A star stands for
 // what follows.
 var lackingMetrics = []string{
-	// Of a plug-in that takes less time than counting it would.
-	"pod_security_evaluations_total counter", "pod_security_exemptions_total counter",
 	// Servers do not ask each other what they serve.
 	"aggregator_discovery_nopeer_requests_total counter", "aggregator_discovery_peer_aggregated_cache_*",
 	// No loop repairs node ports: they are claimed with their Service.
