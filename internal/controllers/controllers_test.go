@@ -99,7 +99,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 // eventually waits for ok, looking again whenever objects of list's kind change.
 func eventually(t *testing.T, c *testcluster.Cluster, what string, list client.ObjectList, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	w, err := c.Client.Watch(ctx, list)
 	if err != nil {
@@ -110,7 +110,7 @@ func eventually(t *testing.T, c *testcluster.Cluster, what string, list client.O
 		select {
 		case <-w.ResultChan():
 		case <-ctx.Done():
-			t.Fatalf("%s: not within 30 s", what)
+			t.Fatalf("%s: not within a minute", what)
 		}
 	}
 }

@@ -52,7 +52,7 @@ func TestWithAPIServer(t *testing.T) {
 	case <-server.Ready():
 	case err := <-done:
 		t.Fatal(err)
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("not ready")
 	}
 	conn, err := peer.Dial("udp", at.String())

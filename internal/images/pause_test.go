@@ -70,7 +70,7 @@ func TestPauseProgramRuns(t *testing.T) {
 			if err != nil {
 				t.Errorf("%v: %v", signal, err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(time.Minute):
 			t.Errorf("goes on after %v", signal)
 			cmd.Process.Kill()
 			<-ended

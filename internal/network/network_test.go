@@ -301,7 +301,7 @@ func TestNoticesForeignChanges(t *testing.T) {
 		t.Helper()
 		select {
 		case <-a.m.wake:
-		case <-time.After(5 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("%s was not noticed", what)
 		}
 		if err := a.m.sync(); err != nil {

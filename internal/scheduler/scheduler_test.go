@@ -121,7 +121,7 @@ func cpu(amount string) func(*corev1.Pod) {
 // until waits for ok to be true of the pod.
 func until(t *testing.T, c *testcluster.Cluster, name, what string, ok func(*corev1.Pod) bool) *corev1.Pod {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	w, err := c.Client.Watch(ctx, &corev1.PodList{}, client.InNamespace("default"))
 	if err != nil {
@@ -136,7 +136,7 @@ func until(t *testing.T, c *testcluster.Cluster, name, what string, ok func(*cor
 		select {
 		case <-w.ResultChan():
 		case <-ctx.Done():
-			t.Fatalf("pod %s: %s: not within 20 s; it is on node %q, conditions %v", name, what, p.Spec.NodeName, p.Status.Conditions)
+			t.Fatalf("pod %s: %s: not within a minute; it is on node %q, conditions %v", name, what, p.Spec.NodeName, p.Status.Conditions)
 		}
 	}
 }
@@ -162,7 +162,7 @@ func unschedulable(t *testing.T, c *testcluster.Cluster, name, message string) {
 // event waits for an event of that reason about the pod.
 func event(t *testing.T, c *testcluster.Cluster, name, reason, message string, by ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	w, err := c.Client.Watch(ctx, &corev1.EventList{})
 	if err != nil {

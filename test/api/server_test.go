@@ -23,7 +23,7 @@ import (
 )
 
 // patience bounds every wait; it is only ever reached by a failing test.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 const (
 	mediaJSON     = "application/json"

@@ -13,7 +13,7 @@ import (
 )
 
 // patience is how long Wait waits.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // Account returns the cluster as a ServiceAccount in kube-system sees it.
 func (c *Cluster) Account(name string) skiffclient.Set {

@@ -28,7 +28,7 @@ import (
 )
 
 // patience is how long Eventually waits.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // Cluster is an API server and the controllers that a test runs over it.
 type Cluster struct {

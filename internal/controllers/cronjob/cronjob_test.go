@@ -207,7 +207,7 @@ func TestForgottenJobs(t *testing.T) {
 // waitForTimer lets the clock run until a CronJob has n Jobs.
 func (w world) waitForTimer(name string, n int) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	watch, err := w.Client.Watch(ctx, &batchv1.JobList{})
 	if err != nil {

@@ -85,7 +85,7 @@ func TestRun(t *testing.T) {
 				if got != w {
 					t.Fatalf("got %q, want %q", got, w)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatalf("%q did not come", w)
 			}
 		}

@@ -241,7 +241,7 @@ func (w *world) create(objects ...client.Object) {
 
 func (w *world) eventually(what string, list client.ObjectList, ok func() bool) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 	defer cancel()
 	events, err := w.Client.Watch(ctx, list)
 	if err != nil {

@@ -27,7 +27,7 @@ import (
 )
 
 // patience bounds every wait; it is only ever reached by a failing test.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // Bounds of a collection's window of events and of a watcher's queue.
 const (
