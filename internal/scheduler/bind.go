@@ -99,7 +99,7 @@ func (s *Scheduler) report(ctx context.Context, d decision) {
 	if d.nomination != nil {
 		nominated = d.nomination.Node
 	}
-	err := s.patchStatus(ctx, d.pod.Pod, &corev1.PodCondition{
+	err := s.writeStatus(ctx, d.pod.Pod, &corev1.PodCondition{
 		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: d.message,
 	}, nominated)
 	if err != nil && ctx.Err() == nil {

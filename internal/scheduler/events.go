@@ -15,25 +15,28 @@ import (
 	"skiff/internal/scheduler/framework"
 )
 
+// source starts to hand over the events of one kind of objects, and returns when
+// it has handed over those that there are. stop ends it.
+type source func(ctx context.Context) (stop func(), err error)
+
 // follow starts to take in events and returns when the present state has been
 // taken in. stop ends it.
 func (s *Scheduler) follow(ctx context.Context) (stop func(), err error) {
+	// Nodes come before the pods on them, and namespaces before pods are tried.
+	sources := slices.Concat(s.volumeSources(), s.deviceSources(), []source{
+		watch(s, &corev1.Namespace{}, s.namespaceEventLocked),
+		watch(s, &corev1.Service{}, s.serviceEventLocked),
+		watch(s, &corev1.Node{}, s.nodeEventLocked),
+		watch(s, &corev1.Pod{}, s.podEventLocked),
+	})
 	var stops []func()
 	stop = func() {
 		for _, f := range stops {
 			f()
 		}
 	}
-	// Nodes come before the pods on them, and namespaces before pods are tried.
-	for _, start := range []func() (func(), error){
-		func() (func(), error) { return s.followVolumes(ctx) },
-		func() (func(), error) { return s.followDevices(ctx) },
-		func() (func(), error) { return watch(ctx, s, &corev1.Namespace{}, s.namespaceEventLocked) },
-		func() (func(), error) { return watch(ctx, s, &corev1.Service{}, s.serviceEventLocked) },
-		func() (func(), error) { return watch(ctx, s, &corev1.Node{}, s.nodeEventLocked) },
-		func() (func(), error) { return watch(ctx, s, &corev1.Pod{}, s.podEventLocked) },
-	} {
-		f, err := start()
+	for _, start := range sources {
+		f, err := start(ctx)
 		if err != nil {
 			return stop, err
 		}
@@ -43,13 +46,8 @@ func (s *Scheduler) follow(ctx context.Context) (stop func(), err error) {
 }
 
 // watch calls changed, with the lock held, for each object of kind and each
-// change of one; old or now is nil if the object is new or gone. It returns
-// when changed has seen the objects that there are.
-func watch[T crclient.Object](ctx context.Context, s *Scheduler, kind T, changed func(old, now T)) (stop func(), err error) {
-	informer, err := s.client.Cache.GetInformer(ctx, kind)
-	if err != nil {
-		return nil, fmt.Errorf("scheduler: following %T: %w", kind, err)
-	}
+// change of one; old or now is nil if the object is new or gone.
+func watch[T crclient.Object](s *Scheduler, kind T, changed func(old, now T)) source {
 	var none T
 	handle := func(old, now T) {
 		s.mu.Lock()
@@ -57,7 +55,7 @@ func watch[T crclient.Object](ctx context.Context, s *Scheduler, kind T, changed
 		changed(old, now)
 		s.wake()
 	}
-	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+	handler := toolscache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { handle(none, o.(T)) },
 		UpdateFunc: func(old, now any) { handle(old.(T), now.(T)) },
 		DeleteFunc: func(o any) {
@@ -68,19 +66,26 @@ func watch[T crclient.Object](ctx context.Context, s *Scheduler, kind T, changed
 				handle(gone, none)
 			}
 		},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("scheduler: following %T: %w", kind, err)
 	}
-	select {
-	case <-registration.HasSyncedChecker().Done():
-	case <-ctx.Done():
-	}
-	return func() {
-		if err := informer.RemoveEventHandler(registration); err != nil {
-			s.log.Warn("an event handler could not be removed", "error", err)
+	return func(ctx context.Context) (stop func(), err error) {
+		informer, err := s.client.Cache.GetInformer(ctx, kind)
+		if err != nil {
+			return nil, fmt.Errorf("scheduler: following %T: %w", kind, err)
 		}
-	}, nil
+		registration, err := informer.AddEventHandler(handler)
+		if err != nil {
+			return nil, fmt.Errorf("scheduler: following %T: %w", kind, err)
+		}
+		select {
+		case <-registration.HasSyncedChecker().Done():
+		case <-ctx.Done():
+		}
+		return func() {
+			if err := informer.RemoveEventHandler(registration); err != nil {
+				s.log.Warn("an event handler could not be removed", "error", err)
+			}
+		}, nil
+	}
 }
 
 func (s *Scheduler) namespaceEventLocked(old, now *corev1.Namespace) {

@@ -23,7 +23,7 @@ func (s *Scheduler) budgets() []policyv1.PodDisruptionBudget {
 // evict deletes a pod that is in the way of another one, and says so.
 func (s *Scheduler) evict(ctx context.Context, preemptor, victim *corev1.Pod, node string) error {
 	if victim.DeletionTimestamp == nil {
-		err := s.patchStatus(ctx, victim, &corev1.PodCondition{
+		err := s.writeStatus(ctx, victim, &corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
 			Message: preemptor.Spec.SchedulerName + ": preempting to accommodate a higher priority pod",
 		}, victim.Status.NominatedNodeName)
@@ -45,7 +45,7 @@ func (s *Scheduler) evict(ctx context.Context, preemptor, victim *corev1.Pod, no
 
 // displace takes a nomination out of the status of a pod.
 func (s *Scheduler) displace(ctx context.Context, pod *corev1.Pod) error {
-	return s.patchStatus(ctx, pod, nil, "")
+	return s.writeStatus(ctx, pod, nil, "")
 }
 
 func anywhere(n int) int { return rand.IntN(n) }

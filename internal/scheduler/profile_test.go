@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,8 +13,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
 	extenderv1 "k8s.io/kube-scheduler/extender/v1"
 	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/cluster/testcluster"
 	"skiff/internal/identity"
@@ -167,6 +170,33 @@ extenders:
 	create(t, c, pod("nowhere", thing))
 	unschedulable(t, c, "nowhere", "0/3 nodes are available: 3 the extender does not like it."+
 		" no new claims to deallocate, preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod.")
+}
+
+// TestStatusOfChangedPod: what the scheduler says of a pod that somebody changed
+// while it was tried takes nothing of that back.
+func TestStatusOfChangedPod(t *testing.T) {
+	c := testcluster.Start(t)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var args extenderv1.ExtenderArgs
+		if err := json.NewDecoder(r.Body).Decode(&args); err != nil {
+			t.Error(err)
+		}
+		patch := client.RawPatch(types.StrategicMergePatchType, []byte(`{"status":{"conditions":[{"type":"example.com/changed","status":"True"}]}}`))
+		if err := c.Client.Status().Patch(r.Context(), args.Pod, patch); err != nil {
+			t.Error(err)
+		}
+		if err := json.NewEncoder(w).Encode(extenderv1.ExtenderFilterResult{FailedNodes: extenderv1.FailedNodesMap{"a": "no"}, Nodes: &corev1.NodeList{}}); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	configure(t, c, head+"extenders: [{urlPrefix: "+server.URL+", filterVerb: filter}]\n")
+	node(t, c, "a")
+	create(t, c, pod("p"))
+	p := until(t, c, "p", "refused", refused("0/1 nodes are available: 1 no."))
+	if !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == "example.com/changed" }) {
+		t.Errorf("conditions: %v", p.Status.Conditions)
+	}
 }
 
 // TestExtenderDecidesAboutVictims has an extender that spares the node that

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,9 +24,9 @@ type statusPatch struct {
 	} `json:"status"`
 }
 
-// patchStatus writes a condition, unless it is nil, and the nominated node, as
+// writeStatus writes a condition, unless it is nil, and the nominated node, as
 // far as they are new. A pod that is gone is no error.
-func (s *Scheduler) patchStatus(ctx context.Context, pod *corev1.Pod, c *corev1.PodCondition, nominated string) error {
+func (s *Scheduler) writeStatus(ctx context.Context, pod *corev1.Pod, c *corev1.PodCondition, nominated string) error {
 	var p statusPatch
 	p.Metadata.UID = pod.UID
 	if nominated != pod.Status.NominatedNodeName {
@@ -40,16 +41,42 @@ func (s *Scheduler) patchStatus(ctx context.Context, pod *corev1.Pod, c *corev1.
 	if p.Status.Conditions == nil && p.Status.NominatedNodeName == nil {
 		return nil
 	}
+	// An update costs the server less than a patch, but needs the pod as it is.
+	err := s.client.Client.Status().Update(ctx, p.applied(pod))
+	if apierrors.IsConflict(err) {
+		err = s.patchStatus(ctx, pod, &p)
+	}
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}
+
+func (s *Scheduler) patchStatus(ctx context.Context, pod *corev1.Pod, p *statusPatch) error {
 	data, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
 	answer := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}}
-	err = s.client.Client.Status().Patch(ctx, answer, crclient.RawPatch(types.StrategicMergePatchType, data))
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil
+	return s.client.Client.Status().Patch(ctx, answer, crclient.RawPatch(types.StrategicMergePatchType, data))
+}
+
+// applied returns the pod with what the patch says.
+func (p *statusPatch) applied(pod *corev1.Pod) *corev1.Pod {
+	next := *pod
+	if p.Status.NominatedNodeName != nil {
+		next.Status.NominatedNodeName = *p.Status.NominatedNodeName
 	}
-	return err
+	next.Status.Conditions = slices.Clone(pod.Status.Conditions)
+	for _, c := range p.Status.Conditions {
+		i := slices.IndexFunc(next.Status.Conditions, func(o corev1.PodCondition) bool { return o.Type == c.Type })
+		if i < 0 {
+			next.Status.Conditions = append(next.Status.Conditions, c)
+		} else {
+			next.Status.Conditions[i] = c
+		}
+	}
+	return &next
 }
 
 // nextCondition returns c as it follows on the pod's present one, and whether

@@ -1,8 +1,6 @@
 package scheduler
 
 import (
-	"context"
-
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -11,35 +9,18 @@ import (
 	"skiff/internal/scheduler/framework"
 )
 
-// followVolumes takes in events of what decides where volumes can be. Plugins
-// read the objects themselves; the events wake the pods that wait for them.
-func (s *Scheduler) followVolumes(ctx context.Context) (stop func(), err error) {
-	var stops []func()
-	stop = func() {
-		for _, f := range stops {
-			f()
-		}
+// volumeSources are of what decides where volumes can be. Plugins read the
+// objects themselves; the events wake the pods that wait for them.
+func (s *Scheduler) volumeSources() []source {
+	return []source{
+		watch(s, &corev1.PersistentVolumeClaim{}, s.claimEventLocked),
+		watch(s, &corev1.PersistentVolume{}, volumeEvent(s, samePV)),
+		watch(s, &storagev1.StorageClass{}, volumeEvent(s, sameClass)),
+		watch(s, &storagev1.CSINode{}, volumeEvent(s, sameCSINode)),
+		watch(s, &storagev1.CSIDriver{}, volumeEvent(s, sameDriver)),
+		watch(s, &storagev1.CSIStorageCapacity{}, volumeEvent(s, sameCapacity)),
+		watch(s, &storagev1.VolumeAttachment{}, volumeEvent(s, sameAttachment)),
 	}
-	for _, start := range []func() (func(), error){
-		func() (func(), error) { return watch(ctx, s, &corev1.PersistentVolumeClaim{}, s.claimEventLocked) },
-		func() (func(), error) { return watch(ctx, s, &corev1.PersistentVolume{}, volumeEvent(s, samePV)) },
-		func() (func(), error) { return watch(ctx, s, &storagev1.StorageClass{}, volumeEvent(s, sameClass)) },
-		func() (func(), error) { return watch(ctx, s, &storagev1.CSINode{}, volumeEvent(s, sameCSINode)) },
-		func() (func(), error) { return watch(ctx, s, &storagev1.CSIDriver{}, volumeEvent(s, sameDriver)) },
-		func() (func(), error) {
-			return watch(ctx, s, &storagev1.CSIStorageCapacity{}, volumeEvent(s, sameCapacity))
-		},
-		func() (func(), error) {
-			return watch(ctx, s, &storagev1.VolumeAttachment{}, volumeEvent(s, sameAttachment))
-		},
-	} {
-		f, err := start()
-		if err != nil {
-			return stop, err
-		}
-		stops = append(stops, f)
-	}
-	return stop, nil
 }
 
 // volumeEvent makes an event handler for one kind; same reports whether a

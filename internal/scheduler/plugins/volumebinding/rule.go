@@ -1,6 +1,7 @@
 package volumebinding
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -29,7 +30,9 @@ type rule struct {
 	unbound    []*corev1.PersistentVolumeClaim
 	candidates []*corev1.PersistentVolume
 	classes    map[string]*storagev1.StorageClass
-	// capacities are what drivers that say so have left.
+	// counted are the classes of drivers that say what they have left, which are
+	// the capacities.
+	counted    map[string]bool
 	capacities []storagev1.CSIStorageCapacity
 }
 
@@ -106,30 +109,33 @@ func (r *rule) load(ctx context.Context) error {
 		}
 	}
 	r.p.mu.Unlock()
-	slices.SortFunc(r.candidates, func(a, b *corev1.PersistentVolume) int {
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(r.candidates, func(a, b *corev1.PersistentVolume) int { return cmp.Compare(a.Name, b.Name) })
+	return r.loadCapacities(ctx)
+}
+
+func (r *rule) loadCapacities(ctx context.Context) error {
+	r.counted = map[string]bool{}
 	for _, class := range r.classes {
 		if class == nil {
 			continue
 		}
 		var driver storagev1.CSIDriver
 		err := r.p.client.Cache.Get(ctx, types.NamespacedName{Name: class.Provisioner}, &driver, crclient.UnsafeDisableDeepCopy)
-		if err == nil && ptr.Deref(driver.Spec.StorageCapacity, false) {
-			var capacities storagev1.CSIStorageCapacityList
-			if err := r.p.client.Cache.List(ctx, &capacities, crclient.UnsafeDisableDeepCopy); err != nil {
-				return err
-			}
-			// Not nil: there is a driver whose capacity counts.
-			r.capacities = append([]storagev1.CSIStorageCapacity{}, capacities.Items...)
-		} else if err != nil && !apierrors.IsNotFound(err) {
+		switch {
+		case apierrors.IsNotFound(err):
+		case err != nil:
 			return err
+		case ptr.Deref(driver.Spec.StorageCapacity, false):
+			r.counted[class.Name] = true
 		}
 	}
-	return nil
+	if len(r.counted) == 0 {
+		return nil
+	}
+	var all storagev1.CSIStorageCapacityList
+	err := r.p.client.Cache.List(ctx, &all, crclient.UnsafeDisableDeepCopy)
+	r.capacities = all.Items
+	return err
 }
 
 // What keeps a pod off a node.
@@ -199,12 +205,7 @@ func (r *rule) canProvision(claim *corev1.PersistentVolumeClaim, node *corev1.No
 	if !allows(class.AllowedTopologies, node.Labels) {
 		return noVolume
 	}
-	if r.capacities == nil {
-		return nil
-	}
-	var driver storagev1.CSIDriver
-	err := r.p.client.Cache.Get(context.Background(), types.NamespacedName{Name: class.Provisioner}, &driver, crclient.UnsafeDisableDeepCopy)
-	if err != nil || !ptr.Deref(driver.Spec.StorageCapacity, false) {
+	if !r.counted[class.Name] {
 		return nil
 	}
 	want := claim.Spec.Resources.Requests[corev1.ResourceStorage]
