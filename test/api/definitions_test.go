@@ -2,7 +2,6 @@ package api
 
 import (
 	"fmt"
-	"net"
 	"testing"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -14,27 +13,14 @@ import (
 
 	"skiff/internal/cluster"
 	"skiff/internal/cluster/testcluster"
-	"skiff/internal/store/etcd/member"
+	"skiff/internal/store/etcd/member/membertest"
 )
 
 // etcd runs an etcd until the test ends.
 func etcd(t *testing.T) cluster.DatastoreConfig {
 	t.Helper()
-	url := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		return "http://" + l.Addr().String()
-	}
-	o := member.Options{Name: "etcd", Dir: t.TempDir(), PeerURL: url(), ClientURL: url(), Token: t.Name()}
-	o.Cluster = map[string]string{o.Name: o.PeerURL}
-	m, err := member.Start(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(m.Close)
+	o := membertest.Options(t, "etcd")
+	membertest.Start(t, o)
 	return cluster.DatastoreConfig{Endpoints: []string{o.ClientURL}}
 }
 

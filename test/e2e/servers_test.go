@@ -28,7 +28,7 @@ import (
 
 	"skiff/internal/cluster"
 	"skiff/internal/cluster/server"
-	"skiff/internal/store/etcd/member"
+	"skiff/internal/store/etcd/member/membertest"
 )
 
 // localServer is a control plane with controllers and scheduler in this
@@ -139,21 +139,8 @@ func TestTwoClustersInOneProcess(t *testing.T) {
 // TestServersShareAnEtcd is about two servers on one etcd: what one has
 // acknowledged the other shows at once, and one of them leads.
 func TestServersShareAnEtcd(t *testing.T) {
-	url := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		return "http://" + l.Addr().String()
-	}
-	o := member.Options{Name: "etcd", Dir: t.TempDir(), PeerURL: url(), ClientURL: url(), Token: t.Name()}
-	o.Cluster = map[string]string{o.Name: o.PeerURL}
-	m, err := member.Start(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(m.Close)
+	o := membertest.Options(t, "etcd")
+	membertest.Start(t, o)
 	store := cluster.DatastoreConfig{Endpoints: []string{o.ClientURL}}
 	one, two := startLocal(t, cluster.ServerConfig{Datastore: store}), startLocal(t, cluster.ServerConfig{Datastore: store})
 	for i := range 50 {

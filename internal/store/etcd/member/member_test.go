@@ -1,10 +1,9 @@
-package member
+package member_test
 
 import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"path/filepath"
 	"testing"
 	"time"
@@ -15,44 +14,16 @@ import (
 	"skiff/internal/store"
 	"skiff/internal/store/enginetest"
 	"skiff/internal/store/etcd"
+	"skiff/internal/store/etcd/member"
+	"skiff/internal/store/etcd/member/membertest"
 	"skiff/internal/store/pebble"
 )
-
-// address returns a URL on this machine whose port is free.
-func localURL(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
-}
-
-func options(t *testing.T, name string) Options {
-	t.Helper()
-	o := Options{Name: name, Dir: t.TempDir(), PeerURL: localURL(t), ClientURL: localURL(t), Token: t.Name()}
-	o.Cluster = map[string]string{name: o.PeerURL}
-	return o
-}
-
-func start(t *testing.T, o Options) *Member {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	m, err := Start(ctx, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(m.Close)
-	return m
-}
 
 // TestEngine runs the suite over one member, each test below a prefix of its
 // own: by network and in process.
 func TestEngine(t *testing.T) {
-	o := options(t, "a")
-	m := start(t, o)
+	o := membertest.Options(t, "a")
+	m := membertest.Start(t, o)
 	t.Run("network", func(t *testing.T) {
 		enginetest.Run(t, func(t *testing.T) store.Engine {
 			e, err := etcd.Open(t.Context(), etcd.Options{Endpoints: []string{o.ClientURL}, Prefix: "/" + t.Name()})
@@ -71,7 +42,7 @@ func TestEngine(t *testing.T) {
 
 // TestSnapshotBetweenEngines restores an etcd's snapshot into Pebble and back.
 func TestSnapshotBetweenEngines(t *testing.T) {
-	m := start(t, options(t, "a"))
+	m := membertest.Start(t, membertest.Options(t, "a"))
 	source := etcd.New(m.Client(), etcd.Options{Prefix: "/source"})
 	defer source.Close()
 	for i := range 2500 { // more than a page
@@ -124,26 +95,26 @@ func TestSnapshotBetweenEngines(t *testing.T) {
 // TestCluster grows to three members, loses one without losing anything, and
 // lets it come back.
 func TestCluster(t *testing.T) {
-	a := options(t, "a")
-	members := []*Member{start(t, a)}
+	a := membertest.Options(t, "a")
+	members := []*member.Member{membertest.Start(t, a)}
 	var endpoints []string
-	all := []Options{a}
+	all := []member.Options{a}
 	for _, name := range []string{"b", "c"} {
-		o := options(t, name)
+		o := membertest.Options(t, name)
 		o.Joining = true
 		var err error
 		// etcd takes a new member only once the last one is in.
 		eventually(t, func() error {
-			o.Cluster, err = Join(t.Context(), client(t, a), name, o.PeerURL)
+			o.Cluster, err = member.Join(t.Context(), client(t, a), name, o.PeerURL)
 			return err
 		})
-		if again, err := Join(t.Context(), client(t, a), name, o.PeerURL); err != nil || len(again) != len(o.Cluster) {
+		if again, err := member.Join(t.Context(), client(t, a), name, o.PeerURL); err != nil || len(again) != len(o.Cluster) {
 			t.Errorf("a second Join before the start: %v, %v, want %v", again, err, o.Cluster)
 		}
-		members = append(members, start(t, o))
+		members = append(members, membertest.Start(t, o))
 		all = append(all, o)
 	}
-	if _, err := Join(t.Context(), client(t, a), "c", localURL(t)); err == nil {
+	if _, err := member.Join(t.Context(), client(t, a), "c", membertest.LocalURL(t)); err == nil {
 		t.Error("two members could have one name")
 	}
 	for _, o := range all[1:] {
@@ -193,14 +164,14 @@ func TestCluster(t *testing.T) {
 	}
 
 	a.Cluster, a.Joining = nil, false // what it knows on disk is enough
-	back := start(t, a)
+	back := membertest.Start(t, a)
 	c := back.Client()
 	defer c.Close()
 	if r, err := c.Get(ctx, "/b"); err != nil || len(r.Kvs) != 1 {
 		t.Errorf("the member that came back has %v, %v", r, err)
 	}
 	// etcd trusts the member that came back after five seconds.
-	eventually(t, func() error { return Leave(ctx, c, "c") })
+	eventually(t, func() error { return member.Leave(ctx, c, "c") })
 	select {
 	case <-members[2].Done():
 	case <-ctx.Done():
@@ -209,14 +180,14 @@ func TestCluster(t *testing.T) {
 }
 
 func TestBadOptions(t *testing.T) {
-	for name, change := range map[string]func(*Options){
-		"no port":        func(o *Options) { o.PeerURL = "https://10.0.0.1" },
-		"no scheme":      func(o *Options) { o.ClientURL = "10.0.0.1:2379" },
-		"not in cluster": func(o *Options) { o.Cluster = map[string]string{"other": o.PeerURL} },
+	for name, change := range map[string]func(*member.Options){
+		"no port":        func(o *member.Options) { o.PeerURL = "https://10.0.0.1" },
+		"no scheme":      func(o *member.Options) { o.ClientURL = "10.0.0.1:2379" },
+		"not in cluster": func(o *member.Options) { o.Cluster = map[string]string{"other": o.PeerURL} },
 	} {
-		o := options(t, "a")
+		o := membertest.Options(t, "a")
 		change(&o)
-		if m, err := Start(t.Context(), o); err == nil {
+		if m, err := member.Start(t.Context(), o); err == nil {
 			m.Close()
 			t.Errorf("%s: the member started", name)
 		}
@@ -238,7 +209,7 @@ func eventually(t *testing.T, try func() error) {
 	}
 }
 
-func client(t *testing.T, o Options) *clientv3.Client {
+func client(t *testing.T, o member.Options) *clientv3.Client {
 	t.Helper()
 	c, err := clientv3.New(clientv3.Config{Endpoints: []string{o.ClientURL}, Logger: zap.NewNop()})
 	if err != nil {
