@@ -14,12 +14,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"skiff/internal/controllers/controllertest"
 )
 
 func TestEndpointsAreMirrored(t *testing.T) {
 	c := start(t)
 	ctx := context.Background()
-	create(t, c, &corev1.Service{
+	c.Create(&corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "byhand"},
 		Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "http", Port: 80}}},
 	})
@@ -34,7 +36,7 @@ func TestEndpointsAreMirrored(t *testing.T) {
 			Ports:             []corev1.EndpointPort{{Name: "http", Port: 80}},
 		}},
 	}
-	create(t, c, endpoints)
+	c.Create(endpoints)
 	slices := func() []discoveryv1.EndpointSlice {
 		var list discoveryv1.EndpointSliceList
 		if err := c.Client.List(ctx, &list, client.InNamespace("default"), client.MatchingLabels{discoveryv1.LabelServiceName: "byhand"}); err != nil {
@@ -42,7 +44,7 @@ func TestEndpointsAreMirrored(t *testing.T) {
 		}
 		return list.Items
 	}
-	eventually(t, c, "a slice for each family", &discoveryv1.EndpointSliceList{}, func() bool { return len(slices()) == 2 })
+	c.Eventually("a slice for each family", &discoveryv1.EndpointSliceList{}, func() bool { return len(slices()) == 2 })
 	for _, s := range slices() {
 		if s.Labels[discoveryv1.LabelManagedBy] != "endpointslicemirroring-controller.k8s.io" || s.Labels["team"] != "a" || len(s.Annotations) != 1 ||
 			s.OwnerReferences[0].Kind != "Endpoints" || *s.Ports[0].Port != 80 {
@@ -59,14 +61,14 @@ func TestEndpointsAreMirrored(t *testing.T) {
 	if err := c.Client.Update(ctx, endpoints); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "the changed address", &discoveryv1.EndpointSliceList{}, func() bool {
+	c.Eventually("the changed address", &discoveryv1.EndpointSliceList{}, func() bool {
 		all := slices()
 		return len(all) == 1 && len(all[0].Endpoints) == 1 && all[0].Endpoints[0].Addresses[0] == "10.1.2.5"
 	})
 	if err := c.Client.Delete(ctx, endpoints); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "no slice", &discoveryv1.EndpointSliceList{}, func() bool { return len(slices()) == 0 })
+	c.Eventually("no slice", &discoveryv1.EndpointSliceList{}, func() bool { return len(slices()) == 0 })
 }
 
 func bootstrapToken(id string, data map[string]string) *corev1.Secret {
@@ -84,30 +86,30 @@ func TestBootstrapTokens(t *testing.T) {
 	c := start(t)
 	over := bootstrapToken("zzzzzz", map[string]string{"expiration": "2020-01-01T00:00:00Z"})
 	token := bootstrapToken("abcdef", map[string]string{"expiration": time.Now().Add(time.Hour).Format(time.RFC3339)})
-	create(t, c, token, bootstrapToken("nosign", map[string]string{"usage-bootstrap-signing": "false"}), over)
+	c.Create(token, bootstrapToken("nosign", map[string]string{"usage-bootstrap-signing": "false"}), over)
 	info := &corev1.ConfigMap{}
-	eventually(t, c, "cluster-info is signed", &corev1.ConfigMapList{}, func() bool {
-		return get(t, c, "kube-public", "cluster-info", info).Data["jws-kubeconfig-abcdef"] != ""
+	c.Eventually("cluster-info is signed", &corev1.ConfigMapList{}, func() bool {
+		return controllertest.Get(c, "kube-public", "cluster-info", info).Data["jws-kubeconfig-abcdef"] != ""
 	})
 	if len(info.Data) != 2 {
 		t.Errorf("cluster-info has more than one signature: %v", info.Data)
 	}
-	eventually(t, c, "the token that is over is removed", &corev1.SecretList{}, func() bool {
+	c.Eventually("the token that is over is removed", &corev1.SecretList{}, func() bool {
 		return apierrors.IsNotFound(c.Client.Get(t.Context(), client.ObjectKeyFromObject(over), &corev1.Secret{}))
 	})
 	if err := c.Client.Delete(t.Context(), token); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "a removed token signs nothing", &corev1.ConfigMapList{}, func() bool {
-		return len(get(t, c, "kube-public", "cluster-info", info).Data) == 1
+	c.Eventually("a removed token signs nothing", &corev1.ConfigMapList{}, func() bool {
+		return len(controllertest.Get(c, "kube-public", "cluster-info", info).Data) == 1
 	})
 }
 
 func TestNodesAreToldTheTTL(t *testing.T) {
 	c := start(t)
-	create(t, c, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
-	eventually(t, c, "the annotation", &corev1.NodeList{}, func() bool {
-		return get(t, c, "", "a", &corev1.Node{}).Annotations["node.alpha.kubernetes.io/ttl"] == "0"
+	c.Create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
+	c.Eventually("the annotation", &corev1.NodeList{}, func() bool {
+		return controllertest.Get(c, "", "a", &corev1.Node{}).Annotations["node.alpha.kubernetes.io/ttl"] == "0"
 	})
 }
 
@@ -137,7 +139,7 @@ func TestServiceAddresses(t *testing.T) {
 		return a
 	}
 	first := service("first", "")
-	create(t, c, first)
+	c.Create(first)
 	ip := first.Spec.ClusterIP
 	if a := address(ip); a.Spec.ParentRef == nil || *a.Spec.ParentRef != (networkingv1.ParentReference{Resource: "services", Namespace: "default", Name: "first"}) || a.UID == "" {
 		t.Errorf("the Service's IPAddress: %+v", a)
@@ -161,14 +163,14 @@ func TestServiceAddresses(t *testing.T) {
 	if err := c.Client.Delete(ctx, address(ip)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "the IPAddress is made anew", &networkingv1.IPAddressList{}, func() bool { return address(ip).Name != "" })
+	c.Eventually("the IPAddress is made anew", &networkingv1.IPAddressList{}, func() bool { return address(ip).Name != "" })
 	if err := c.Client.Delete(ctx, second); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "the IPAddress goes with the Service", &networkingv1.IPAddressList{}, func() bool { return address(ip).Name == "" })
+	c.Eventually("the IPAddress goes with the Service", &networkingv1.IPAddressList{}, func() bool { return address(ip).Name == "" })
 
 	// Somebody else's address is not given away.
-	create(t, c, &networkingv1.IPAddress{
+	c.Create(&networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{Name: ip},
 		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Group: "example.com", Resource: "gateways", Name: "x"}},
 	})
@@ -178,7 +180,7 @@ func TestServiceAddresses(t *testing.T) {
 
 	// Addresses of another range are given as long as it is in force.
 	more := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "more"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.77.0.0/24"}}}
-	create(t, c, more)
+	c.Create(more)
 	fourth := service("fourth", "10.77.0.9")
 	soon(t, "the range is in force", func() bool {
 		err := c.Client.Create(ctx, fourth)
@@ -190,8 +192,8 @@ func TestServiceAddresses(t *testing.T) {
 	if err := c.Client.Delete(ctx, more); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "the range cannot go", &networkingv1.ServiceCIDRList{}, func() bool {
-		cond := meta.FindStatusCondition(get(t, c, "", "more", more).Status.Conditions, "Ready")
+	c.Eventually("the range cannot go", &networkingv1.ServiceCIDRList{}, func() bool {
+		cond := meta.FindStatusCondition(controllertest.Get(c, "", "more", more).Status.Conditions, "Ready")
 		return cond != nil && cond.Reason == "Terminating"
 	})
 	if err := c.Client.Create(ctx, service("fifth", "10.77.0.10")); !apierrors.IsInvalid(err) {
@@ -200,7 +202,7 @@ func TestServiceAddresses(t *testing.T) {
 	if err := c.Client.Delete(ctx, fourth); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "the range goes", &networkingv1.ServiceCIDRList{}, func() bool {
+	c.Eventually("the range goes", &networkingv1.ServiceCIDRList{}, func() bool {
 		return apierrors.IsNotFound(c.Client.Get(ctx, client.ObjectKeyFromObject(more), more))
 	})
 }

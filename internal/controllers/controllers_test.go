@@ -2,12 +2,8 @@ package controllers_test
 
 import (
 	"context"
-	"log/slog"
 	"net/netip"
-	"strconv"
-	"strings"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -18,49 +14,39 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	skiffclient "skiff/internal/client"
 	"skiff/internal/cluster/testcluster"
 	"skiff/internal/controllers"
+	"skiff/internal/controllers/controllertest"
 	"skiff/internal/controllers/csr"
 	"skiff/internal/identity"
 )
 
 // start runs a cluster with all controllers.
-func start(t *testing.T) *testcluster.Cluster {
+func start(t *testing.T) *controllertest.Cluster {
 	t.Helper()
-	c := testcluster.Start(t)
+	c := controllertest.Of(t, testcluster.Start(t))
 	run(t, c)
 	return c
 }
 
 // run runs all controllers until the test ends.
-func run(t *testing.T, c *testcluster.Cluster) {
+func run(t *testing.T, c *controllertest.Cluster) {
 	t.Helper()
 	runWith(t, configOf(t, c))
 }
 
 // configOf is what the controllers of a cluster are given.
-func configOf(t *testing.T, c *testcluster.Cluster) controllers.Config {
+func configOf(t *testing.T, c *controllertest.Cluster) controllers.Config {
 	t.Helper()
-	d, err := discovery.NewDiscoveryClientForConfig(c.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
 	return controllers.Config{
-		Set: func(name string) skiffclient.Set {
-			return c.Set(&identity.User{
-				Name:   identity.ServiceAccountPrefix + "kube-system:" + name,
-				Groups: []string{identity.GroupServiceAccounts, identity.GroupServiceAccounts + ":kube-system", identity.GroupAuthenticated},
-			})
-		},
-		Discover:     func(context.Context) ([]*metav1.APIResourceList, error) { return d.ServerPreferredResources() },
+		Set:          c.Account,
+		Discover:     c.Discover,
 		CABundle:     c.PKI.CA.PEM,
 		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 		Certificates: csr.Options{Signer: c.PKI.CA},
@@ -68,7 +54,7 @@ func configOf(t *testing.T, c *testcluster.Cluster) controllers.Config {
 		Server:       c.Set(identity.Loopback()),
 		SignToken:    c.SecretToken, Manager: c.Set(identity.Component("system:kube-controller-manager")),
 		Clock: clock.RealClock{},
-		Log:   slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
+		Log:   c.Logger(),
 	}
 }
 
@@ -87,107 +73,6 @@ func runWith(t *testing.T, c controllers.Config) {
 			t.Errorf("controllers: %v", err)
 		}
 	})
-}
-
-type testWriter struct{ t *testing.T }
-
-func (w testWriter) Write(p []byte) (int, error) {
-	w.t.Logf("%s", p)
-	return len(p), nil
-}
-
-// eventually waits for ok, looking again whenever objects of list's kind change.
-func eventually(t *testing.T, c *testcluster.Cluster, what string, list client.ObjectList, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	w, err := c.Client.Watch(ctx, list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Stop()
-	for !ok() {
-		select {
-		case <-w.ResultChan():
-		case <-ctx.Done():
-			t.Fatalf("%s: not within a minute", what)
-		}
-	}
-}
-
-func get[T client.Object](t *testing.T, c *testcluster.Cluster, namespace, name string, into T) T {
-	t.Helper()
-	if err := c.Client.Get(context.Background(), types.NamespacedName{Namespace: namespace, Name: name}, into); err != nil {
-		t.Fatal(err)
-	}
-	return into
-}
-
-func create(t *testing.T, c *testcluster.Cluster, objects ...client.Object) {
-	t.Helper()
-	for _, o := range objects {
-		if err := c.Client.Create(context.Background(), o); err != nil {
-			t.Fatalf("creating %T %s: %v", o, o.GetName(), err)
-		}
-	}
-}
-
-// kubelet reports every pod as running and ready, and lets deleted ones go,
-// until the test ends.
-func kubelet(t *testing.T, c *testcluster.Cluster) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	stopped := make(chan struct{})
-	t.Cleanup(func() { cancel(); <-stopped })
-	w, err := c.Client.Watch(ctx, &corev1.PodList{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(stopped)
-		defer w.Stop()
-		next := 1
-		for e := range w.ResultChan() {
-			p, ok := e.Object.(*corev1.Pod)
-			if !ok || e.Type == "DELETED" {
-				continue
-			}
-			p = p.DeepCopy()
-			switch {
-			case p.DeletionTimestamp != nil:
-				err = c.Client.Delete(ctx, p, client.GracePeriodSeconds(0))
-			case p.Status.Phase == corev1.PodPending || p.Status.Phase == "":
-				p.Status.Phase = corev1.PodRunning
-				if code, ends := exitCode(p); ends {
-					p.Status.Phase = corev1.PodSucceeded
-					if code != 0 {
-						p.Status.Phase = corev1.PodFailed
-					}
-					p.Status.ContainerStatuses = []corev1.ContainerStatus{{
-						Name:  p.Spec.Containers[0].Name,
-						State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code}},
-					}}
-					err = c.Client.Status().Update(ctx, p)
-					break
-				}
-				p.Status.PodIP = netip.AddrFrom4([4]byte{10, 244, byte(next >> 8), byte(next)}).String()
-				p.Status.PodIPs = []corev1.PodIP{{IP: p.Status.PodIP}}
-				next++
-				p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
-				err = c.Client.Status().Update(ctx, p)
-			}
-			if err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-				t.Errorf("kubelet: %v", err)
-			}
-		}
-	}()
-}
-
-// exitCode reads the image of pods that end at once: exit:<code>.
-func exitCode(p *corev1.Pod) (code int32, ends bool) {
-	_, text, ends := strings.Cut(p.Spec.Containers[0].Image, "exit:")
-	n, _ := strconv.Atoi(text)
-	return int32(n), ends
 }
 
 func newDeployment(namespace, name string, replicas int32, image string) *appsv1.Deployment {
@@ -211,23 +96,23 @@ func complete(d *appsv1.Deployment) bool {
 
 func TestDeploymentFromCreationToDeletion(t *testing.T) {
 	c := start(t)
-	kubelet(t, c)
+	c.KubeletWithoutScheduler()
 	ctx := context.Background()
-	create(t, c, newDeployment("default", "web", 3, "web:1"), &corev1.Service{
+	c.Create(newDeployment("default", "web", 3, "web:1"), &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Labels: map[string]string{"team": "a"}},
 		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "web"}, Ports: []corev1.ServicePort{{Port: 80}}},
 	})
-	web := func() *appsv1.Deployment { return get(t, c, "default", "web", &appsv1.Deployment{}) }
+	web := func() *appsv1.Deployment { return controllertest.Get(c, "default", "web", &appsv1.Deployment{}) }
 	rollout := func(what string) {
 		t.Helper()
-		eventually(t, c, what, &appsv1.DeploymentList{}, func() bool { return complete(web()) })
+		c.Eventually(what, &appsv1.DeploymentList{}, func() bool { return complete(web()) })
 	}
 	rollout("first rollout")
 	if r := web().Annotations["deployment.kubernetes.io/revision"]; r != "1" {
 		t.Errorf("revision %q, want 1", r)
 	}
 
-	eventually(t, c, "endpoints", &discoveryv1.EndpointSliceList{}, func() bool {
+	c.Eventually("endpoints", &discoveryv1.EndpointSliceList{}, func() bool {
 		var list discoveryv1.EndpointSliceList
 		if err := c.Client.List(ctx, &list, client.InNamespace("default"), client.MatchingLabels{discoveryv1.LabelServiceName: "web"}); err != nil {
 			t.Fatal(err)
@@ -277,7 +162,7 @@ func TestDeploymentFromCreationToDeletion(t *testing.T) {
 	if err := c.Client.Delete(ctx, web()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "collection of the pods", &corev1.PodList{}, func() bool {
+	c.Eventually("collection of the pods", &corev1.PodList{}, func() bool {
 		var pods corev1.PodList
 		if err := c.Client.List(ctx, &pods, client.InNamespace("default")); err != nil {
 			t.Fatal(err)
@@ -289,32 +174,32 @@ func TestDeploymentFromCreationToDeletion(t *testing.T) {
 func TestNamespaceFromCreationToDeletion(t *testing.T) {
 	c := start(t)
 	ctx := context.Background()
-	create(t, c, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team"}})
-	eventually(t, c, "default service account", &corev1.ServiceAccountList{}, func() bool {
+	c.Create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team"}})
+	c.Eventually("default service account", &corev1.ServiceAccountList{}, func() bool {
 		return c.Client.Get(ctx, types.NamespacedName{Namespace: "team", Name: "default"}, &corev1.ServiceAccount{}) == nil
 	})
-	eventually(t, c, "root CA", &corev1.ConfigMapList{}, func() bool {
+	c.Eventually("root CA", &corev1.ConfigMapList{}, func() bool {
 		var m corev1.ConfigMap
 		return c.Client.Get(ctx, types.NamespacedName{Namespace: "team", Name: "kube-root-ca.crt"}, &m) == nil && m.Data["ca.crt"] == string(c.PKI.CA.PEM)
 	})
-	create(t, c, newDeployment("team", "web", 2, "web:1"))
-	eventually(t, c, "pods", &corev1.PodList{}, func() bool {
+	c.Create(newDeployment("team", "web", 2, "web:1"))
+	c.Eventually("pods", &corev1.PodList{}, func() bool {
 		var pods corev1.PodList
 		return c.Client.List(ctx, &pods, client.InNamespace("team")) == nil && len(pods.Items) == 2
 	})
-	if err := c.Client.Delete(ctx, get(t, c, "", "team", &corev1.Namespace{})); err != nil {
+	if err := c.Client.Delete(ctx, controllertest.Get(c, "", "team", &corev1.Namespace{})); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "end of the namespace", &corev1.NamespaceList{}, func() bool {
+	c.Eventually("end of the namespace", &corev1.NamespaceList{}, func() bool {
 		return apierrors.IsNotFound(c.Client.Get(ctx, types.NamespacedName{Name: "team"}, &corev1.Namespace{}))
 	})
 }
 
 func TestNodesGetRanges(t *testing.T) {
 	c := start(t)
-	create(t, c, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}})
-	eventually(t, c, "ranges", &corev1.NodeList{}, func() bool {
-		a, b := get(t, c, "", "a", &corev1.Node{}), get(t, c, "", "b", &corev1.Node{})
+	c.Create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}})
+	c.Eventually("ranges", &corev1.NodeList{}, func() bool {
+		a, b := controllertest.Get(c, "", "a", &corev1.Node{}), controllertest.Get(c, "", "b", &corev1.Node{})
 		return a.Spec.PodCIDR != "" && b.Spec.PodCIDR != "" && a.Spec.PodCIDR != b.Spec.PodCIDR
 	})
 }
@@ -326,7 +211,7 @@ func newJob(name string, spec batchv1.JobSpec, image string) *batchv1.Job {
 
 func TestJobs(t *testing.T) {
 	c := start(t)
-	kubelet(t, c)
+	c.KubeletWithoutScheduler()
 	indexed := batchv1.IndexedCompletion
 	policy := &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{
 		Action:      batchv1.PodFailurePolicyActionFailJob,
@@ -347,10 +232,10 @@ func TestJobs(t *testing.T) {
 		{newJob("indexes", batchv1.JobSpec{Completions: ptr.To[int32](2), Parallelism: ptr.To[int32](2), CompletionMode: &indexed, BackoffLimitPerIndex: ptr.To[int32](0)}, "exit:1"), batchv1.JobFailed, "FailedIndexes", 0, 2, ""},
 	} {
 		t.Run(test.job.Name, func(t *testing.T) {
-			create(t, c, test.job)
+			c.Create(test.job)
 			var j *batchv1.Job
-			eventually(t, c, "end of the job", &batchv1.JobList{}, func() bool {
-				j = get(t, c, "default", test.job.Name, &batchv1.Job{})
+			c.Eventually("end of the job", &batchv1.JobList{}, func() bool {
+				j = controllertest.Get(c, "default", test.job.Name, &batchv1.Job{})
 				for _, condition := range j.Status.Conditions {
 					if condition.Type == test.end {
 						if condition.Reason != test.reason {
@@ -365,7 +250,7 @@ func TestJobs(t *testing.T) {
 				t.Errorf("status %+v", s)
 			}
 			var pods corev1.PodList
-			eventually(t, c, "release of the pods", &corev1.PodList{}, func() bool {
+			c.Eventually("release of the pods", &corev1.PodList{}, func() bool {
 				if err := c.Client.List(context.Background(), &pods, client.MatchingLabels{batchv1.JobNameLabel: test.job.Name}); err != nil {
 					t.Fatal(err)
 				}
@@ -385,9 +270,9 @@ func TestJobs(t *testing.T) {
 
 func TestDaemonSet(t *testing.T) {
 	c := start(t)
-	kubelet(t, c)
+	c.KubeletWithoutScheduler()
 	labels := map[string]string{"app": "daemon"}
-	create(t, c,
+	c.Create(
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "c"}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "mine", Effect: corev1.TaintEffectNoSchedule}}}},
 		&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "daemon"}, Spec: appsv1.DaemonSetSpec{
@@ -398,18 +283,18 @@ func TestDaemonSet(t *testing.T) {
 				Tolerations: []corev1.Toleration{{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists}, {Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists}},
 			}},
 		}})
-	daemon := func() *appsv1.DaemonSet { return get(t, c, "default", "daemon", &appsv1.DaemonSet{}) }
+	daemon := func() *appsv1.DaemonSet { return controllertest.Get(c, "default", "daemon", &appsv1.DaemonSet{}) }
 	done := func() bool {
 		d := daemon()
 		return d.Status.ObservedGeneration == d.Generation && d.Status.DesiredNumberScheduled == 2 && d.Status.UpdatedNumberScheduled == 2 && d.Status.NumberAvailable == 2
 	}
-	eventually(t, c, "a pod on each node", &appsv1.DaemonSetList{}, done)
+	c.Eventually("a pod on each node", &appsv1.DaemonSetList{}, done)
 	d := daemon()
 	d.Spec.Template.Spec.Containers[0].Image = "daemon:2"
 	if err := c.Client.Update(context.Background(), d); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "rolling update", &appsv1.DaemonSetList{}, done)
+	c.Eventually("rolling update", &appsv1.DaemonSetList{}, done)
 	var revisions appsv1.ControllerRevisionList
 	if err := c.Client.List(context.Background(), &revisions, client.InNamespace("default")); err != nil {
 		t.Fatal(err)
@@ -421,7 +306,7 @@ func TestDaemonSet(t *testing.T) {
 
 func TestPropagationPolicies(t *testing.T) {
 	c := start(t)
-	kubelet(t, c)
+	c.KubeletWithoutScheduler()
 	ctx := context.Background()
 	names := func(list client.ObjectList, app string) int {
 		t.Helper()
@@ -431,29 +316,29 @@ func TestPropagationPolicies(t *testing.T) {
 		return meta.LenList(list)
 	}
 	for _, name := range []string{"foreground", "orphan"} {
-		create(t, c, newDeployment("default", name, 2, "web:1"))
-		eventually(t, c, "pods of "+name, &corev1.PodList{}, func() bool { return names(&corev1.PodList{}, name) == 2 })
+		c.Create(newDeployment("default", name, 2, "web:1"))
+		c.Eventually("pods of "+name, &corev1.PodList{}, func() bool { return names(&corev1.PodList{}, name) == 2 })
 	}
-	if err := c.Client.Delete(ctx, get(t, c, "default", "foreground", &appsv1.Deployment{}), client.PropagationPolicy(metav1.DeletePropagationForeground)); err != nil {
+	if err := c.Client.Delete(ctx, controllertest.Get(c, "default", "foreground", &appsv1.Deployment{}), client.PropagationPolicy(metav1.DeletePropagationForeground)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "foreground deletion", &appsv1.DeploymentList{}, func() bool { return names(&appsv1.DeploymentList{}, "foreground") == 0 })
+	c.Eventually("foreground deletion", &appsv1.DeploymentList{}, func() bool { return names(&appsv1.DeploymentList{}, "foreground") == 0 })
 	if pods, sets := names(&corev1.PodList{}, "foreground"), names(&appsv1.ReplicaSetList{}, "foreground"); pods+sets > 0 {
 		t.Errorf("the owner went before %d pods and %d replica sets", pods, sets)
 	}
 
-	if err := c.Client.Delete(ctx, get(t, c, "default", "orphan", &appsv1.Deployment{}), client.PropagationPolicy(metav1.DeletePropagationOrphan)); err != nil {
+	if err := c.Client.Delete(ctx, controllertest.Get(c, "default", "orphan", &appsv1.Deployment{}), client.PropagationPolicy(metav1.DeletePropagationOrphan)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "orphaning", &appsv1.DeploymentList{}, func() bool { return names(&appsv1.DeploymentList{}, "orphan") == 0 })
+	c.Eventually("orphaning", &appsv1.DeploymentList{}, func() bool { return names(&appsv1.DeploymentList{}, "orphan") == 0 })
 	var sets appsv1.ReplicaSetList
 	if names(&sets, "orphan") != 1 || len(sets.Items[0].OwnerReferences) != 0 {
 		t.Errorf("the replica set is not an orphan: %+v", sets.Items)
 	}
 
 	// A new Deployment with the same selector takes the orphan over.
-	create(t, c, newDeployment("default", "orphan", 2, "web:1"))
-	eventually(t, c, "adoption", &appsv1.ReplicaSetList{}, func() bool {
+	c.Create(newDeployment("default", "orphan", 2, "web:1"))
+	c.Eventually("adoption", &appsv1.ReplicaSetList{}, func() bool {
 		names(&sets, "orphan")
 		return len(sets.Items) == 1 && len(sets.Items[0].OwnerReferences) == 1
 	})
@@ -461,27 +346,27 @@ func TestPropagationPolicies(t *testing.T) {
 
 func TestReplicationController(t *testing.T) {
 	c := start(t)
-	kubelet(t, c)
+	c.KubeletWithoutScheduler()
 	labels := map[string]string{"app": "old"}
-	create(t, c, &corev1.ReplicationController{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "old"}, Spec: corev1.ReplicationControllerSpec{
+	c.Create(&corev1.ReplicationController{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "old"}, Spec: corev1.ReplicationControllerSpec{
 		Replicas: ptr.To[int32](3), Selector: labels,
 		Template: &corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "web:1"}}}},
 	}})
-	eventually(t, c, "pods", &corev1.ReplicationControllerList{}, func() bool {
-		return get(t, c, "default", "old", &corev1.ReplicationController{}).Status.AvailableReplicas == 3
+	c.Eventually("pods", &corev1.ReplicationControllerList{}, func() bool {
+		return controllertest.Get(c, "default", "old", &corev1.ReplicationController{}).Status.AvailableReplicas == 3
 	})
 }
 
 func TestTokenSecrets(t *testing.T) {
 	c := start(t)
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "robot"}}
-	create(t, c, account, &corev1.Secret{
+	c.Create(account, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "robot-token", Annotations: map[string]string{corev1.ServiceAccountNameKey: "robot"}},
 		Type:       corev1.SecretTypeServiceAccountToken,
 	})
 	secret := &corev1.Secret{}
-	eventually(t, c, "the Secret has a token", &corev1.SecretList{}, func() bool {
-		return len(get(t, c, "default", "robot-token", secret).Data[corev1.ServiceAccountTokenKey]) > 0
+	c.Eventually("the Secret has a token", &corev1.SecretList{}, func() bool {
+		return len(controllertest.Get(c, "default", "robot-token", secret).Data[corev1.ServiceAccountTokenKey]) > 0
 	})
 	if string(secret.Data[corev1.ServiceAccountRootCAKey]) != string(c.PKI.CA.PEM) || string(secret.Data[corev1.ServiceAccountNamespaceKey]) != "default" {
 		t.Errorf("the Secret's data: %v", secret.Data)
@@ -499,7 +384,7 @@ func TestTokenSecrets(t *testing.T) {
 	if err := c.Client.Delete(t.Context(), account); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "the Secret goes with its account", &corev1.SecretList{}, func() bool {
+	c.Eventually("the Secret goes with its account", &corev1.SecretList{}, func() bool {
 		return apierrors.IsNotFound(c.Client.Get(t.Context(), client.ObjectKeyFromObject(secret), &corev1.Secret{}))
 	})
 }

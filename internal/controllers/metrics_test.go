@@ -11,17 +11,18 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"skiff/internal/cluster/testcluster"
+	"skiff/internal/controllers/controllertest"
 )
 
 // TestMetrics has the controllers' metrics beside the API server's.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	c := testcluster.Start(t)
+	c := controllertest.Of(t, testcluster.Start(t))
 	config := configOf(t, c)
 	config.Metrics = c.Metrics
 	runWith(t, config)
 	labels := map[string]string{"app": "web"}
-	create(t, c, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: appsv1.DeploymentSpec{
+	c.Create(&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: appsv1.DeploymentSpec{
 		Selector: &metav1.LabelSelector{MatchLabels: labels},
 		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}},
 	}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})

@@ -133,8 +133,8 @@ func TestServiceRules(t *testing.T) {
 					t.Logf("slices %q, want %q; endpoints %q, want %q", said(), test.slices, published(), test.endpoints)
 				}
 			}()
-			eventually(t, c.Cluster, test.name, &discoveryv1.EndpointSliceList{}, func() bool { return said() == test.slices })
-			eventually(t, c.Cluster, test.name, &corev1.EndpointsList{}, func() bool { return published() == test.endpoints }) //nolint:staticcheck // SA1019: the API is served
+			c.Eventually(test.name, &discoveryv1.EndpointSliceList{}, func() bool { return said() == test.slices })
+			c.Eventually(test.name, &corev1.EndpointsList{}, func() bool { return published() == test.endpoints }) //nolint:staticcheck // SA1019: the API is served
 		})
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/cluster/testcluster"
+	"skiff/internal/controllers/controllertest"
 	"skiff/internal/controllers/localpath"
 )
 
@@ -55,54 +56,29 @@ func storageClass(name, provisioner string, mode storagev1.VolumeBindingMode) *s
 }
 
 // claimIs waits until a claim has the phase and the volume.
-func claimIs(t *testing.T, c *testcluster.Cluster, name string, phase corev1.PersistentVolumeClaimPhase, volume string) *corev1.PersistentVolumeClaim {
+func claimIs(t *testing.T, c *controllertest.Cluster, name string, phase corev1.PersistentVolumeClaimPhase, volume string) *corev1.PersistentVolumeClaim {
 	t.Helper()
 	claim := &corev1.PersistentVolumeClaim{}
-	eventually(t, c, fmt.Sprintf("claim %s is %s on volume %q", name, phase, volume), &corev1.PersistentVolumeClaimList{}, func() bool {
-		get(t, c, "default", name, claim)
+	c.Eventually(fmt.Sprintf("claim %s is %s on volume %q", name, phase, volume), &corev1.PersistentVolumeClaimList{}, func() bool {
+		controllertest.Get(c, "default", name, claim)
 		return claim.Status.Phase == phase && claim.Spec.VolumeName == volume
 	})
 	return claim
 }
 
-func volumeIs(t *testing.T, c *testcluster.Cluster, name string, phase corev1.PersistentVolumePhase) *corev1.PersistentVolume {
+func volumeIs(t *testing.T, c *controllertest.Cluster, name string, phase corev1.PersistentVolumePhase) *corev1.PersistentVolume {
 	t.Helper()
 	v := &corev1.PersistentVolume{}
-	eventually(t, c, fmt.Sprintf("volume %s is %s", name, phase), &corev1.PersistentVolumeList{}, func() bool {
-		get(t, c, "", name, v)
+	c.Eventually(fmt.Sprintf("volume %s is %s", name, phase), &corev1.PersistentVolumeList{}, func() bool {
+		controllertest.Get(c, "", name, v)
 		return v.Status.Phase == phase
 	})
 	return v
 }
 
-// event waits for an event about the object of that name.
-func event(t *testing.T, c *testcluster.Cluster, name, reason string) *corev1.Event {
+func gone(t *testing.T, c *controllertest.Cluster, o client.Object, list client.ObjectList) {
 	t.Helper()
-	var found *corev1.Event
-	eventually(t, c, fmt.Sprintf("event %s of %s", reason, name), &corev1.EventList{}, func() bool {
-		var list corev1.EventList
-		if err := c.Client.List(t.Context(), &list); err != nil {
-			t.Fatal(err)
-		}
-		i := slices.IndexFunc(list.Items, func(e corev1.Event) bool { return e.InvolvedObject.Name == name && e.Reason == reason })
-		if i >= 0 {
-			found = &list.Items[i]
-		}
-		return i >= 0
-	})
-	return found
-}
-
-func remove(t *testing.T, c *testcluster.Cluster, o client.Object) {
-	t.Helper()
-	if err := c.Client.Delete(t.Context(), o); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func gone(t *testing.T, c *testcluster.Cluster, o client.Object, list client.ObjectList) {
-	t.Helper()
-	eventually(t, c, o.GetName()+" is gone", list, func() bool {
+	c.Eventually(o.GetName()+" is gone", list, func() bool {
 		return apierrors.IsNotFound(c.Client.Get(t.Context(), client.ObjectKeyFromObject(o), o))
 	})
 }
@@ -110,7 +86,7 @@ func gone(t *testing.T, c *testcluster.Cluster, o client.Object, list client.Obj
 func TestBindingOfVolumes(t *testing.T) {
 	c := start(t)
 	empty := ptr.To("")
-	create(t, c,
+	c.Create(
 		pv("big", "10Gi", ""), pv("small", "2Gi", ""), pv("classed", "1Gi", "fast"),
 		pv("labelled", "50Gi", "", func(v *corev1.PersistentVolume) { v.Labels = map[string]string{"disk": "good"} }),
 		pv("kept", "1Gi", "kept", func(v *corev1.PersistentVolume) {
@@ -121,7 +97,7 @@ func TestBindingOfVolumes(t *testing.T) {
 	}
 
 	// The smallest that will do; then the next; then none is left.
-	create(t, c, pvc("one", "1Gi", empty))
+	c.Create(pvc("one", "1Gi", empty))
 	one := claimIs(t, c, "one", corev1.ClaimBound, "small")
 	if got := one.Status.Capacity.Storage().String(); got != "2Gi" {
 		t.Errorf("the claim has %s", got)
@@ -135,20 +111,20 @@ func TestBindingOfVolumes(t *testing.T) {
 	if small.Spec.ClaimRef.UID != one.UID || small.Spec.ClaimRef.Kind != "PersistentVolumeClaim" {
 		t.Errorf("the volume refers to %v", small.Spec.ClaimRef)
 	}
-	create(t, c, pvc("two", "1Gi", empty, func(c *corev1.PersistentVolumeClaim) {
+	c.Create(pvc("two", "1Gi", empty, func(c *corev1.PersistentVolumeClaim) {
 		c.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"disk": "good"}}
 	}))
 	claimIs(t, c, "two", corev1.ClaimBound, "labelled")
-	create(t, c, pvc("three", "1Gi", ptr.To("fast")), pvc("named", "1Gi", ptr.To("kept")))
+	c.Create(pvc("three", "1Gi", ptr.To("fast")), pvc("named", "1Gi", ptr.To("kept")))
 	claimIs(t, c, "three", corev1.ClaimBound, "classed")
 	claimIs(t, c, "named", corev1.ClaimBound, "kept")
-	create(t, c, pvc("four", "11Gi", empty))
-	if e := event(t, c, "four", "FailedBinding"); e.Message != "no persistent volumes available for this claim and no storage class is set" {
-		t.Errorf("event says %q", e.Message)
+	c.Create(pvc("four", "11Gi", empty))
+	if said := c.WaitForEvent("", "four", "FailedBinding"); said != "no persistent volumes available for this claim and no storage class is set" {
+		t.Errorf("event says %q", said)
 	}
 	// A volume that comes later is found, and so is one asked for by name.
-	create(t, c, pvc("later", "1Gi", ptr.To("x"), func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "late" }))
-	create(t, c, pv("huge", "12Gi", ""), pv("late", "1Gi", "x"))
+	c.Create(pvc("later", "1Gi", ptr.To("x"), func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "late" }))
+	c.Create(pv("huge", "12Gi", ""), pv("late", "1Gi", "x"))
 	claimIs(t, c, "four", corev1.ClaimBound, "huge")
 	claimIs(t, c, "later", corev1.ClaimBound, "late")
 }
@@ -159,20 +135,20 @@ func TestReclaim(t *testing.T) {
 	policy := func(p corev1.PersistentVolumeReclaimPolicy) func(*corev1.PersistentVolume) {
 		return func(v *corev1.PersistentVolume) { v.Spec.PersistentVolumeReclaimPolicy = p }
 	}
-	create(t, c, pv("retain", "1Gi", "a"), pv("delete", "1Gi", "b", policy(corev1.PersistentVolumeReclaimDelete)))
-	create(t, c, pvc("a", "1Gi", ptr.To("a")), pvc("b", "1Gi", ptr.To("b")))
+	c.Create(pv("retain", "1Gi", "a"), pv("delete", "1Gi", "b", policy(corev1.PersistentVolumeReclaimDelete)))
+	c.Create(pvc("a", "1Gi", ptr.To("a")), pvc("b", "1Gi", ptr.To("b")))
 	first := claimIs(t, c, "a", corev1.ClaimBound, "retain")
 	claimIs(t, c, "b", corev1.ClaimBound, "delete")
-	remove(t, c, pvc("a", "1Gi", empty))
-	remove(t, c, pvc("b", "1Gi", empty))
+	c.Delete(pvc("a", "1Gi", empty))
+	c.Delete(pvc("b", "1Gi", empty))
 	volumeIs(t, c, "retain", corev1.VolumeReleased)
 	if v := volumeIs(t, c, "delete", corev1.VolumeFailed); v.Status.Message != `error getting deleter volume plugin for volume "delete": no deletable volume plugin matched` {
 		t.Errorf("message %q", v.Status.Message)
 	}
 
 	// A claim of the same name is another claim: it does not get the data.
-	create(t, c, pvc("a", "1Gi", ptr.To("a")))
-	event(t, c, "a", "ProvisioningFailed")
+	c.Create(pvc("a", "1Gi", ptr.To("a")))
+	c.WaitForEvent("", "a", "ProvisioningFailed")
 	v := volumeIs(t, c, "retain", corev1.VolumeReleased)
 	if v.Spec.ClaimRef.UID != first.UID {
 		t.Errorf("the volume now refers to %v", v.Spec.ClaimRef)
@@ -188,13 +164,13 @@ func TestReclaim(t *testing.T) {
 	if err := c.Client.Delete(t.Context(), v); err != nil {
 		t.Fatal(err)
 	}
-	v = get(t, c, "", "retain", v)
+	v = controllertest.Get(c, "", "retain", v)
 	v.Finalizers = nil
 	if err := c.Client.Update(t.Context(), v); err != nil {
 		t.Fatal(err)
 	}
 	claimIs(t, c, "a", corev1.ClaimLost, "retain")
-	event(t, c, "a", "ClaimLost")
+	c.WaitForEvent("", "a", "ClaimLost")
 }
 
 // directories stands in for the nodes that keep volumes; those that are not
@@ -223,35 +199,35 @@ func TestLocalPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{corev1.LabelHostname: "host1"}}}
-	create(t, c, node)
-	create(t, c, pvc("data", "1Gi", nil), pvc("shared", "1Gi", nil, func(c *corev1.PersistentVolumeClaim) {
+	c.Create(node)
+	c.Create(pvc("data", "1Gi", nil), pvc("shared", "1Gi", nil, func(c *corev1.PersistentVolumeClaim) {
 		c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
 	}))
-	event(t, c, "data", "WaitForFirstConsumer")
+	c.WaitForEvent("", "data", "WaitForFirstConsumer")
 	choose := func(name, node string) {
 		t.Helper()
-		claim := get(t, c, "default", name, &corev1.PersistentVolumeClaim{})
+		claim := controllertest.Get(c, "default", name, &corev1.PersistentVolumeClaim{})
 		metav1.SetMetaDataAnnotation(&claim.ObjectMeta, "volume.kubernetes.io/selected-node", node)
 		if err := c.Client.Update(t.Context(), claim); err != nil {
 			t.Fatal(err)
 		}
 	}
 	choose("shared", "n1")
-	if e := event(t, c, "shared", "ProvisioningFailed"); !strings.Contains(e.Message, "access mode ReadWriteMany is not supported") {
-		t.Errorf("event says %q", e.Message)
+	if said := c.WaitForEvent("", "shared", "ProvisioningFailed"); !strings.Contains(said, "access mode ReadWriteMany is not supported") {
+		t.Errorf("event says %q", said)
 	}
 	// A node that is gone is not waited for.
 	choose("data", "nowhere")
-	eventually(t, c, "another node may be chosen", &corev1.PersistentVolumeClaimList{}, func() bool {
-		_, chosen := get(t, c, "default", "data", &corev1.PersistentVolumeClaim{}).Annotations["volume.kubernetes.io/selected-node"]
+	c.Eventually("another node may be chosen", &corev1.PersistentVolumeClaimList{}, func() bool {
+		_, chosen := controllertest.Get(c, "default", "data", &corev1.PersistentVolumeClaim{}).Annotations["volume.kubernetes.io/selected-node"]
 		return !chosen
 	})
 	choose("data", "n1")
 	claim := &corev1.PersistentVolumeClaim{}
-	eventually(t, c, "the claim is bound", &corev1.PersistentVolumeClaimList{}, func() bool {
-		return get(t, c, "default", "data", claim).Status.Phase == corev1.ClaimBound
+	c.Eventually("the claim is bound", &corev1.PersistentVolumeClaimList{}, func() bool {
+		return controllertest.Get(c, "default", "data", claim).Status.Phase == corev1.ClaimBound
 	})
-	v := get(t, c, "", claim.Spec.VolumeName, &corev1.PersistentVolume{})
+	v := controllertest.Get(c, "", claim.Spec.VolumeName, &corev1.PersistentVolume{})
 	path := v.Spec.Local.Path
 	if info, err := os.Stat(path); err != nil || !info.IsDir() {
 		t.Fatalf("the volume is not there: %v", err)
@@ -260,13 +236,13 @@ func TestLocalPath(t *testing.T) {
 		t.Errorf("the volume is on %v", terms)
 	}
 	// The node does not answer when the claim goes: the volume waits for it.
-	remove(t, c, pvc("data", "1Gi", nil))
-	event(t, c, v.Name, "VolumeFailedDelete")
+	c.Delete(pvc("data", "1Gi", nil))
+	c.WaitForEvent("", v.Name, "VolumeFailedDelete")
 	if _, err := os.Stat(path); err != nil {
 		t.Fatal(err)
 	}
-	get(t, c, "", v.Name, v)
-	get(t, c, "", "n1", node)
+	controllertest.Get(c, "", v.Name, v)
+	controllertest.Get(c, "", "n1", node)
 	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 	if err := c.Client.Status().Update(t.Context(), node); err != nil {
 		t.Fatal(err)
@@ -281,9 +257,9 @@ func TestTwoClaimsOneVolume(t *testing.T) {
 	c := start(t)
 	const rivals = 8
 	for i := range rivals {
-		create(t, c, pvc(fmt.Sprintf("rival-%d", i), "1Gi", ptr.To("")))
+		c.Create(pvc(fmt.Sprintf("rival-%d", i), "1Gi", ptr.To("")))
 	}
-	create(t, c, pv("wanted", "1Gi", ""))
+	c.Create(pv("wanted", "1Gi", ""))
 	v := volumeIs(t, c, "wanted", corev1.VolumeBound)
 	claimIs(t, c, v.Spec.ClaimRef.Name, corev1.ClaimBound, "wanted")
 	var claims corev1.PersistentVolumeClaimList
@@ -300,16 +276,16 @@ func TestTwoClaimsOneVolume(t *testing.T) {
 		t.Errorf("%d claims have the volume", bound)
 	}
 	// The winner goes; the volume stays with its data, for nobody.
-	remove(t, c, pvc(v.Spec.ClaimRef.Name, "1Gi", nil))
+	c.Delete(pvc(v.Spec.ClaimRef.Name, "1Gi", nil))
 	volumeIs(t, c, "wanted", corev1.VolumeReleased)
 }
 
 // TestBindingResumes starts with what a crash in the middle of a binding left.
 func TestBindingResumes(t *testing.T) {
-	c := testcluster.Start(t)
+	c := controllertest.Of(t, testcluster.Start(t))
 	claim := pvc("half", "1Gi", ptr.To(""))
-	create(t, c, claim)
-	create(t, c, pv("half", "5Gi", "", func(v *corev1.PersistentVolume) {
+	c.Create(claim)
+	c.Create(pv("half", "5Gi", "", func(v *corev1.PersistentVolume) {
 		v.Annotations = map[string]string{"pv.kubernetes.io/bound-by-controller": "yes"}
 		v.Spec.ClaimRef = &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: "default", Name: "half", UID: claim.UID}
 	}), pv("better", "1Gi", ""))
@@ -321,17 +297,17 @@ func TestBindingResumes(t *testing.T) {
 
 func TestProvisioningByOthers(t *testing.T) {
 	c := start(t)
-	create(t, c,
+	c.Create(
 		storageClass("now", "example.com/disk", storagev1.VolumeBindingImmediate),
 		storageClass("wait", "example.com/disk", storagev1.VolumeBindingWaitForFirstConsumer))
-	create(t, c, pvc("now", "1Gi", ptr.To("now")), pvc("wait", "1Gi", ptr.To("wait")))
-	e := event(t, c, "now", "ExternalProvisioning")
-	if want := "Waiting for a volume to be created either by the external provisioner 'example.com/disk' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered."; e.Message != want {
-		t.Errorf("event says %q", e.Message)
+	c.Create(pvc("now", "1Gi", ptr.To("now")), pvc("wait", "1Gi", ptr.To("wait")))
+	said := c.WaitForEvent("", "now", "ExternalProvisioning")
+	if want := "Waiting for a volume to be created either by the external provisioner 'example.com/disk' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered."; said != want {
+		t.Errorf("event says %q", said)
 	}
-	event(t, c, "wait", "WaitForFirstConsumer")
+	c.WaitForEvent("", "wait", "WaitForFirstConsumer")
 	provisioner := func(name string) bool {
-		claim := get(t, c, "default", name, &corev1.PersistentVolumeClaim{})
+		claim := controllertest.Get(c, "default", name, &corev1.PersistentVolumeClaim{})
 		return claim.Annotations["volume.kubernetes.io/storage-provisioner"] == "example.com/disk" &&
 			claim.Annotations["volume.beta.kubernetes.io/storage-provisioner"] == "example.com/disk"
 	}
@@ -339,9 +315,9 @@ func TestProvisioningByOthers(t *testing.T) {
 		t.Error("the provisioner was asked for the wrong claim")
 	}
 	// A matching volume does not bind before there is a node.
-	create(t, c, pv("near", "1Gi", "wait"))
+	c.Create(pv("near", "1Gi", "wait"))
 	volumeIs(t, c, "near", corev1.VolumeAvailable)
-	waiting := get(t, c, "default", "wait", &corev1.PersistentVolumeClaim{})
+	waiting := controllertest.Get(c, "default", "wait", &corev1.PersistentVolumeClaim{})
 	waiting.Annotations = maps.Clone(waiting.Annotations)
 	metav1.SetMetaDataAnnotation(&waiting.ObjectMeta, "volume.kubernetes.io/selected-node", "n1")
 	if err := c.Client.Update(t.Context(), waiting); err != nil {
@@ -350,44 +326,44 @@ func TestProvisioningByOthers(t *testing.T) {
 	claimIs(t, c, "wait", corev1.ClaimBound, "near")
 
 	// What the provisioner makes belongs to it until the end.
-	create(t, c, pv("made", "1Gi", "now", func(v *corev1.PersistentVolume) {
-		claim := get(t, c, "default", "now", &corev1.PersistentVolumeClaim{})
+	c.Create(pv("made", "1Gi", "now", func(v *corev1.PersistentVolume) {
+		claim := controllertest.Get(c, "default", "now", &corev1.PersistentVolumeClaim{})
 		v.Annotations = map[string]string{"pv.kubernetes.io/provisioned-by": "example.com/disk"}
 		v.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimDelete
 		v.Spec.ClaimRef = &corev1.ObjectReference{Kind: "PersistentVolumeClaim", Namespace: "default", Name: "now", UID: claim.UID}
 	}))
 	claimIs(t, c, "now", corev1.ClaimBound, "made")
-	remove(t, c, pvc("now", "1Gi", nil))
+	c.Delete(pvc("now", "1Gi", nil))
 	volumeIs(t, c, "made", corev1.VolumeReleased)
 	// A claim made before there was a default class gets it when it comes.
-	create(t, c, pvc("early", "1Gi", nil))
-	event(t, c, "early", "FailedBinding")
+	c.Create(pvc("early", "1Gi", nil))
+	c.WaitForEvent("", "early", "FailedBinding")
 	class := storageClass("default", "example.com/disk", storagev1.VolumeBindingImmediate)
 	class.Annotations = map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}
-	create(t, c, class)
-	event(t, c, "early", "ExternalProvisioning")
-	if early := get(t, c, "default", "early", &corev1.PersistentVolumeClaim{}); ptr.Deref(early.Spec.StorageClassName, "") != "default" {
+	c.Create(class)
+	c.WaitForEvent("", "early", "ExternalProvisioning")
+	if early := controllertest.Get(c, "default", "early", &corev1.PersistentVolumeClaim{}); ptr.Deref(early.Spec.StorageClassName, "") != "default" {
 		t.Errorf("class %v", early.Spec.StorageClassName)
 	}
 }
 
 func TestStorageProtection(t *testing.T) {
 	c := start(t)
-	create(t, c, pv("used", "1Gi", ""), pvc("used", "1Gi", ptr.To("")))
+	c.Create(pv("used", "1Gi", ""), pvc("used", "1Gi", ptr.To("")))
 	claimIs(t, c, "used", corev1.ClaimBound, "used")
 	serviceAccount(t, c)
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "user"}, Spec: corev1.PodSpec{
 		NodeName: "somewhere", Containers: []corev1.Container{{Name: "c", Image: "i"}},
 		Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "used"}}}},
 	}}
-	create(t, c, pod)
-	remove(t, c, pv("used", "1Gi", ""))
-	remove(t, c, pvc("used", "1Gi", nil))
+	c.Create(pod)
+	c.Delete(pv("used", "1Gi", ""))
+	c.Delete(pvc("used", "1Gi", nil))
 	// Another claim comes and goes; the used one stays.
-	create(t, c, pvc("free", "1Gi", ptr.To("")))
-	remove(t, c, pvc("free", "1Gi", nil))
+	c.Create(pvc("free", "1Gi", ptr.To("")))
+	c.Delete(pvc("free", "1Gi", nil))
 	gone(t, c, pvc("free", "1Gi", nil), &corev1.PersistentVolumeClaimList{})
-	claim := get(t, c, "default", "used", &corev1.PersistentVolumeClaim{})
+	claim := controllertest.Get(c, "default", "used", &corev1.PersistentVolumeClaim{})
 	if claim.DeletionTimestamp == nil || claim.Status.Phase != corev1.ClaimBound {
 		t.Fatalf("the claim is %+v", claim)
 	}
@@ -399,18 +375,18 @@ func TestStorageProtection(t *testing.T) {
 
 	class := &storagev1.VolumeAttributesClass{ObjectMeta: metav1.ObjectMeta{Name: "gold"}, DriverName: "d.example.com", Parameters: map[string]string{"a": "b"}}
 	having := pvc("having", "1Gi", ptr.To("none"), func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeAttributesClassName = ptr.To("gold") })
-	create(t, c, class, having)
-	remove(t, c, class)
-	if got := get(t, c, "", "gold", &storagev1.VolumeAttributesClass{}); got.DeletionTimestamp == nil {
+	c.Create(class, having)
+	c.Delete(class)
+	if got := controllertest.Get(c, "", "gold", &storagev1.VolumeAttributesClass{}); got.DeletionTimestamp == nil {
 		t.Error("the class is not being deleted")
 	}
-	remove(t, c, having)
+	c.Delete(having)
 	gone(t, c, class, &storagev1.VolumeAttributesClassList{})
 }
 
-func serviceAccount(t *testing.T, c *testcluster.Cluster) {
+func serviceAccount(t *testing.T, c *controllertest.Cluster) {
 	t.Helper()
-	eventually(t, c, "service account", &corev1.ServiceAccountList{}, func() bool {
+	c.Eventually("service account", &corev1.ServiceAccountList{}, func() bool {
 		return c.Client.Get(context.Background(), client.ObjectKey{Namespace: "default", Name: "default"}, &corev1.ServiceAccount{}) == nil
 	})
 }
@@ -419,7 +395,7 @@ func TestEphemeralVolumes(t *testing.T) {
 	c := start(t)
 	serviceAccount(t, c)
 	// Somebody else's claim is in the way of one volume.
-	create(t, c, pvc("p-taken", "1Gi", ptr.To("")))
+	c.Create(pvc("p-taken", "1Gi", ptr.To("")))
 	ephemeral := func(name string) corev1.Volume {
 		return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{
 			VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{
@@ -430,18 +406,18 @@ func TestEphemeralVolumes(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p"}, Spec: corev1.PodSpec{
 		Containers: []corev1.Container{{Name: "c", Image: "i"}}, Volumes: []corev1.Volume{ephemeral("own"), ephemeral("taken")},
 	}}
-	create(t, c, pod)
-	e := event(t, c, "p", "FailedBinding")
-	if want := "ephemeral volume taken: PVC default/p-taken was not created for pod default/p (pod is not owner)"; e.Message != want {
-		t.Errorf("event says %q, want %q", e.Message, want)
+	c.Create(pod)
+	said := c.WaitForEvent("", "p", "FailedBinding")
+	if want := "ephemeral volume taken: PVC default/p-taken was not created for pod default/p (pod is not owner)"; said != want {
+		t.Errorf("event says %q, want %q", said, want)
 	}
-	own := get(t, c, "default", "p-own", &corev1.PersistentVolumeClaim{})
+	own := controllertest.Get(c, "default", "p-own", &corev1.PersistentVolumeClaim{})
 	if !metav1.IsControlledBy(own, pod) || own.Labels["for"] != "own" {
 		t.Errorf("the claim is %+v", own.ObjectMeta)
 	}
-	remove(t, c, pvc("p-taken", "1Gi", nil))
+	c.Delete(pvc("p-taken", "1Gi", nil))
 	claim := &corev1.PersistentVolumeClaim{}
-	eventually(t, c, "the claim is the pod's", &corev1.PersistentVolumeClaimList{}, func() bool {
+	c.Eventually("the claim is the pod's", &corev1.PersistentVolumeClaimList{}, func() bool {
 		return c.Client.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "p-taken"}, claim) == nil && metav1.IsControlledBy(claim, pod)
 	})
 	if err := c.Client.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
@@ -457,7 +433,7 @@ func TestAttachAndDetach(t *testing.T) {
 		v.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "csi.example.com", VolumeHandle: v.Name}}
 	}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
-	create(t, c, node, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}, pv("disk", "1Gi", "", csi), pvc("disk", "1Gi", ptr.To("")))
+	c.Create(node, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}, pv("disk", "1Gi", "", csi), pvc("disk", "1Gi", ptr.To("")))
 	claimIs(t, c, "disk", corev1.ClaimBound, "disk")
 	user := func(name, node string) *corev1.Pod {
 		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: corev1.PodSpec{
@@ -470,12 +446,12 @@ func TestAttachAndDetach(t *testing.T) {
 	}
 	is := func(a *storagev1.VolumeAttachment) {
 		t.Helper()
-		eventually(t, c, "the volume is to be attached", &storagev1.VolumeAttachmentList{}, func() bool {
+		c.Eventually("the volume is to be attached", &storagev1.VolumeAttachmentList{}, func() bool {
 			return c.Client.Get(t.Context(), client.ObjectKeyFromObject(a), a) == nil
 		})
 	}
 	one := user("one", "n1")
-	create(t, c, one)
+	c.Create(one)
 	here := attachment("n1")
 	is(here)
 	if here.Spec.Attacher != "csi.example.com" || here.Spec.NodeName != "n1" || *here.Spec.Source.PersistentVolumeName != "disk" {
@@ -485,11 +461,11 @@ func TestAttachAndDetach(t *testing.T) {
 	if err := c.Client.Status().Update(t.Context(), here); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, c, "the node says so", &corev1.NodeList{}, func() bool {
-		get(t, c, "", "n1", node)
+	c.Eventually("the node says so", &corev1.NodeList{}, func() bool {
+		controllertest.Get(c, "", "n1", node)
 		return len(node.Status.VolumesAttached) == 1 && node.Status.VolumesAttached[0].Name == "kubernetes.io/csi/csi.example.com^disk"
 	})
-	event(t, c, "one", "SuccessfulAttachVolume")
+	c.WaitForEvent("", "one", "SuccessfulAttachVolume")
 
 	// The node has it mounted; a pod on another node must wait, though the first
 	// one is gone.
@@ -500,26 +476,26 @@ func TestAttachAndDetach(t *testing.T) {
 	if err := c.Client.Delete(t.Context(), one, client.GracePeriodSeconds(0)); err != nil {
 		t.Fatal(err)
 	}
-	create(t, c, user("two", "n2"))
-	if e := event(t, c, "two", "FailedAttachVolume"); !strings.Contains(e.Message, "Multi-Attach error for volume") {
-		t.Errorf("event says %q", e.Message)
+	c.Create(user("two", "n2"))
+	if said := c.WaitForEvent("", "two", "FailedAttachVolume"); !strings.Contains(said, "Multi-Attach error for volume") {
+		t.Errorf("event says %q", said)
 	}
 	if err := c.Client.Get(t.Context(), client.ObjectKeyFromObject(attachment("n2")), attachment("n2")); !apierrors.IsNotFound(err) {
 		t.Errorf("attached twice: %v", err)
 	}
 	is(attachment("n1"))
-	get(t, c, "", "n1", node)
+	controllertest.Get(c, "", "n1", node)
 	node.Status.VolumesInUse = nil
 	if err := c.Client.Status().Update(t.Context(), node); err != nil {
 		t.Fatal(err)
 	}
 	gone(t, c, attachment("n1"), &storagev1.VolumeAttachmentList{})
 	is(attachment("n2"))
-	eventually(t, c, "the node has it no more", &corev1.NodeList{}, func() bool {
-		return len(get(t, c, "", "n1", node).Status.VolumesAttached) == 0
+	c.Eventually("the node has it no more", &corev1.NodeList{}, func() bool {
+		return len(controllertest.Get(c, "", "n1", node).Status.VolumesAttached) == 0
 	})
 	// The driver says that it needs no attaching.
-	create(t, c, &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "csi.example.com"}, Spec: storagev1.CSIDriverSpec{AttachRequired: ptr.To(false)}})
+	c.Create(&storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "csi.example.com"}, Spec: storagev1.CSIDriverSpec{AttachRequired: ptr.To(false)}})
 	gone(t, c, attachment("n2"), &storagev1.VolumeAttachmentList{})
 }
 
@@ -527,13 +503,13 @@ func TestExpansionIsAnnounced(t *testing.T) {
 	c := start(t)
 	class := storageClass("grow", "example.com/disk", storagev1.VolumeBindingImmediate)
 	class.AllowVolumeExpansion = ptr.To(true)
-	create(t, c, class, pv("grow", "1Gi", "grow"), pvc("grow", "1Gi", ptr.To("grow")))
+	c.Create(class, pv("grow", "1Gi", "grow"), pvc("grow", "1Gi", ptr.To("grow")))
 	claim := claimIs(t, c, "grow", corev1.ClaimBound, "grow")
 	claim.Spec.Resources.Requests[corev1.ResourceStorage] = resource.MustParse("2Gi")
 	if err := c.Client.Update(t.Context(), claim); err != nil {
 		t.Fatal(err)
 	}
-	event(t, c, "grow", "ExternalExpanding")
+	c.WaitForEvent("", "grow", "ExternalExpanding")
 }
 
 func TestResourceClaims(t *testing.T) {
@@ -548,18 +524,18 @@ func TestResourceClaims(t *testing.T) {
 			{Name: "made", ResourceClaimTemplateName: ptr.To("template")}, {Name: "given", ResourceClaimName: ptr.To("shared")},
 		},
 	}}
-	create(t, c, pod)
-	if e := event(t, c, "p", "FailedResourceClaimCreation"); !strings.HasPrefix(e.Message, "PodResourceClaim made: ") {
-		t.Errorf("event says %q", e.Message)
+	c.Create(pod)
+	if said := c.WaitForEvent("", "p", "FailedResourceClaimCreation"); !strings.HasPrefix(said, "PodResourceClaim made: ") {
+		t.Errorf("event says %q", said)
 	}
-	create(t, c, &resourcev1.ResourceClaimTemplate{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "template"}, Spec: resourcev1.ResourceClaimTemplateSpec{
+	c.Create(&resourcev1.ResourceClaimTemplate{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "template"}, Spec: resourcev1.ResourceClaimTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"l": "v"}}, Spec: spec,
 	}}, &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "shared"}, Spec: spec})
-	eventually(t, c, "the pod knows its claim", &corev1.PodList{}, func() bool {
-		return len(get(t, c, "default", "p", pod).Status.ResourceClaimStatuses) == 1
+	c.Eventually("the pod knows its claim", &corev1.PodList{}, func() bool {
+		return len(controllertest.Get(c, "default", "p", pod).Status.ResourceClaimStatuses) == 1
 	})
 	status := pod.Status.ResourceClaimStatuses[0]
-	claim := get(t, c, "default", *status.ResourceClaimName, &resourcev1.ResourceClaim{})
+	claim := controllertest.Get(c, "default", *status.ResourceClaimName, &resourcev1.ResourceClaim{})
 	if status.Name != "made" || !metav1.IsControlledBy(claim, pod) || claim.Labels["l"] != "v" || claim.GenerateName != "p-made-" ||
 		claim.Annotations["resource.kubernetes.io/pod-claim-name"] != "made" {
 		t.Errorf("the pod's claim is %+v", claim.ObjectMeta)
@@ -582,11 +558,11 @@ func TestResourceClaims(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	shared := get(t, c, "default", "shared", &resourcev1.ResourceClaim{})
+	shared := controllertest.Get(c, "default", "shared", &resourcev1.ResourceClaim{})
 	allocate(claim)
 	allocate(shared)
-	eventually(t, c, "the pod that is gone reserves nothing", &resourcev1.ResourceClaimList{}, func() bool {
-		return len(get(t, c, "default", "shared", shared).Status.ReservedFor) == 1
+	c.Eventually("the pod that is gone reserves nothing", &resourcev1.ResourceClaimList{}, func() bool {
+		return len(controllertest.Get(c, "default", "shared", shared).Status.ReservedFor) == 1
 	})
 	if shared.Status.ReservedFor[0].UID != pod.UID || shared.Status.Allocation == nil {
 		t.Errorf("the claim is %+v", shared.Status)
@@ -596,14 +572,14 @@ func TestResourceClaims(t *testing.T) {
 		Driver: "d.example.com", AllNodes: ptr.To(true), Pool: resourcev1.ResourcePool{Name: "pool", ResourceSliceCount: 1},
 		Devices: []resourcev1.Device{{Name: "device", Taints: []resourcev1.DeviceTaint{{Key: "broken", Effect: resourcev1.DeviceTaintEffectNoExecute}}}},
 	}}
-	create(t, c, slice)
+	c.Create(slice)
 	victim := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "victim"}, Spec: corev1.PodSpec{
 		NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "i"}}, ResourceClaims: []corev1.PodResourceClaim{{Name: "given", ResourceClaimName: ptr.To("shared")}},
 	}}
-	create(t, c, victim)
-	event(t, c, "victim", "DeviceTaintManagerEviction")
-	eventually(t, c, "the pod has to go", &corev1.PodList{}, func() bool {
-		return get(t, c, "default", "victim", victim).DeletionTimestamp != nil
+	c.Create(victim)
+	c.WaitForEvent("", "victim", "DeviceTaintManagerEviction")
+	c.Eventually("the pod has to go", &corev1.PodList{}, func() bool {
+		return controllertest.Get(c, "default", "victim", victim).DeletionTimestamp != nil
 	})
 	if !slices.ContainsFunc(victim.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.DisruptionTarget && c.Reason == "DeletionByDeviceTaintManager"
@@ -615,16 +591,16 @@ func TestResourceClaims(t *testing.T) {
 	}
 
 	// The pod ends: its own claim goes, the other one is free again.
-	get(t, c, "default", "p", pod)
+	controllertest.Get(c, "default", "p", pod)
 	pod.Status.Phase = corev1.PodSucceeded
 	if err := c.Client.Status().Update(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
 	gone(t, c, claim, &resourcev1.ResourceClaimList{})
-	eventually(t, c, "the claim is free", &resourcev1.ResourceClaimList{}, func() bool {
-		get(t, c, "default", "shared", shared)
+	c.Eventually("the claim is free", &resourcev1.ResourceClaimList{}, func() bool {
+		controllertest.Get(c, "default", "shared", shared)
 		return shared.Status.Allocation == nil && len(shared.Status.ReservedFor) == 0 && len(shared.Finalizers) == 0
 	})
-	remove(t, c, shared)
+	c.Delete(shared)
 	gone(t, c, shared, &resourcev1.ResourceClaimList{})
 }

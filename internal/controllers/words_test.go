@@ -17,7 +17,7 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"skiff/internal/cluster/testcluster"
+	"skiff/internal/controllers/controllertest"
 )
 
 // TestEventsInUpstreamsWords has something of each kind happen, and compares
@@ -42,10 +42,10 @@ func TestEventsInUpstreamsWords(t *testing.T) {
 		}}
 	}
 	one := intstr.FromInt32(1)
-	eventually(t, c, "the ServiceAccount that pods have", &corev1.ServiceAccountList{}, func() bool {
+	c.Eventually("the ServiceAccount that pods have", &corev1.ServiceAccountList{}, func() bool {
 		return c.Client.Get(ctx, client.ObjectKey{Namespace: "default", Name: "default"}, &corev1.ServiceAccount{}) == nil
 	})
-	create(t, c,
+	c.Create(
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}},
 		&appsv1.Deployment{ObjectMeta: meta("deployment"), Spec: appsv1.DeploymentSpec{Replicas: ptr.To[int32](2), Selector: selector("deployment"), Template: template("deployment")}},
 		&appsv1.ReplicaSet{ObjectMeta: meta("replicaset"), Spec: appsv1.ReplicaSetSpec{Replicas: ptr.To[int32](1), Selector: selector("replicaset"), Template: template("replicaset")}},
@@ -76,7 +76,7 @@ func TestEventsInUpstreamsWords(t *testing.T) {
 		{"PersistentVolumeClaim", "provisioned", "persistentvolume-controller", "ExternalProvisioning", "Waiting for a volume to be created either by the external provisioner 'csi.example.com' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered."},
 		{"PersistentVolumeClaim", "consumer", "persistentvolume-controller", "WaitForFirstConsumer", "waiting for first consumer to be created before binding"},
 	} {
-		eventually(t, c, fmt.Sprint(test), &corev1.EventList{}, func() bool {
+		c.Eventually(fmt.Sprint(test), &corev1.EventList{}, func() bool {
 			var list corev1.EventList
 			if err := c.Client.List(ctx, &list); err != nil {
 				t.Fatal(err)
@@ -101,10 +101,10 @@ func like(text, pattern string) bool {
 }
 
 // fail waits for a pod and reports it as failed.
-func fail(t *testing.T, c *testcluster.Cluster, name string) {
+func fail(t *testing.T, c *controllertest.Cluster, name string) {
 	t.Helper()
 	p := &corev1.Pod{}
-	eventually(t, c, name, &corev1.PodList{}, func() bool {
+	c.Eventually(name, &corev1.PodList{}, func() bool {
 		return c.Client.Get(context.Background(), client.ObjectKey{Namespace: "default", Name: name}, p) == nil
 	})
 	p.Status.Phase = corev1.PodFailed

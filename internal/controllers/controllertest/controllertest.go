@@ -45,13 +45,23 @@ func Start(t testing.TB) *Cluster { return StartAt(t, clock.RealClock{}) }
 // StartAt does so for controllers that go by another clock.
 func StartAt(t testing.TB, clk clock.WithTicker) *Cluster {
 	t.Helper()
-	c := &Cluster{Cluster: testcluster.Start(t), Clock: clk, t: t}
+	c := Of(t, testcluster.Start(t))
+	c.Clock = clk
 	if err := index.Add(context.Background(), c.Set(identity.Loopback()).Cache); err != nil {
 		t.Fatal(err)
 	}
 	c.Create(account(corev1.NamespaceDefault))
 	return c
 }
+
+// Of is for a cluster whose controllers are run by other means, all together: they
+// have their own indexes, and make the accounts of pods.
+func Of(t testing.TB, c *testcluster.Cluster) *Cluster {
+	return &Cluster{Cluster: c, Clock: clock.RealClock{}, t: t}
+}
+
+// Logger writes to the test's log.
+func (c *Cluster) Logger() *slog.Logger { return slog.New(slog.NewTextHandler(writer{c.t}, nil)) }
 
 // Namespace makes a namespace that pods can be created in.
 func (c *Cluster) Namespace(name string) {
@@ -80,7 +90,7 @@ func (c *Cluster) RunOver(set skiffclient.Set, name string, new func(controller.
 	if _, jumps := delays.(*JumpingClock); jumps {
 		delays = clock.RealClock{}
 	}
-	r, err := new(controller.Deps{Set: set, Clock: c.Clock, Delays: delays, Log: slog.New(slog.NewTextHandler(writer{c.t}, nil)).With("account", name)})
+	r, err := new(controller.Deps{Set: set, Clock: c.Clock, Delays: delays, Log: c.Logger().With("account", name)})
 	if err != nil {
 		cancel()
 		c.t.Fatal(err)

@@ -29,6 +29,18 @@ import (
 //	hold         it stays as it is; deleted, it goes on terminating
 func (c *Cluster) Kubelet() {
 	c.t.Helper()
+	c.play(&kubelet{client: c.Client, schedules: true})
+}
+
+// KubeletWithoutScheduler plays the kubelets alone, for clusters without nodes:
+// pods run where they are.
+func (c *Cluster) KubeletWithoutScheduler() {
+	c.t.Helper()
+	c.play(&kubelet{client: c.Client})
+}
+
+func (c *Cluster) play(k *kubelet) {
+	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	w, err := c.Client.Watch(ctx, &corev1.PodList{})
 	if err != nil {
@@ -37,7 +49,6 @@ func (c *Cluster) Kubelet() {
 	}
 	stopped := make(chan struct{})
 	c.t.Cleanup(func() { cancel(); <-stopped })
-	k := &kubelet{client: c.Client}
 	work := make([]chan *corev1.Pod, kubelets)
 	var running sync.WaitGroup
 	for i := range work {
@@ -71,8 +82,9 @@ func (c *Cluster) Kubelet() {
 const kubelets = 32
 
 type kubelet struct {
-	client client.Client
-	pods   atomic.Int32
+	client    client.Client
+	schedules bool
+	pods      atomic.Int32
 }
 
 func (k *kubelet) see(ctx context.Context, p *corev1.Pod) error {
@@ -81,7 +93,7 @@ func (k *kubelet) see(ctx context.Context, p *corev1.Pod) error {
 	case image == "hold":
 	case p.DeletionTimestamp != nil:
 		return k.client.Delete(ctx, p, client.GracePeriodSeconds(0), client.Preconditions{UID: &p.UID})
-	case p.Spec.NodeName == "":
+	case p.Spec.NodeName == "" && k.schedules:
 		return k.client.SubResource("binding").Create(ctx, p, &corev1.Binding{
 			ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
 			Target:     corev1.ObjectReference{Kind: "Node", Name: nodeOf(p, int(k.pods.Add(1)))},

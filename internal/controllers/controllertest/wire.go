@@ -3,7 +3,6 @@ package controllertest
 import (
 	"context"
 	"io"
-	"log/slog"
 	"net"
 	"sync"
 
@@ -41,7 +40,7 @@ func (c *Cluster) Remote() (skiffclient.Set, *Wire) {
 	})
 	config := rest.CopyConfig(c.Config)
 	config.Host = "https://" + l.Addr().String()
-	set, err := remote.Connect(ctx, config, c.Scheme, remote.Options{}, slog.New(slog.NewTextHandler(writer{c.t}, nil)))
+	set, err := remote.Connect(ctx, config, c.Scheme, remote.Options{}, c.Logger())
 	if err != nil {
 		c.t.Fatal(err)
 	}
