@@ -5,6 +5,7 @@ package cloudtest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -21,6 +22,7 @@ type Cloud struct {
 	routes    map[string]*cloudprovider.Route
 	fail      error
 	started   int
+	changed   func()
 }
 
 var (
@@ -32,7 +34,7 @@ var (
 
 // New returns an empty cloud.
 func New() *Cloud {
-	return &Cloud{balancers: map[string][]string{}, routes: map[string]*cloudprovider.Route{}}
+	return &Cloud{balancers: map[string][]string{}, routes: map[string]*cloudprovider.Route{}, changed: func() {}}
 }
 
 // Calls returns what load balancers were asked to do, as "verb namespace/name
@@ -43,7 +45,32 @@ func (c *Cloud) Calls() []string {
 	return slices.Clone(c.calls)
 }
 
-// Fail makes changes of load balancers fail, until err is nil.
+// OnChange has f called after every change. It must not call the cloud.
+func (c *Cloud) OnChange(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changed = f
+}
+
+// Balancers returns the hosts of each load balancer, by namespace/name.
+func (c *Cloud) Balancers() map[string][]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.balancers)
+}
+
+// Targets returns the nodes that routes lead to, by their destinations.
+func (c *Cloud) Targets() map[string]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	targets := map[string]string{}
+	for destination, r := range c.routes {
+		targets[destination] = string(r.TargetNode)
+	}
+	return targets
+}
+
+// Fail makes changes fail, until err is nil.
 func (c *Cloud) Fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,6 +94,7 @@ func (c *Cloud) change(verb string, svc *corev1.Service, nodes []*corev1.Node) e
 	}
 	slices.Sort(hosts)
 	c.calls = append(c.calls, fmt.Sprint(verb, " ", key, " ", hosts))
+	defer c.changed()
 	switch {
 	case c.fail != nil:
 		return c.fail
@@ -171,6 +199,10 @@ func (c *Cloud) ListRoutes(context.Context, string) ([]*cloudprovider.Route, err
 func (c *Cloud) CreateRoute(_ context.Context, _, hint string, r *cloudprovider.Route) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.fail != nil {
+		return c.fail
+	}
+	defer c.changed()
 	made := *r
 	made.Name = hint
 	c.routes[r.DestinationCIDR] = &made
@@ -181,6 +213,10 @@ func (c *Cloud) CreateRoute(_ context.Context, _, hint string, r *cloudprovider.
 func (c *Cloud) DeleteRoute(_ context.Context, _ string, r *cloudprovider.Route) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.fail != nil {
+		return c.fail
+	}
+	defer c.changed()
 	delete(c.routes, r.DestinationCIDR)
 	return nil
 }

@@ -61,28 +61,40 @@ func (r *reconciler) reconcile(ctx context.Context, _ types.NamespacedName) (rec
 	if err := r.Cache.List(ctx, &nodes, crclient.UnsafeDisableDeepCopy); err != nil {
 		return reconcile.Result{}, err
 	}
-	needed := map[string]bool{}
-	var problems []error
+	// A provider may know routes by their destination: what leads elsewhere goes
+	// before what is to come.
+	problems := r.removeOthers(ctx, nodes.Items, existing)
 	for i := range nodes.Items {
 		n := &nodes.Items[i]
 		if len(n.Spec.PodCIDRs) == 0 {
 			continue
 		}
-		err := r.ensure(ctx, n, existing, needed)
+		err := r.ensure(ctx, n, existing)
 		problems = append(problems, err, r.setCondition(ctx, n, err == nil))
 	}
+	if err := errors.Join(problems...); err != nil {
+		return reconcile.Result{}, err
+	}
+	return reconcile.Result{RequeueAfter: refresh}, nil
+}
+
+// removeOthers removes the cluster's routes that no node needs.
+func (r *reconciler) removeOthers(ctx context.Context, nodes []corev1.Node, existing []*cloudprovider.Route) (problems []error) {
+	needed := map[string]bool{}
+	for i := range nodes {
+		for _, cidr := range nodes[i].Spec.PodCIDRs {
+			needed[nodes[i].Name+" "+cidr] = true
+		}
+	}
 	for _, route := range existing {
-		if needed[keyOf(route)] || !r.ours(route) {
+		if needed[keyOf(route)] && !route.Blackhole || !r.ours(route) {
 			continue
 		}
 		if err := r.routes.DeleteRoute(ctx, r.ClusterName, route); err != nil {
 			problems = append(problems, fmt.Errorf("removing the route to %s: %w", route.DestinationCIDR, err))
 		}
 	}
-	if err := errors.Join(problems...); err != nil {
-		return reconcile.Result{}, err
-	}
-	return reconcile.Result{RequeueAfter: refresh}, nil
+	return problems
 }
 
 func keyOf(r *cloudprovider.Route) string { return string(r.TargetNode) + " " + r.DestinationCIDR }
@@ -96,11 +108,10 @@ func (r *reconciler) ours(route *cloudprovider.Route) bool {
 }
 
 // ensure makes the routes to a node that are missing.
-func (r *reconciler) ensure(ctx context.Context, n *corev1.Node, existing []*cloudprovider.Route, needed map[string]bool) error {
+func (r *reconciler) ensure(ctx context.Context, n *corev1.Node, existing []*cloudprovider.Route) error {
 	var problems []error
 	for _, cidr := range n.Spec.PodCIDRs {
 		want := &cloudprovider.Route{TargetNode: types.NodeName(n.Name), DestinationCIDR: cidr, TargetNodeAddresses: n.Status.Addresses}
-		needed[keyOf(want)] = true
 		if slices.ContainsFunc(existing, func(have *cloudprovider.Route) bool { return keyOf(have) == keyOf(want) && !have.Blackhole }) {
 			continue
 		}

@@ -179,11 +179,17 @@ func (c *Cluster) List(list client.ObjectList, options ...client.ListOption) {
 // change, or of more kinds.
 func (c *Cluster) Eventually(what string, list client.ObjectList, ok func() bool, more ...client.ObjectList) {
 	c.t.Helper()
+	c.await(what, make(chan struct{}, 1), ok, append(more, list)...)
+}
+
+// await waits for ok, looking again whenever objects of the lists' kinds change,
+// and when something is on changed.
+func (c *Cluster) await(what string, changed chan struct{}, ok func() bool, lists ...client.ObjectList) {
+	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	changed := make(chan struct{}, 1)
 	var watching sync.WaitGroup
 	defer func() { cancel(); watching.Wait() }()
-	for _, kind := range append(more, list) {
+	for _, kind := range lists {
 		w, err := c.Client.Watch(ctx, kind)
 		if err != nil {
 			c.t.Fatal(err)

@@ -43,10 +43,15 @@ type Keeping struct {
 	T     *testing.T
 	Clock *JumpingClock
 
-	k      Keeper
-	remote *skiffclient.Set
-	stop   []func()
+	k       Keeper
+	remote  *skiffclient.Set
+	stop    []func()
+	changed chan struct{}
 }
+
+// Changed says that something outside the API has changed that matters for what
+// is right.
+func (x *Keeping) Changed() { tell(x.changed) }
 
 // Keep demands that whatever goes wrong, things are as they should be in the
 // end, nothing is left over, and afterwards an event costs few writes.
@@ -56,7 +61,7 @@ func (k Keeper) Keep(t *testing.T) {
 		for _, trouble := range troubles {
 			t.Run(trouble.name, func(t *testing.T) {
 				clk := &JumpingClock{}
-				x := &Keeping{Cluster: StartAt(t, clk), T: t, k: k, Clock: clk}
+				x := &Keeping{Cluster: StartAt(t, clk), T: t, k: k, Clock: clk, changed: make(chan struct{}, 1)}
 				x.start()
 				for _, o := range k.Around {
 					x.Create(o.DeepCopyObject().(client.Object))
@@ -98,11 +103,11 @@ func (x *Keeping) end() {
 
 func (x *Keeping) settle(what string) {
 	x.T.Helper()
-	var also []client.ObjectList
+	lists := []client.ObjectList{x.k.Watched}
 	if x.k.Also != nil {
-		also = append(also, x.k.Also)
+		lists = append(lists, x.k.Also)
 	}
-	x.Eventually(what, x.k.Watched, func() bool { return x.k.Right(x) }, also...)
+	x.await(what, x.changed, func() bool { return x.k.Right(x) }, lists...)
 }
 
 // Object is what the controller serves, as it is now.
