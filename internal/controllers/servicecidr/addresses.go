@@ -75,18 +75,17 @@ func (r *addresses) address(ctx context.Context, key types.NamespacedName) (reco
 	if ref == nil || ref.Group != "" || ref.Resource != "services" || a.Labels[networkingv1.LabelManagedBy] != managedBy {
 		return reconcile.Result{}, nil
 	}
-	owner := types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}
-	var s, known corev1.Service
-	err := r.Client.Get(ctx, owner, &s)
-	if err != nil && !apierrors.IsNotFound(err) {
+	s, err := r.owner(ctx, &a)
+	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if err != nil || !slices.Contains(s.Spec.ClusterIPs, a.Name) {
+	if s == nil || !slices.Contains(s.Spec.ClusterIPs, a.Name) {
 		// Another Service may have taken it over since.
 		err := r.Client.Delete(ctx, &a, crclient.Preconditions{UID: &a.UID, ResourceVersion: &a.ResourceVersion})
 		return reconcile.Result{}, crclient.IgnoreNotFound(err)
 	}
-	err = r.Cache.Get(ctx, owner, &known, crclient.UnsafeDisableDeepCopy)
+	var known corev1.Service
+	err = r.Cache.Get(ctx, controller.Key(s), &known, crclient.UnsafeDisableDeepCopy)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return reconcile.Result{}, err
 	}
@@ -97,7 +96,8 @@ func (r *addresses) address(ctx context.Context, key types.NamespacedName) (reco
 	return reconcile.Result{}, nil
 }
 
-// service makes the IPAddresses that a Service lacks.
+// service makes the IPAddresses that a Service lacks, and those anew that are
+// not what they should be.
 func (r *addresses) service(ctx context.Context, key types.NamespacedName) error {
 	var s corev1.Service
 	if err := r.Cache.Get(ctx, key, &s, crclient.UnsafeDisableDeepCopy); err != nil {
@@ -108,31 +108,79 @@ func (r *addresses) service(ctx context.Context, key types.NamespacedName) error
 		if err != nil {
 			continue
 		}
-		var have networkingv1.IPAddress
-		err = r.Cache.Get(ctx, types.NamespacedName{Name: ip.String()}, &have, crclient.UnsafeDisableDeepCopy)
-		if err == nil {
-			if ref := have.Spec.ParentRef; ref == nil || ref.Namespace != s.Namespace || ref.Name != s.Name {
-				r.events.Eventf(&s, corev1.EventTypeWarning, "ClusterIPAlreadyAllocated", "Cluster IP [%v]:%s was assigned to multiple services; please recreate service", familyOf(ip), ip)
-			}
-			continue
-		}
-		if !apierrors.IsNotFound(err) {
+		if err := r.repair(ctx, &s, ip); err != nil {
 			return err
 		}
-		if err := r.Client.Create(ctx, &networkingv1.IPAddress{
-			ObjectMeta: metav1.ObjectMeta{Name: ip.String(), Labels: map[string]string{
-				networkingv1.LabelIPAddressFamily: string(familyOf(ip)), networkingv1.LabelManagedBy: managedBy,
-			}},
-			Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: s.Namespace, Name: s.Name}},
-		}); err != nil {
-			if apierrors.IsAlreadyExists(err) {
-				continue // The cache will show it.
-			}
-			return err
-		}
-		r.events.Eventf(&s, corev1.EventTypeWarning, "ClusterIPNotAllocated", "Cluster IP [%v]:%s is not allocated; repairing", familyOf(ip), ip)
 	}
 	return nil
+}
+
+// repair sees to one address of a Service.
+func (r *addresses) repair(ctx context.Context, s *corev1.Service, ip netip.Addr) error {
+	want := newAddress(s, ip)
+	var have networkingv1.IPAddress
+	err := r.Cache.Get(ctx, types.NamespacedName{Name: want.Name}, &have, crclient.UnsafeDisableDeepCopy)
+	warn := func(reason, format string, args ...any) {
+		r.events.Eventf(s, corev1.EventTypeWarning, reason, format, args...)
+	}
+	switch {
+	case apierrors.IsNotFound(err):
+		err := r.Client.Create(ctx, want)
+		if err == nil {
+			warn("ClusterIPNotAllocated", "Cluster IP [%v]: %s is not allocated; repairing", familyOf(ip), ip)
+		} else if apierrors.IsAlreadyExists(err) {
+			return nil // The cache will show it.
+		}
+		return err
+	case err != nil:
+		return err
+	case have.Spec.ParentRef == nil || *have.Spec.ParentRef != *want.Spec.ParentRef:
+		other, err := r.owner(ctx, &have)
+		if err != nil {
+			return err
+		}
+		if other != nil && slices.Contains(other.Spec.ClusterIPs, have.Name) {
+			warn("ClusterIPAlreadyAllocated", "Cluster IP [%v]:%s was assigned to multiple services; please recreate service", familyOf(ip), ip)
+			return nil
+		}
+		if err := r.replace(ctx, &have, want); err != nil {
+			return err
+		}
+		warn("ClusterIPNotAllocated", "the ClusterIP [%v]: %s for Service %s/%s has a wrong reference; repairing", familyOf(ip), ip, s.Namespace, s.Name)
+	case have.Labels[networkingv1.LabelManagedBy] != managedBy || have.Labels[networkingv1.LabelIPAddressFamily] != string(familyOf(ip)):
+		return r.replace(ctx, &have, want)
+	}
+	return nil
+}
+
+func newAddress(s *corev1.Service, ip netip.Addr) *networkingv1.IPAddress {
+	return &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{Name: ip.String(), Labels: map[string]string{
+			networkingv1.LabelIPAddressFamily: string(familyOf(ip)), networkingv1.LabelManagedBy: managedBy,
+		}},
+		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: s.Namespace, Name: s.Name}},
+	}
+}
+
+// owner is the Service that an IPAddress is of, if there is one.
+func (r *addresses) owner(ctx context.Context, a *networkingv1.IPAddress) (*corev1.Service, error) {
+	ref := a.Spec.ParentRef
+	if ref == nil || ref.Group != "" || ref.Resource != "services" {
+		return nil, nil
+	}
+	var s corev1.Service
+	if err := r.Client.Get(ctx, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}, &s); err != nil {
+		return nil, crclient.IgnoreNotFound(err)
+	}
+	return &s, nil
+}
+
+func (r *addresses) replace(ctx context.Context, have, want *networkingv1.IPAddress) error {
+	err := r.Client.Delete(ctx, have, crclient.Preconditions{UID: &have.UID, ResourceVersion: &have.ResourceVersion})
+	if crclient.IgnoreNotFound(err) != nil {
+		return err
+	}
+	return r.Client.Create(ctx, want)
 }
 
 func familyOf(ip netip.Addr) corev1.IPFamily {

@@ -9,12 +9,10 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/record"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -31,12 +29,11 @@ const (
 
 type reconciler struct {
 	controller.Deps
-	events record.EventRecorder
 }
 
 // New makes the ServiceCIDR controller.
 func New(d controller.Deps) (controller.Runnable, error) {
-	r := &reconciler{d, d.Recorder("service-cidrs-controller")}
+	r := &reconciler{d}
 	return controller.New(d, "servicecidr", 1, r.reconcile,
 		controller.Watch(d, &networkingv1.ServiceCIDR{}, func(q controller.Queue, _, c *networkingv1.ServiceCIDR) {
 			if c != nil {
@@ -106,7 +103,6 @@ func (r *reconciler) letGo(ctx context.Context, c *networkingv1.ServiceCIDR) (re
 	}
 	if needed {
 		const message = "There are still IPAddresses referencing the ServiceCIDR, please remove them or create a new ServiceCIDR"
-		r.events.Event(c, corev1.EventTypeWarning, "KubernetesServiceCIDRDeletionBlocked", message)
 		return reconcile.Result{}, r.setReady(ctx, c, metav1.ConditionFalse, networkingv1.ServiceCIDRReasonTerminating, message)
 	}
 	if left := c.DeletionTimestamp.Add(leave).Sub(r.Clock.Now()); left > 0 {
