@@ -11,7 +11,7 @@ import (
 )
 
 // patience is how long Start waits.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // LocalURL returns a URL on this machine whose port is free.
 func LocalURL(t testing.TB) string {
