@@ -163,6 +163,9 @@ func term(pod *corev1.Pod, t *corev1.PodAffinityTerm, weight int64) Term {
 }
 
 func selector(s *metav1.LabelSelector) labels.Selector {
+	if s != nil && len(s.MatchExpressions) == 0 {
+		return labels.SelectorFromValidatedSet(s.MatchLabels)
+	}
 	out, err := metav1.LabelSelectorAsSelector(s)
 	if err != nil {
 		return labels.Nothing()
