@@ -8,6 +8,8 @@ import (
 
 	"skiff/internal/cluster"
 	"skiff/internal/cluster/agent"
+	"skiff/internal/kubelet/eviction"
+	"skiff/internal/kubelet/images"
 )
 
 func newAgent() *cobra.Command {
@@ -70,6 +72,9 @@ func (n *nodeFlags) add(cmd *cobra.Command) {
 	f.StringVar(&c.ClusterDomain, "cluster-domain", "cluster.local", "zone of the cluster's names")
 	f.StringVar(&c.ResolvConf, "resolv-conf", "/etc/resolv.conf", "file with the name servers of all other names")
 	f.StringVar(&c.StaticPodDir, "static-pod-dir", "", "directory of manifests of static pods")
+	f.StringVar(&c.EvictionHard, "eviction-hard", "", "how little may be left before pods are evicted, signal<value,... (default "+eviction.DefaultThresholds+")")
+	f.IntVar(&c.ImageGCHighThreshold, "image-gc-high-threshold", images.DefaultHighPercent, "how full the images' file system may be before unused ones are removed, in percent; 100 is no limit")
+	f.IntVar(&c.ImageGCLowThreshold, "image-gc-low-threshold", images.DefaultLowPercent, "how full it is afterwards, in percent")
 	f.StringVar(&n.logLevel, "log-level", "info", "debug, info, warn or error")
 }
 

@@ -97,6 +97,13 @@ type NodeConfig struct {
 	ResolvConf string
 	// StaticPodDir, when set, is watched for manifests of static pods.
 	StaticPodDir string
+	// EvictionHard says how little of its memory and disk may be left before the
+	// node evicts pods, as upstream's kubelet is told. Default: upstream's.
+	EvictionHard string
+	// ImageGCHighThreshold is how full, in percent, the images' file system may
+	// be before unused images are removed, ImageGCLowThreshold how full it is
+	// afterwards. Default 85 and 80; of 100, none are.
+	ImageGCHighThreshold, ImageGCLowThreshold int
 }
 
 // AgentConfig says what agent.Run makes.

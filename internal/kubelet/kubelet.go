@@ -32,6 +32,7 @@ import (
 	"skiff/internal/kubelet/cgroups"
 	"skiff/internal/kubelet/csi"
 	"skiff/internal/kubelet/dra"
+	"skiff/internal/kubelet/eviction"
 	"skiff/internal/kubelet/handlers"
 	"skiff/internal/kubelet/images"
 	"skiff/internal/kubelet/node"
@@ -80,6 +81,13 @@ type Config struct {
 	StaticPodDir string
 	// MaxPods defaults to 110.
 	MaxPods int
+	// EvictionThresholds are what must stay available of the node's memory and
+	// disk; pods are evicted otherwise.
+	EvictionThresholds []eviction.Threshold
+	// ImageHighPercent is how full the images' file system may be before unused
+	// images are removed, ImageLowPercent how full it is afterwards (default 85
+	// and 80); of 100, none are.
+	ImageHighPercent, ImageLowPercent int
 	// Address and Port are what the node's API listens on; Port defaults to
 	// 10250, and Address to all.
 	Address netip.Addr
@@ -124,6 +132,12 @@ func (c *Config) defaults() error {
 	if c.MaxPods == 0 {
 		c.MaxPods = 110
 	}
+	if c.ImageHighPercent == 0 {
+		c.ImageHighPercent = images.DefaultHighPercent
+	}
+	if c.ImageLowPercent == 0 {
+		c.ImageLowPercent = min(images.DefaultLowPercent, c.ImageHighPercent)
+	}
 	if c.Port == 0 {
 		c.Port = 10250
 	}
@@ -138,6 +152,9 @@ func (c *Config) defaults() error {
 		if !ok {
 			errs = append(errs, fmt.Errorf("kubelet configuration: %s must be set", field))
 		}
+	}
+	if low, high := c.ImageLowPercent, c.ImageHighPercent; low < 0 || low > high || high > 100 {
+		errs = append(errs, fmt.Errorf("kubelet configuration: unused images are removed from %d%% down to %d%%; write two percentages, the lower one second", high, low))
 	}
 	need(c.NodeName != "", "NodeName")
 	need(len(c.NodeIPs) > 0, "NodeIPs")
@@ -171,6 +188,8 @@ type Kubelet struct {
 	references *references.Store
 	writer     *status.Writer
 	node       *node.Manager
+	eviction   *eviction.Manager
+	collector  *images.Collector
 	wakes      *timers.Queue[string]
 	state      runtimeState
 	workers    sync.WaitGroup
@@ -185,6 +204,9 @@ type Kubelet struct {
 	// synced is true when all pods of the node were seen once, so that one the
 	// runtime has and we do not know is an orphan.
 	synced bool
+	// imageDirectory is on the images' file system, empty until the runtime has
+	// told where that is.
+	imageDirectory string
 }
 
 // New checks the configuration and the machine; Run does the work. Pods that
@@ -270,6 +292,8 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	start(k.followRuntime)
 	start(func(ctx context.Context) { k.node.Run(ctx, func() { close(k.registered) }) })
 	start(k.rotateLogs)
+	start(k.eviction.Run)
+	start(k.collector.Run)
 	start(k.followPlugins)
 	failed := make(chan error, 3)
 	start(func(ctx context.Context) { failed <- api.Run(ctx) })
@@ -341,6 +365,14 @@ func (k *Kubelet) build(ctx context.Context) {
 		Name: k.NodeName, Labels: k.Labels, Taints: k.Taints, ProviderID: k.ProviderID,
 		Client: k.Client.Client, Clock: k.Clock, Log: k.log, Facts: k.facts,
 	}).Init()
+	k.eviction = &eviction.Manager{
+		Thresholds: k.EvictionThresholds, Node: scarce{k}, Reference: k.nodeReference(), Recorder: k.recorder,
+		Clock: k.Clock, Log: k.log, Changed: k.node.Kick,
+	}
+	k.collector = &images.Collector{
+		Images: k.runtime, InUse: k.imagesInUse, Space: k.imageSpace, HighPercent: k.ImageHighPercent, LowPercent: k.ImageLowPercent,
+		Reference: k.nodeReference(), Recorder: k.recorder, Clock: k.Clock, Log: k.log,
+	}
 	k.state.changed = func() {
 		k.node.Kick()
 		k.kickAll()

@@ -39,6 +39,7 @@ import (
 	"skiff/internal/containerd/runtimetest"
 	"skiff/internal/images/imagetest"
 	"skiff/internal/kubelet"
+	"skiff/internal/kubelet/eviction"
 )
 
 func TestMain(m *testing.M) { runtimetest.Main(m) }
@@ -57,7 +58,9 @@ type node struct {
 	logs    string
 	// manifests is the directory of static pods.
 	manifests string
-	stop      func()
+	// thresholds are what the next kubelet is told of evictions.
+	thresholds []eviction.Threshold
+	stop       func()
 }
 
 func start(t *testing.T) *node {
@@ -109,7 +112,7 @@ func (n *node) startKubelet(t *testing.T) {
 		t.Fatal(err)
 	}
 	k, err := kubelet.New(kubelet.Config{
-		NodeName: nodeName, NodeIPs: []netip.Addr{loopback}, RootDir: n.root, PodLogsDir: n.logs, StaticPodDir: n.manifests,
+		NodeName: nodeName, NodeIPs: []netip.Addr{loopback}, RootDir: n.root, PodLogsDir: n.logs, StaticPodDir: n.manifests, EvictionThresholds: n.thresholds,
 		RuntimeEndpoint: n.runtime.Endpoint(), CgroupRoot: cgroupRoot, Address: loopback, Port: port,
 		ServingCert: func() (*tls.Certificate, error) { return serving.Certificate(), nil },
 		ClientCA:    n.PKI.CA.Pool(), Authorize: kubelet.AuthorizeByReview(n.Client, nodeName),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
@@ -105,15 +106,15 @@ func (k *Kubelet) kick(uid string) {
 }
 
 func (k *Kubelet) kickAll() {
-	k.mu.Lock()
-	all := make([]*worker, 0, len(k.pods))
-	for _, w := range k.pods {
-		all = append(all, w)
-	}
-	k.mu.Unlock()
-	for _, w := range all {
+	for _, w := range k.all() {
 		w.kick()
 	}
+}
+
+func (k *Kubelet) all() []*worker {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Collect(maps.Values(k.pods))
 }
 
 // contentChanged tells a pod that something its volumes show has changed.
@@ -200,14 +201,8 @@ func (k *Kubelet) active(except string) []*v1.Pod {
 // Pods returns the pods of this node that are in the API, with their newest
 // status.
 func (k *Kubelet) Pods() []*v1.Pod {
-	k.mu.Lock()
-	all := make([]*worker, 0, len(k.pods))
-	for _, w := range k.pods {
-		all = append(all, w)
-	}
-	k.mu.Unlock()
 	var out []*v1.Pod
-	for _, w := range all {
+	for _, w := range k.all() {
 		if pod, _ := w.current(); pod != nil {
 			out = append(out, k.newest(pod))
 		}

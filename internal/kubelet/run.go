@@ -15,6 +15,7 @@ import (
 	"skiff/internal/kubelet/admit"
 	"skiff/internal/kubelet/allocation"
 	"skiff/internal/kubelet/cgroups"
+	"skiff/internal/kubelet/eviction"
 	"skiff/internal/kubelet/manifests"
 	"skiff/internal/kubelet/plan"
 	"skiff/internal/kubelet/probes"
@@ -47,12 +48,11 @@ func (w *worker) admit(pod *v1.Pod, state *runtime.Pod) *status.Waiting {
 	node := w.k.node.Node()
 	w.k.admitting.Lock()
 	defer w.k.admitting.Unlock()
+	if message := w.k.eviction.Refuse(pod); message != "" {
+		return w.reject(pod, &admit.Rejection{Reason: eviction.Reason, Message: message})
+	}
 	if rejection := admit.Check(pod, node, w.k.active(w.uid), klog.Logger{}); rejection != nil {
-		w.mu.Lock()
-		w.mu.rejected = true
-		w.mu.Unlock()
-		w.k.recorder.Event(pod, v1.EventTypeWarning, rejection.Reason, rejection.Message)
-		return &status.Waiting{Reason: rejection.Reason, Message: "Pod was rejected: " + rejection.Message}
+		return w.reject(pod, rejection)
 	}
 	w.mu.Lock()
 	w.admitted = true
@@ -60,6 +60,15 @@ func (w *worker) admit(pod *v1.Pod, state *runtime.Pod) *status.Waiting {
 	w.mu.Unlock()
 	w.k.references.SetPod(w.uid, references.OfVolumes(pod))
 	return nil
+}
+
+// reject notes that the node does not take the pod.
+func (w *worker) reject(pod *v1.Pod, rejection *admit.Rejection) *status.Waiting {
+	w.mu.Lock()
+	w.mu.rejected = true
+	w.mu.Unlock()
+	w.k.recorder.Event(pod, v1.EventTypeWarning, rejection.Reason, rejection.Message)
+	return &status.Waiting{Reason: rejection.Reason, Message: "Pod was rejected: " + rejection.Message}
 }
 
 // run takes the next steps of a pod that is to run.
@@ -291,7 +300,7 @@ func (w *worker) report(pod *v1.Pod, state *runtime.Pod, terminating, terminated
 	}
 	name, _, _ := strings.Cut(w.k.state.runtimeName(), ":")
 	w.k.writer.Set(object, status.Generate(status.Input{
-		Pod: pod, Runtime: state, RuntimeName: name, Probes: w.k.probes, Waiting: w.waiting, Failed: w.failed,
+		Pod: pod, Runtime: state, RuntimeName: name, Probes: w.k.probes, Waiting: w.waiting, Failed: w.failed, Evicted: w.evicting,
 		Resize: w.pendingResize(), ResizeProblem: w.resizeErr, Resized: w.resized(pod),
 		Terminating: terminating, Terminated: terminated, StartTime: w.started, HostIPs: w.k.NodeIPs, Now: w.k.Clock.Now(),
 	}))

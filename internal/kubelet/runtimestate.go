@@ -179,7 +179,7 @@ func (k *Kubelet) facts(ctx context.Context) node.Facts {
 	k.state.mu.Unlock()
 	f := node.Facts{
 		Machine: k.machine, Name: k.NodeName, IPs: k.NodeIPs, MaxPods: int64(k.MaxPods), Port: int32(k.Port),
-		Version: k.Version, Pressure: node.MeasurePressure(k.RootDir), NotReady: k.state.problem(),
+		Version: k.Version, Pressure: k.pressures(), NotReady: k.state.problem(),
 		Runtime: name, Handlers: handlers, Features: features, VolumesInUse: k.csi.InUse(),
 	}
 	if name == "" {

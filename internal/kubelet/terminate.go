@@ -69,9 +69,7 @@ func (w *worker) clean(ctx context.Context, pod *v1.Pod, state *runtime.Pod, rem
 	if err := errors.Join(k.volumes.Unmount(ctx, w.uid), k.dra.Unprepare(ctx, types.UID(w.uid)), k.cgroups.RemovePod(w.uid)); err != nil {
 		return err
 	}
-	w.mu.Lock()
-	w.mu.ended = true
-	w.mu.Unlock()
+	w.end()
 	k.kickPending()
 	if !removed && pod.DeletionTimestamp == nil {
 		return nil
@@ -111,7 +109,7 @@ func (w *worker) finish(pod *v1.Pod) {
 
 // killWave stops containers together.
 func (w *worker) killWave(ctx context.Context, pod *v1.Pod, state *runtime.Pod, wave []*runtime.Container) error {
-	seconds := *grace(pod)
+	seconds := w.grace(pod)
 	if w.k.Clock.Now().After(w.stopBegan) {
 		// Sidecars have what the containers before them have left.
 		seconds -= int64(w.k.Clock.Now().Sub(w.stopBegan) / time.Second)

@@ -10,6 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"skiff/internal/kubelet/allocation"
+	"skiff/internal/kubelet/eviction"
 	"skiff/internal/kubelet/plan"
 	"skiff/internal/kubelet/status"
 )
@@ -43,18 +44,23 @@ type worker struct {
 		// pending is why the node has not granted what the pod asks for now.
 		pending *status.Waiting
 		// rejected is true when the node did not take the pod.
-		rejected  bool
+		rejected bool
+		// evicted is why the node ends the pod for want of something.
+		evicted   string
 		interrupt context.CancelFunc
 	}
+	// over is closed when ended becomes true.
+	over chan struct{}
 
 	admitted  bool
 	started   time.Time
 	backoff   plan.Backoff
 	waiting   map[string]status.Waiting
 	announced map[string]time.Time // back-offs of which an event told
-	// failed is why the node ends the pod; finished is true when its work is
-	// done.
+	// failed is why the node ends the pod, and evicting is true when that is for
+	// want of something; finished is true when its work is done.
 	failed   *status.Waiting
+	evicting bool
 	finished bool
 	// stopBegan is when its containers were first asked to stop.
 	stopBegan time.Time
@@ -68,7 +74,7 @@ type worker struct {
 }
 
 func newWorker(k *Kubelet, uid string) *worker {
-	return &worker{k: k, uid: uid, waiting: map[string]status.Waiting{}, announced: map[string]time.Time{}}
+	return &worker{k: k, uid: uid, over: make(chan struct{}), waiting: map[string]status.Waiting{}, announced: map[string]time.Time{}}
 }
 
 // update takes the pod's newest object.
@@ -110,6 +116,40 @@ func (w *worker) contentChanged() {
 	w.mu.contentDirty = true
 	w.mu.Unlock()
 	w.kick()
+}
+
+// evict has the pod end in little time, because the node lacks something.
+func (w *worker) evict(message string) {
+	w.mu.Lock()
+	if w.mu.evicted == "" {
+		w.mu.evicted = message
+		if w.mu.interrupt != nil {
+			w.mu.interrupt()
+		}
+	}
+	w.mu.Unlock()
+	w.kick()
+}
+
+// end notes that the pod's containers are gone for good.
+func (w *worker) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.mu.ended {
+		w.mu.ended = true
+		close(w.over)
+	}
+}
+
+// endedPod returns the pod if its containers are gone for good, and it is in the
+// API still.
+func (w *worker) endedPod() *v1.Pod {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.mu.ended || w.mu.removed {
+		return nil
+	}
+	return w.mu.pod
 }
 
 // current returns the pod's newest object, nil if it has left the API.
@@ -220,6 +260,7 @@ func (w *worker) sync(ctx context.Context, pod *v1.Pod, removed bool) (again boo
 	}
 	w.adopt(pod, state, removed)
 	pod = w.resize(pod)
+	w.takeEviction()
 	if w.ending(pod, removed) {
 		return w.terminate(ctx, pod, state, removed)
 	}
@@ -238,6 +279,16 @@ func (w *worker) sync(ctx context.Context, pod *v1.Pod, removed bool) (again boo
 	return again, errors.Join(err, mirrored)
 }
 
+// takeEviction has a pod that is evicted fail, unless it ends anyway.
+func (w *worker) takeEviction() {
+	w.mu.Lock()
+	message, ended := w.mu.evicted, w.mu.ended
+	w.mu.Unlock()
+	if message != "" && !ended && w.failed == nil && !w.finished {
+		w.failed, w.evicting = &status.Waiting{Reason: eviction.Reason, Message: message}, true
+	}
+}
+
 // ending reports whether the pod is to end, or has.
 func (w *worker) ending(pod *v1.Pod, removed bool) bool {
 	return removed || pod.DeletionTimestamp != nil || w.failed != nil || w.finished ||
@@ -254,6 +305,18 @@ func grace(pod *v1.Pod) *int64 {
 		return pod.Spec.TerminationGracePeriodSeconds
 	}
 	return &fallback
+}
+
+// evictedGrace is the grace period of a pod whose end the node needs, in
+// seconds.
+const evictedGrace = 1
+
+// grace returns how long the pod's containers may take to stop now, in seconds.
+func (w *worker) grace(pod *v1.Pod) int64 {
+	if w.evicting {
+		return min(evictedGrace, *grace(pod))
+	}
+	return *grace(pod)
 }
 
 // joined returns errs as one error, or nil.

@@ -226,12 +226,15 @@ func (u *up) undo(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// nodeArgs are what server and agent have in common.
+// nodeArgs are what server and agent have in common. The disk is the user's, and
+// may be nearly full with other things.
 func (u *up) nodeArgs(n *Node) []string {
 	return []string{
 		"--node-name", n.Name,
 		"--node-ip", n.IP.String(),
 		"--cgroup-root", u.nodeCgroup(n),
+		"--eviction-hard", "memory.available<100Mi",
+		"--image-gc-high-threshold", "100",
 	}
 }
 

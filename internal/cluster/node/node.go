@@ -4,6 +4,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -24,6 +25,7 @@ import (
 	"skiff/internal/dns"
 	"skiff/internal/images"
 	"skiff/internal/kubelet"
+	"skiff/internal/kubelet/eviction"
 	"skiff/internal/network"
 	"skiff/internal/network/cni"
 	"skiff/internal/proxy"
@@ -50,6 +52,10 @@ type Config struct {
 // running when it returns.
 func Run(ctx context.Context, c Config) error {
 	taints, err := parseTaints(c.Taints)
+	if err != nil {
+		return err
+	}
+	thresholds, err := eviction.ParseThresholds(cmp.Or(c.EvictionHard, eviction.DefaultThresholds))
 	if err != nil {
 		return err
 	}
@@ -87,6 +93,7 @@ func Run(ctx context.Context, c Config) error {
 			NodeName: c.Name, NodeIPs: []netip.Addr{c.IP}, Labels: c.Labels, Taints: taints,
 			RootDir: c.KubeletDir, PodLogsDir: c.PodLogsDir, LocalVolumesDir: filepath.Join(c.DataDir, "storage"), RuntimeEndpoint: endpoint, CgroupRoot: c.CgroupRoot,
 			ClusterDNS: []string{c.ClusterDNS.String()}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
+			EvictionThresholds: thresholds, ImageHighPercent: c.ImageGCHighThreshold, ImageLowPercent: c.ImageGCLowThreshold,
 			StaticPodDir: c.StaticPodDir, ServingCert: c.ServingCert, ClientCA: c.ClientCA, Authorize: kubelet.AuthorizeByReview(c.Node.Client, c.Name),
 			Version: Version, Client: c.Node, Log: c.Log.With("part", "kubelet"), Clock: clock.RealClock{},
 		})

@@ -72,7 +72,7 @@ type Request struct {
 // *Error. retry is when another try makes sense, zero unless backing off.
 func (m *Manager) Ensure(ctx context.Context, r Request) (image Image, retry time.Time, err error) {
 	name := r.Container.Image
-	full, err := withDefaultTag(name)
+	full, err := FullName(name)
 	if err != nil {
 		message := fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %v", name, name, err)
 		m.recorder.Event(r.Reference, v1.EventTypeWarning, "InspectFailed", message)
@@ -164,8 +164,8 @@ func message(err error) string {
 	return err.Error()
 }
 
-// withDefaultTag adds :latest to a name with neither tag nor digest.
-func withDefaultTag(name string) (string, error) {
+// FullName adds :latest to a name with neither tag nor digest.
+func FullName(name string) (string, error) {
 	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
 		return "", err

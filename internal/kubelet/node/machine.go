@@ -2,7 +2,6 @@
 package node
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,10 +25,11 @@ type Machine struct {
 // InspectMachine reads the machine's facts; root is the directory whose file
 // system pods store on.
 func InspectMachine(root string) (*Machine, error) {
-	memory, err := meminfo("MemTotal")
+	meminfo, err := Meminfo()
 	if err != nil {
 		return nil, err
 	}
+	memory := int64(meminfo["MemTotal"])
 	var fs unix.Statfs_t
 	if err := unix.Statfs(root, &fs); err != nil {
 		return nil, fmt.Errorf("reading file system of %s: %w", root, err)
@@ -64,23 +64,24 @@ func InspectMachine(root string) (*Machine, error) {
 	return m, nil
 }
 
-// meminfo returns a field of /proc/meminfo, in bytes.
-func meminfo(field string) (int64, error) {
-	f, err := os.Open("/proc/meminfo")
+// Meminfo returns /proc/meminfo, in bytes.
+func Meminfo() (map[string]uint64, error) {
+	b, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		rest, ok := strings.CutPrefix(lines.Text(), field+":")
-		if !ok {
+	out := map[string]uint64{}
+	for line := range strings.Lines(string(b)) {
+		name, rest, _ := strings.Cut(line, ":")
+		fields := strings.Fields(rest)
+		if len(fields) == 0 {
 			continue
 		}
-		kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-		return kib << 10, err
+		if kib, err := strconv.ParseUint(fields[0], 10, 64); err == nil {
+			out[name] = kib << 10
+		}
 	}
-	return 0, fmt.Errorf("no %s in /proc/meminfo", field)
+	return out, nil
 }
 
 func firstLine(path string) string {
@@ -131,29 +132,4 @@ func hugePages() v1.ResourceList {
 // Pressure is how scarce the machine's resources are.
 type Pressure struct {
 	Memory, Disk, PID bool
-}
-
-// Thresholds of upstream's default hard evictions.
-const (
-	minMemory      = 100 << 20 // bytes
-	minDiskPercent = 10
-	minPIDPercent  = 5
-)
-
-// MeasurePressure looks at the machine now.
-func MeasurePressure(root string) Pressure {
-	var p Pressure
-	if available, err := meminfo("MemAvailable"); err == nil {
-		p.Memory = available < minMemory
-	}
-	var fs unix.Statfs_t
-	if unix.Statfs(root, &fs) == nil && fs.Blocks > 0 {
-		p.Disk = fs.Bavail*100/fs.Blocks < minDiskPercent
-	}
-	var info unix.Sysinfo_t
-	most, err := strconv.ParseUint(firstLine("/proc/sys/kernel/pid_max"), 10, 64)
-	if unix.Sysinfo(&info) == nil && err == nil && most > 0 {
-		p.PID = (most-min(uint64(info.Procs), most))*100/most < minPIDPercent
-	}
-	return p
 }

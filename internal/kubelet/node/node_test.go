@@ -104,9 +104,3 @@ func TestPatch(t *testing.T) {
 		t.Errorf("patch %s gives\n%+v\nwant\n%+v", data, got.Status, after)
 	}
 }
-
-func TestMeasurePressure(t *testing.T) {
-	if p := MeasurePressure("/nonexistent"); p.Disk {
-		t.Error("what cannot be measured is under pressure")
-	}
-}

@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 
+	"skiff/internal/kubelet/node"
 	"skiff/internal/kubelet/runtime"
 )
 
@@ -102,7 +103,7 @@ func TestProcFiles(t *testing.T) {
 	if err != nil || used == 0 || boot.IsZero() {
 		t.Errorf("cpu %d since %v, %v", used, boot, err)
 	}
-	memory, err := memInfo()
+	memory, err := node.Meminfo()
 	if err != nil || memory["MemTotal"] < memory["MemFree"] || memory["MemTotal"] == 0 {
 		t.Errorf("memory %d, %v", memory["MemTotal"], err)
 	}

@@ -18,6 +18,7 @@ import (
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/kubelet/pkg/types"
 
+	"skiff/internal/kubelet/node"
 	"skiff/internal/kubelet/runtime"
 )
 
@@ -39,7 +40,7 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *statistics) summary(ctx context.Context) (*stats.Summary, error) {
-	node, err := s.node()
+	own, err := s.node()
 	if err != nil {
 		return nil, fmt.Errorf("measuring the node: %w", err)
 	}
@@ -51,7 +52,7 @@ func (s *statistics) summary(ctx context.Context) (*stats.Summary, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading sandboxes' statistics: %w", err)
 	}
-	out := &stats.Summary{Node: *node}
+	out := &stats.Summary{Node: *own}
 	byUID := map[string]*stats.PodStats{}
 	for _, pod := range s.pods.Pods() {
 		if pod.Status.Phase != v1.PodRunning && pod.Status.Phase != v1.PodPending {
@@ -172,7 +173,7 @@ func (s *statistics) node() (*stats.NodeStats, error) {
 	if err != nil {
 		return nil, err
 	}
-	memory, err := memInfo()
+	memory, err := node.Meminfo()
 	if err != nil {
 		return nil, err
 	}
@@ -231,24 +232,4 @@ func procStat() (used uint64, boot time.Time, err error) {
 		}
 	}
 	return used, boot, lines.Err()
-}
-
-// memInfo returns /proc/meminfo in bytes.
-func memInfo() (map[string]uint64, error) {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return nil, err
-	}
-	out := map[string]uint64{}
-	for _, line := range strings.Split(string(b), "\n") {
-		name, rest, ok := strings.Cut(line, ":")
-		fields := strings.Fields(rest)
-		if !ok || len(fields) == 0 {
-			continue
-		}
-		if n, err := strconv.ParseUint(fields[0], 10, 64); err == nil {
-			out[name] = n << 10
-		}
-	}
-	return out, nil
 }

@@ -46,6 +46,9 @@ type Input struct {
 	// Failed, when set, is why the node ends the pod on its own account: its
 	// phase is Failed whatever its containers did.
 	Failed *Waiting
+	// Evicted is true when that is for want of something that the node has too
+	// little of.
+	Evicted bool
 	// Terminating is true when all containers have been, or are being, stopped
 	// for good; Terminated when none runs any more.
 	Terminating, Terminated bool
@@ -280,6 +283,12 @@ func (g *generator) conditions(out *v1.PodStatus, initialized bool) {
 	g.set(out, v1.PodScheduled, true, "", "")
 	if !terminal(out.Phase) {
 		g.resizeConditions(out)
+	}
+	if g.Evicted {
+		out.Conditions = slices.DeleteFunc(out.Conditions, func(c v1.PodCondition) bool { return c.Type == v1.DisruptionTarget })
+		g.set(out, v1.DisruptionTarget, true, "", "")
+		c := &out.Conditions[len(out.Conditions)-1]
+		c.Reason, c.Message = v1.PodReasonTerminationByKubelet, g.Failed.Message
 	}
 }
 

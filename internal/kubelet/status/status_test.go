@@ -183,6 +183,26 @@ func TestConditions(t *testing.T) {
 	}
 }
 
+func TestEvictedPodsTellOfTheDisruption(t *testing.T) {
+	pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Name: "a"}}}}
+	pod.Status.Conditions = []v1.PodCondition{{Type: v1.DisruptionTarget, Status: v1.ConditionFalse, Reason: "Stale"}}
+	in := Input{Pod: pod, Runtime: state("a=137"), Probes: probes{}, Now: now, Terminating: true, Terminated: true,
+		Failed: &Waiting{Reason: "Evicted", Message: "no memory"}, Evicted: true}
+	s := Generate(in)
+	if s.Phase != v1.PodFailed || s.Reason != "Evicted" || s.Message != "no memory" {
+		t.Errorf("the pod is %s: %s, %s", s.Phase, s.Reason, s.Message)
+	}
+	var told []v1.PodCondition
+	for _, c := range s.Conditions {
+		if c.Type == v1.DisruptionTarget {
+			told = append(told, c)
+		}
+	}
+	if len(told) != 1 || told[0].Status != v1.ConditionTrue || told[0].Reason != v1.PodReasonTerminationByKubelet || told[0].Message != "no memory" {
+		t.Errorf("conditions: %+v", told)
+	}
+}
+
 func TestAddresses(t *testing.T) {
 	host := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 	pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Name: "a"}}}}
