@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/go-runc"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 )
@@ -44,5 +45,8 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return task.NewTaskService(ic.Context, publisher.(shim.Publisher), ending.(shutdown.Service))
+	service, err := task.NewTaskService(ic.Context, publisher.(shim.Publisher), ending.(shutdown.Service))
+	// The service has set it to what reaps the shim's children.
+	runc.Monitor = starter{runc.Monitor}
+	return service, err
 }
