@@ -56,6 +56,10 @@ type Config struct {
 	Ready func()
 }
 
+// statsPeriod is how often containerd measures what each container uses of the
+// processors, to tell how much that is at the moment: it wakes every shim for it.
+const statsPeriod = "15s"
+
 // shimName is the name under which the pods' program is a shim; its form is
 // containerd's rule (containerd-shim-<name>-<version>).
 const shimName = "containerd-shim-runc-v2"
@@ -145,6 +149,7 @@ func (c *Config) toml() ([]byte, error) {
 				"netns_mounts_under_state_dir": true,
 				"restrict_oom_score_adj":       oomScore == 0,
 				"disable_apparmor":             !apparmorEnabled(),
+				"stats_collect_period":         statsPeriod,
 				"cni": table{
 					"bin_dirs":              append([]string{c.BinDir()}, c.CNIBinDirs...),
 					"conf_dir":              c.CNIConfDir,

@@ -56,6 +56,9 @@ func TestConfigurationSaysWhatIsSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	cri := got.Plugins["io.containerd.cri.v1.runtime"]
+	if period := cri["stats_collect_period"]; period != statsPeriod {
+		t.Errorf("shims are woken every %v", period)
+	}
 	cni, _ := cri["cni"].(map[string]any)
 	dirs, _ := cni["bin_dirs"].([]any)
 	if got.Version != 4 || got.Root != "/data/containerd" || cni["conf_dir"] != "/conf" || len(dirs) != 2 || dirs[0] != "/data/bin" || dirs[1] != "/more" {
