@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // TestMain makes the test's binary process 1 of the nodes and the command that
@@ -63,8 +64,25 @@ func placeholder() error {
 			fmt.Fprint(w, err)
 		}
 	})
+	http.HandleFunc("/mount", func(w http.ResponseWriter, r *http.Request) {
+		times, err := mountedTimes("/var/lib/kubelet/volume")
+		fmt.Fprint(w, times, err)
+	})
 	http.HandleFunc("/die", func(http.ResponseWriter, *http.Request) { os.Exit(7) })
 	return http.Serve(l, nil)
+}
+
+// mountedTimes mounts something on dir, for a moment, and returns how often it
+// is in the node's table of mounts then.
+func mountedTimes(dir string) (int, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return 0, err
+	}
+	if err := unix.Mount("volume", dir, "tmpfs", 0, ""); err != nil {
+		return 0, err
+	}
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	return strings.Count(string(table), " - tmpfs volume "), errors.Join(err, unix.Unmount(dir, 0))
 }
 
 func get(dial func(ctx context.Context, network, address string) (net.Conn, error), url string) (string, error) {
@@ -183,6 +201,11 @@ func TestNodesLiveAndGo(t *testing.T) {
 	}
 	if _, err := os.Stat("/var/lib/skiff/mine"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the machine has it: %v", err)
+	}
+
+	// What is mounted for a pod is there once.
+	if text, err := get(nil, c.url(0, "/mount")); err != nil || text != "1 <nil>" {
+		t.Errorf("a volume is mounted %s times, %v", text, err)
 	}
 
 	// A command that ends is started again, with the news of its end.
