@@ -9,13 +9,16 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"skiff/internal/controllers/controller"
 	"skiff/internal/controllers/controllertest"
 	"skiff/internal/controllers/cronjob"
+	"skiff/internal/controllers/garbagecollector"
 )
 
 // world is a cluster whose CronJob controller lives ahead of the API server: what
@@ -201,6 +204,30 @@ func TestForgottenJobs(t *testing.T) {
 	w.waitFor("replace", "it is replaced", func(s batchv1.CronJobStatus) bool { return len(s.Active) == 1 && s.Active[0].Name != forgotten.Name })
 	if jobs := w.jobs("replace"); len(jobs) != 2 {
 		t.Errorf("%d jobs, want the present one and that of somebody else", len(jobs))
+	}
+}
+
+// Jobs that were left behind by a CronJob are nobody's, also if another has its
+// name.
+func TestOrphans(t *testing.T) {
+	w := start(t)
+	w.Run("generic-garbage-collector", func(d controller.Deps) (controller.Runnable, error) { return garbagecollector.New(d, w.Discover) })
+	forbid := func(s *batchv1.CronJobSpec) { s.ConcurrencyPolicy = batchv1.ForbidConcurrent }
+	w.create("left", forbid)
+	w.waitFor("left", "a job", active(1))
+	orphan := w.jobs("left")[0]
+	first := w.get("left")
+	w.Delete(first, client.PropagationPolicy(metav1.DeletePropagationOrphan))
+	w.Eventually("the end of the first", &batchv1.CronJobList{}, func() bool {
+		return apierrors.IsNotFound(w.Client.Get(context.Background(), client.ObjectKeyFromObject(first), &batchv1.CronJob{}))
+	})
+	w.create("left", forbid)
+	w.minute("left")
+	w.waitFor("left", "a job of its own", func(s batchv1.CronJobStatus) bool { return len(s.Active) == 1 && s.Active[0].UID != orphan.UID })
+	for _, j := range w.jobs("left") {
+		if owned := metav1.IsControlledBy(&j, w.get("left")); owned == (j.UID == orphan.UID) {
+			t.Errorf("job %s, owned: %t", j.Name, owned)
+		}
 	}
 }
 
