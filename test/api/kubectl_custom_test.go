@@ -4,7 +4,7 @@ import "strings"
 
 // customCommands is what the conformance suite does with kubectl and custom
 // resources: kubectl validates and explains them by the server's OpenAPI.
-func customCommands(s *server, k *kubectl) {
+func customCommands(s *server, k *program) {
 	define := func(name, schema string) {
 		k.Helper()
 		k.ok(strings.NewReplacer("NAME", name, "KIND", strings.ToUpper(name[:1])+name[1:], "SCHEMA", schema).Replace(`

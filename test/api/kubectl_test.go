@@ -13,23 +13,31 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// kubectl is a real kubectl with a kubeconfig for the server: the program that
-// KUBECTL names (it may have arguments, as "skiff kubectl"), or the one on the
-// path.
-type kubectl struct {
+// program is a real client, with a kubeconfig for the server.
+type program struct {
 	*testing.T
 	argv []string
 	dir  string
 	env  []string
 }
 
-func newKubectl(t *testing.T, s *server) *kubectl {
+// newKubectl returns the program that KUBECTL names (it may have arguments, as
+// "skiff kubectl"), or the kubectl on the path.
+func newKubectl(t *testing.T, s *server) *program {
 	t.Helper()
-	argv := strings.Fields(os.Getenv("KUBECTL"))
+	return newProgram(t, s, "kubectl")
+}
+
+// newProgram returns the program that the environment names under its name in
+// capitals, or the one on the path.
+func newProgram(t *testing.T, s *server, name string) *program {
+	t.Helper()
+	variable := strings.ToUpper(name)
+	argv := strings.Fields(os.Getenv(variable))
 	if len(argv) == 0 {
-		path, err := exec.LookPath("kubectl")
+		path, err := exec.LookPath(name)
 		if err != nil {
-			t.Skip("there is no kubectl on this machine: set KUBECTL to one")
+			t.Skipf("there is no %s on this machine: set %s to one", name, variable)
 		}
 		argv = []string{path}
 	}
@@ -37,52 +45,52 @@ func newKubectl(t *testing.T, s *server) *kubectl {
 	config := clientcmdapi.NewConfig()
 	config.Clusters["test"] = &clientcmdapi.Cluster{Server: s.URL(), CertificateAuthorityData: s.Config.CAData}
 	config.AuthInfos["test"] = &clientcmdapi.AuthInfo{ClientCertificateData: s.Config.CertData, ClientKeyData: s.Config.KeyData}
-	config.Contexts["test"] = &clientcmdapi.Context{Cluster: "test", AuthInfo: "test", Namespace: "kubectl"}
+	config.Contexts["test"] = &clientcmdapi.Context{Cluster: "test", AuthInfo: "test", Namespace: name}
 	config.CurrentContext = "test"
 	file := filepath.Join(dir, "kubeconfig")
 	if err := clientcmd.WriteToFile(*config, file); err != nil {
 		t.Fatal(err)
 	}
-	return &kubectl{t, argv, dir, []string{"KUBECONFIG=" + file, "HOME=" + dir, "PATH=" + os.Getenv("PATH")}}
+	return &program{t, argv, dir, []string{"KUBECONFIG=" + file, "HOME=" + dir, "PATH=" + os.Getenv("PATH")}}
 }
 
-// run runs kubectl with the arguments and stdin, and returns what it wrote.
-func (k *kubectl) run(stdin string, args ...string) (string, error) {
+// run runs it with the arguments and stdin, and returns what it wrote.
+func (p *program) run(stdin string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
-	argv := append(append([]string{}, k.argv[1:]...), args...)
-	cmd := exec.CommandContext(ctx, k.argv[0], argv...)
-	cmd.Stdin, cmd.Env, cmd.WaitDelay = strings.NewReader(stdin), k.env, time.Second
+	argv := append(append([]string{}, p.argv[1:]...), args...)
+	cmd := exec.CommandContext(ctx, p.argv[0], argv...)
+	cmd.Stdin, cmd.Env, cmd.WaitDelay = strings.NewReader(stdin), p.env, time.Second
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
 
 // ok runs what must succeed and say all of want.
-func (k *kubectl) ok(stdin, command string, want ...string) string {
-	k.Helper()
-	out, err := k.run(stdin, split(command)...)
+func (p *program) ok(stdin, command string, want ...string) string {
+	p.Helper()
+	out, err := p.run(stdin, split(command)...)
 	if err != nil {
-		k.Fatalf("kubectl %s: %v\n%s", command, err, out)
+		p.Fatalf("%s %s: %v\n%s", p.argv[0], command, err, out)
 	}
-	k.says(command, out, want)
+	p.says(command, out, want)
 	return out
 }
 
 // refused runs what must fail and say all of want.
-func (k *kubectl) refused(stdin, command string, want ...string) {
-	k.Helper()
-	out, err := k.run(stdin, split(command)...)
+func (p *program) refused(stdin, command string, want ...string) {
+	p.Helper()
+	out, err := p.run(stdin, split(command)...)
 	if err == nil {
-		k.Errorf("kubectl %s: no error\n%s", command, out)
+		p.Errorf("%s %s: no error\n%s", p.argv[0], command, out)
 	}
-	k.says(command, out, want)
+	p.says(command, out, want)
 }
 
-func (k *kubectl) says(command, out string, want []string) {
-	k.Helper()
+func (p *program) says(command, out string, want []string) {
+	p.Helper()
 	for _, w := range want {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), strings.Join(strings.Fields(w), " ")) {
-			k.Errorf("kubectl %s does not say %q:\n%s", command, w, out)
+			p.Errorf("%s %s does not say %q:\n%s", p.argv[0], command, w, out)
 		}
 	}
 }
@@ -136,7 +144,7 @@ func TestKubectl(t *testing.T) {
 	s.namespace("kubectl")
 	s.serviceAccount("kubectl")
 	k := newKubectl(t, s)
-	for name, test := range map[string]func(*server, *kubectl){
+	for name, test := range map[string]func(*server, *program){
 		"apply": applyCommands, "metadata": metadataCommands, "read": readCommands, "workloads": workloadCommands,
 		"nodes": nodeCommands, "access": accessCommands, "patch": patchCommands, "apply server-side": serverSideCommands,
 		"custom resources": customCommands,
@@ -150,7 +158,7 @@ func TestKubectl(t *testing.T) {
 	}
 }
 
-func applyCommands(_ *server, k *kubectl) {
+func applyCommands(_ *server, k *program) {
 	k.ok(web, "apply -f - --dry-run=server", "deployment.apps/web created (server dry run)", "service/web created (server dry run)")
 	k.ok(web, "apply -f -", "deployment.apps/web created", "service/web created")
 	k.ok(web, "apply -f -", "deployment.apps/web unchanged", "service/web unchanged")
@@ -186,7 +194,7 @@ func applyCommands(_ *server, k *kubectl) {
 	k.ok("", "get cm one -o yaml", "a: edited", "kind: ConfigMap", "set: x")
 }
 
-func serverSideCommands(_ *server, k *kubectl) {
+func serverSideCommands(_ *server, k *program) {
 	manifest := strings.ReplaceAll(web, "name: web", "name: ssa")
 	k.ok(manifest, "apply --server-side -f -", "deployment.apps/ssa serverside-applied", "service/ssa serverside-applied")
 	k.ok(manifest, "apply --server-side -f -", "deployment.apps/ssa serverside-applied")
@@ -203,7 +211,7 @@ func serverSideCommands(_ *server, k *kubectl) {
 	k.ok("", "get cm moved -o jsonpath={.data}", `{"a":"1"}`)
 }
 
-func metadataCommands(_ *server, k *kubectl) {
+func metadataCommands(_ *server, k *program) {
 	k.ok("", "create configmap meta --from-literal=a=b", "configmap/meta created")
 	k.ok("", "label configmap meta tier=front", "configmap/meta labeled")
 	k.refused("", "label configmap meta tier=back", "'tier' already has a value (front), and --overwrite is false")
@@ -221,7 +229,7 @@ func metadataCommands(_ *server, k *kubectl) {
 	k.ok("", "delete quota limits")
 }
 
-func readCommands(s *server, k *kubectl) {
+func readCommands(s *server, k *program) {
 	k.ok("", "api-resources", "NAME SHORTNAMES APIVERSION NAMESPACED KIND", "deployments deploy apps/v1 true Deployment", "poddisruptionbudgets pdb policy/v1 true PodDisruptionBudget")
 	k.ok("", "api-resources --verbs=list --namespaced -o name --api-group=networking.k8s.io", "ingresses.networking.k8s.io networkpolicies.networking.k8s.io")
 	k.ok("", "api-versions", "apps/v1", "autoscaling/v2", "v1")
@@ -242,7 +250,7 @@ func readCommands(s *server, k *kubectl) {
 	k.ok("", "get pods -l nothing=here", "No resources found in kubectl namespace.")
 }
 
-func workloadCommands(s *server, k *kubectl) {
+func workloadCommands(s *server, k *program) {
 	k.ok("", "create deployment shop --image=example.com/shop:1 --replicas=3 --port=8080", "deployment.apps/shop created")
 	k.ok("", "get deployment shop -o wide", "NAME READY UP-TO-DATE AVAILABLE AGE CONTAINERS IMAGES SELECTOR", "shop 0/3 0 0", "shop example.com/shop:1 app=shop")
 	k.ok("", "set image deployment/shop shop=example.com/shop:2", "deployment.apps/shop image updated")
@@ -285,7 +293,7 @@ func workloadCommands(s *server, k *kubectl) {
 	k.ok("", "delete deployment shop --cascade=orphan --wait=false", `deployment.apps "shop" deleted`)
 }
 
-func nodeCommands(s *server, k *kubectl) {
+func nodeCommands(s *server, k *program) {
 	s.ok(201, call{Method: "POST", Path: "/api/v1/nodes", Body: `{"metadata":{"name":"n1","labels":{"node-role.kubernetes.io/control-plane":"","kubernetes.io/role":"worker"}}}`})
 	s.ok(200, call{Method: "PATCH", Path: "/api/v1/nodes/n1/status", Type: mergePatch, Body: `{"status":{"conditions":[{"type":"Ready","status":"True"}],"addresses":[{"type":"InternalIP","address":"10.0.0.1"}],"capacity":{"cpu":"2","memory":"4Gi","pods":"110"},"allocatable":{"cpu":"2","memory":"4Gi","pods":"110"},"nodeInfo":{"kubeletVersion":"v1.36.3","osImage":"Debian","kernelVersion":"6","containerRuntimeVersion":"containerd://2","operatingSystem":"linux","architecture":"amd64"}}}`})
 	k.ok("", "get node n1 -o wide", "NAME STATUS ROLES AGE VERSION INTERNAL-IP EXTERNAL-IP OS-IMAGE KERNEL-VERSION CONTAINER-RUNTIME", "n1 Ready control-plane,worker", "v1.36.3 10.0.0.1 <none> Debian 6 containerd://2")
@@ -300,7 +308,7 @@ func nodeCommands(s *server, k *kubectl) {
 	k.ok("", "drain n1 --ignore-daemonsets --timeout=20s", "node/n1 cordoned", "evicting pod kubectl/on-n1", "node/n1 drained")
 }
 
-func accessCommands(s *server, k *kubectl) {
+func accessCommands(s *server, k *program) {
 	k.ok("", "auth can-i create deployments", "yes")
 	k.refused("", "auth can-i create deployments --as=jane", "no")
 	k.ok("", "create role reader --verb=get,list --resource=pods", "role.rbac.authorization.k8s.io/reader created")
@@ -331,32 +339,32 @@ func accessCommands(s *server, k *kubectl) {
 }
 
 // until runs a command until it succeeds and says want.
-func (k *kubectl) until(command, want string) {
-	k.Helper()
-	k.again(command, want, func(err error) bool { return err == nil })
+func (p *program) until(command, want string) {
+	p.Helper()
+	p.again(command, want, func(err error) bool { return err == nil })
 }
 
 // untilRefused runs a command until it fails and says want.
-func (k *kubectl) untilRefused(command, want string) {
-	k.Helper()
-	k.again(command, want, func(err error) bool { return err != nil })
+func (p *program) untilRefused(command, want string) {
+	p.Helper()
+	p.again(command, want, func(err error) bool { return err != nil })
 }
 
-func (k *kubectl) again(command, want string, ended func(error) bool) {
-	k.Helper()
+func (p *program) again(command, want string, ended func(error) bool) {
+	p.Helper()
 	deadline := time.Now().Add(patience)
 	for {
-		out, err := k.run("", split(command)...)
+		out, err := p.run("", split(command)...)
 		if ended(err) && strings.Contains(out, want) {
 			return
 		}
 		if time.Now().After(deadline) {
-			k.Fatalf("kubectl %s does not say %q: %v\n%s", command, want, err, out)
+			p.Fatalf("%s %s does not say %q: %v\n%s", p.argv[0], command, want, err, out)
 		}
 	}
 }
 
-func patchCommands(_ *server, k *kubectl) {
+func patchCommands(_ *server, k *program) {
 	k.ok(strings.ReplaceAll(web, "name: web", "name: patched"), "create -f -", "deployment.apps/patched created")
 	k.ok("", `patch deployment patched -p '{"spec":{"template":{"spec":{"containers":[{"name":"side","image":"s"}]}}}}'`, "deployment.apps/patched patched")
 	k.ok("", "get deployment patched -o jsonpath={.spec.template.spec.containers[*].name}", "side main")
