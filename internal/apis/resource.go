@@ -69,6 +69,10 @@ type Resource struct {
 	HasStatus            bool
 	PrepareStatusUpdate  func(ctx context.Context, obj, old Object)
 	ValidateStatusUpdate func(ctx context.Context, obj, old Object) field.ErrorList
+	// ResetByStatus are the fields of metadata, by path, that PrepareStatusUpdate
+	// leaves as they were, whatever is written: whose writer does not come to
+	// own them.
+	ResetByStatus []string
 	// KeepStatusOnCreate stores the status that a create brings.
 	KeepStatusOnCreate bool
 	// Generation counts metadata.generation: 1 on create, +1 with each change
@@ -294,6 +298,7 @@ type Of[T Object] struct {
 	HasStatus              bool
 	PrepareStatusUpdate    func(ctx context.Context, obj, old T)
 	ValidateStatusUpdate   func(ctx context.Context, obj, old T) field.ErrorList
+	ResetByStatus          []string
 	KeepStatusOnCreate     bool
 	Generation             bool
 	NewGeneration          func(obj, old T) bool
@@ -325,6 +330,7 @@ func (d Of[T]) Resource() *Resource {
 		ValidateName:           d.ValidateName,
 		HasStatus:              d.HasStatus,
 		PrepareStatusUpdate:    liftCtx2(d.PrepareStatusUpdate),
+		ResetByStatus:          d.ResetByStatus,
 		KeepStatusOnCreate:     d.KeepStatusOnCreate,
 		Generation:             d.Generation,
 		AllowCreateOnUpdate:    d.AllowCreateOnUpdate,

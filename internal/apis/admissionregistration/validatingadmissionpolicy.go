@@ -46,6 +46,7 @@ func validatingAdmissionPolicy(admission *cel.Admission, g Grants) *apis.Resourc
 			same := equality.Semantic.DeepEqual(p.Spec.ParamKind, old.Spec.ParamKind) && equality.Semantic.DeepEqual(p.Spec.MatchConditions, old.Spec.MatchConditions)
 			return g.policy(ctx, p.Spec.ParamKind, old.Spec.ParamKind, validateValidatingPolicy(p, expressions{admission, validatingExpressions(old)}, same))
 		},
+		ResetByStatus: []string{"metadata"},
 		PrepareStatusUpdate: func(_ context.Context, o, old *admissionregistrationv1.ValidatingAdmissionPolicy) {
 			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
 		},

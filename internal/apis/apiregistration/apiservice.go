@@ -46,7 +46,8 @@ func apiService() *apis.Resource {
 				}}
 			}
 		},
-		Validate: validateAPIService,
+		Validate:      validateAPIService,
+		ResetByStatus: []string{"metadata"},
 		PrepareStatusUpdate: func(_ context.Context, o, old *apiregistrationv1.APIService) {
 			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
 		},

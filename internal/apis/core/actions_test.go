@@ -1,6 +1,7 @@
 package core_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -27,7 +28,7 @@ func TestServed(t *testing.T) {
 	}
 	for name, test := range map[string]func(t *testing.T, c *kubernetes.Clientset, ns string){
 		"pods": testActionsOnPods, "eviction": testEviction, "namespace": testNamespaceDeletion, "events": testEventsInBothGroups,
-		"generations": testGenerations,
+		"generations": testGenerations, "statuses": testStatusWriters,
 	} {
 		t.Run(name, func(t *testing.T) {
 			makeNamespace(t, c, name)
@@ -212,6 +213,50 @@ func testEventsInBothGroups(t *testing.T, c *kubernetes.Clientset, ns string) {
 	stored.Note = "other"
 	if _, err := c.EventsV1().Events(ns).Update(ctx, stored, metav1.UpdateOptions{}); err == nil || !strings.Contains(err.Error(), "message: Invalid value") {
 		t.Errorf("another note: %v", err)
+	}
+}
+
+// testStatusWriters: who writes a status comes to own what the write changes,
+// and nothing that it leaves as it was.
+func testStatusWriters(t *testing.T, c *kubernetes.Clientset, ns string) {
+	ctx, p := t.Context(), pod("p")
+	must(c.CoreV1().Pods(ns).Create(ctx, p, metav1.CreateOptions{}))(t)
+	must(c.AppsV1().Deployments(ns).Create(ctx, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "d"},
+		Spec:       appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: p.Labels}, Template: corev1.PodTemplateSpec{ObjectMeta: p.ObjectMeta, Spec: p.Spec}},
+	}, metav1.CreateOptions{}))(t)
+	const owner = `[{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "1"}]`
+	for _, tt := range []struct {
+		resource, name, patch string
+		owned                 string
+	}{
+		{"deployments", "d", `{"metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}, "status": {"replicas": 1}}`,
+			`{"f:metadata":{"f:annotations":{".":{},"f:c":{}}},"f:status":{"f:replicas":{}}}`},
+		{"pods", "p", `{"metadata": {"labels": {"a": "b"}, "ownerReferences": ` + owner + `}, "status": {"message": "m"}}`,
+			`{"f:metadata":{"f:labels":{"f:a":{}}},"f:status":{"f:message":{}}}`},
+	} {
+		client := c.CoreV1().RESTClient()
+		if tt.resource == "deployments" {
+			client = c.AppsV1().RESTClient()
+		}
+		obj := &metav1.PartialObjectMetadata{}
+		data := must(client.Patch(types.MergePatchType).Namespace(ns).Resource(tt.resource).Name(tt.name).SubResource("status").
+			VersionedParams(&metav1.PatchOptions{FieldManager: "reporter"}, metav1.ParameterCodec).Body([]byte(tt.patch)).SetHeader("Accept", "application/json").DoRaw(ctx))(t)
+		if err := json.Unmarshal(data, obj); err != nil {
+			t.Fatal(err)
+		}
+		var owned string
+		for _, m := range obj.ManagedFields {
+			if m.Manager == "reporter" {
+				owned = string(m.FieldsV1.Raw)
+			}
+		}
+		if owned != tt.owned {
+			t.Errorf("who reports on %s owns %s, want %s", tt.resource, owned, tt.owned)
+		}
+		if (tt.resource == "deployments") != (obj.Labels["a"] == "") || len(obj.OwnerReferences) != 0 {
+			t.Errorf("the metadata of %s is %+v", tt.resource, obj.ObjectMeta)
+		}
 	}
 }
 

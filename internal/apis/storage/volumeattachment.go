@@ -31,6 +31,7 @@ func volumeAttachment() *apis.Resource {
 		RequireResourceVersion: true,
 		Validate:               validateVolumeAttachment,
 		ValidateUpdate:         validateVolumeAttachmentUpdate,
+		ResetByStatus:          []string{"metadata"},
 		PrepareStatusUpdate: func(_ context.Context, o, old *storagev1.VolumeAttachment) {
 			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
 		},

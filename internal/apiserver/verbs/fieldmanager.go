@@ -112,6 +112,13 @@ func resetFields(v *Version, subresource string) map[fieldpath.APIVersion]fieldp
 		set = fieldpath.NewSet(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
 	case subresource == "status":
 		set = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
+		for _, path := range d.ResetByStatus {
+			var at fieldpath.Path
+			for name := range strings.SplitSeq(path, ".") {
+				at = append(at, fieldpath.PathElement{FieldName: &name})
+			}
+			set.Insert(at)
+		}
 	default:
 		return nil
 	}
