@@ -239,9 +239,12 @@ type Scale struct {
 type Subresource struct {
 	Name string
 	// Kind is the type it speaks; the zero value means the parent's.
-	Kind  schema.GroupVersionKind
-	New   func() runtime.Object
-	Verbs []string // of get, update, patch, create
+	Kind schema.GroupVersionKind
+	// OldVersions are further versions of Kind in which an action is taken,
+	// with the same fields.
+	OldVersions []string
+	New         func() runtime.Object
+	Verbs       []string // of get, update, patch, create
 
 	// Edit changes obj, a copy of the stored parent, as body demands (for a
 	// subresource that speaks the parent's type body is the whole new object),

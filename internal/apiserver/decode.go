@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,8 +51,9 @@ func decodeInto(ctx context.Context, media string, data []byte, obj runtime.Obje
 	})
 }
 
-// decodeAs is decodeInto with the way to read JSON.
-func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string, decode func(data []byte) error) error {
+// decodeAs is decodeInto with the way to read JSON, and old versions of the kind
+// that have the same fields.
+func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string, decode func(data []byte) error, oldVersions ...string) error {
 	var strict []error
 	switch media {
 	case mediaProtobuf:
@@ -62,7 +64,7 @@ func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object
 		if err := u.Unmarshal(data[4:]); err != nil {
 			return apierrors.NewBadRequest("decoding the protobuf envelope: " + err.Error())
 		}
-		if err := checkKind(schema.FromAPIVersionAndKind(u.APIVersion, u.Kind), gvk); err != nil {
+		if err := checkKind(schema.FromAPIVersionAndKind(u.APIVersion, u.Kind), gvk, oldVersions); err != nil {
 			return err
 		}
 		m, ok := obj.(interface{ Unmarshal([]byte) error })
@@ -101,7 +103,7 @@ func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object
 		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, gvk.Kind, err))
 	}
 	got := obj.GetObjectKind().GroupVersionKind()
-	if err := checkKind(got, gvk); err != nil {
+	if err := checkKind(got, gvk, oldVersions); err != nil {
 		return err
 	}
 	if _, custom := obj.(*unstructured.Unstructured); custom {
@@ -129,7 +131,10 @@ func unrecognized(gvk schema.GroupVersionKind, data []byte, why string) error {
 	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %s (%s%s)", gvk.Kind, why, text, more))
 }
 
-func checkKind(got, want schema.GroupVersionKind) error {
+func checkKind(got, want schema.GroupVersionKind, oldVersions []string) error {
+	if got.GroupKind() == want.GroupKind() && slices.Contains(oldVersions, got.Version) {
+		return nil
+	}
 	if (got.Kind == "" || got.Kind == want.Kind) && (got.GroupVersion().Empty() || got.GroupVersion() == want.GroupVersion()) {
 		return nil
 	}

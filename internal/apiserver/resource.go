@@ -227,8 +227,8 @@ func (s *Server) body(r *http.Request, v *verbs.Version, fieldValidation string)
 	return obj, nil
 }
 
-func bodyInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string) error {
-	return readInto(r, obj, gvk, fieldValidation, verbs.DecodeJSON)
+func bodyInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string, oldVersions ...string) error {
+	return readInto(r, obj, gvk, fieldValidation, verbs.DecodeJSON, oldVersions...)
 }
 
 // versionInto reads a body that is an object of the version.
@@ -238,7 +238,7 @@ func versionInto(r *http.Request, obj apis.Object, v *verbs.Version, fieldValida
 	})
 }
 
-func readInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string, decode func(context.Context, []byte, any, string) error) error {
+func readInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string, decode func(context.Context, []byte, any, string) error, oldVersions ...string) error {
 	media, err := bodyMedia(r)
 	if err != nil {
 		return err
@@ -249,7 +249,7 @@ func readInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, 
 	}
 	if err := decodeAs(r.Context(), media, data, obj, gvk, fieldValidation, func(data []byte) error {
 		return decode(r.Context(), data, obj, fieldValidation)
-	}); err != nil {
+	}, oldVersions...); err != nil {
 		return err
 	}
 	recordRequest(r.Context(), obj, gvk)

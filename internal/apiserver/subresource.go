@@ -138,7 +138,7 @@ func (s *Server) serveAction(w http.ResponseWriter, r *http.Request, req *verbs.
 		return err
 	}
 	body := sub.New()
-	if err := bodyInto(r, body, sub.Kind, o.FieldValidation); err != nil {
+	if err := bodyInto(r, body, sub.Kind, o.FieldValidation, sub.OldVersions...); err != nil {
 		return err
 	}
 	out, err := s.Verbs.Act(r.Context(), req, body, o)

@@ -110,6 +110,16 @@ func testEviction(t *testing.T, c *kubernetes.Clientset, ns string) {
 	if !apierrors.IsNotFound(err) {
 		t.Errorf("evicting nobody: %v", err)
 	}
+	for version, want := range map[string]int{"v1": 201, "v1beta1": 201, "v2": 400} {
+		must(c.CoreV1().Pods(ns).Create(t.Context(), pod(version), metav1.CreateOptions{}))(t)
+		body := fmt.Sprintf(`{"apiVersion": "policy/%s", "kind": "Eviction", "metadata": {"name": %q}}`, version, version)
+		var code int
+		c.CoreV1().RESTClient().Post().Namespace(ns).Resource("pods").Name(version).SubResource("eviction").
+			SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(t.Context()).StatusCode(&code)
+		if code != want {
+			t.Errorf("an eviction of policy/%s is answered %d, want %d", version, code, want)
+		}
+	}
 }
 
 // covering returns a budget over the pods of these tests.

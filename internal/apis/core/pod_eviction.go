@@ -23,10 +23,11 @@ import (
 // podEviction deletes a pod if its disruption budget can spare it.
 func podEviction() apis.Subresource {
 	return apis.Subresource{
-		Name:  "eviction",
-		Kind:  policyv1.SchemeGroupVersion.WithKind("Eviction"),
-		New:   func() runtime.Object { return &policyv1.Eviction{} },
-		Verbs: []string{"create"},
+		Name:        "eviction",
+		Kind:        policyv1.SchemeGroupVersion.WithKind("Eviction"),
+		OldVersions: []string{"v1beta1"},
+		New:         func() runtime.Object { return &policyv1.Eviction{} },
+		Verbs:       []string{"create"},
 		Create: func(ctx context.Context, s apis.Storage, namespace, name string, body runtime.Object, dryRun bool) (runtime.Object, error) {
 			options, err := evictionOptions(body.(*policyv1.Eviction), name, dryRun)
 			if err != nil {
