@@ -434,9 +434,6 @@ func (s *server) wire(t *testing.T) {
 	if pretty := s.ok(200, call{Method: "GET", Path: "/api/v1/namespaces/writes?pretty=true"}); !strings.HasPrefix(string(pretty.Body), "{\n  \"kind\": \"Namespace\",\n") {
 		t.Errorf("pretty: %.80s", pretty.Body)
 	}
-	if head := s.ok(200, call{Method: "HEAD", Path: "/api/v1/namespaces/writes"}); len(head.Body) != 0 {
-		t.Errorf("HEAD: %s", head.Body)
-	}
 	var u answer
 	for _, accept := range []string{"*/*", "application/*", "text/html,application/json;q=0.9", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"} {
 		if u = s.ok(200, call{Method: "GET", Path: "/api/v1/namespaces/writes", Accept: accept}); !strings.HasPrefix(u.Header.Get("Content-Type"), mediaJSON) {
