@@ -174,7 +174,8 @@ type Version struct {
 	Group, Version, Kind string
 	New                  func() Object
 	NewList              func() runtime.Object
-	// ToHub and FromHub convert; both are nil for the hub itself.
+	// ToHub and FromHub convert. The hub itself has no FromHub, and a ToHub only
+	// if there is something to refuse that cannot be read.
 	ToHub   func(obj Object) (Object, error)
 	FromHub func(hub Object) (Object, error)
 	// Default fills defaults of this version before conversion; nil where the

@@ -24,7 +24,7 @@ import (
 
 func daemonSet() *apis.Resource {
 	spec, status := appsv1.DaemonSetSpec{}.SwaggerDoc(), appsv1.DaemonSetStatus{}.SwaggerDoc()
-	return apis.Of[*appsv1.DaemonSet]{
+	r := apis.Of[*appsv1.DaemonSet]{
 		Names: apis.Names{
 			Group: "apps", Resource: "daemonsets", Singular: "daemonset", Kind: "DaemonSet",
 			ShortNames: []string{"ds"},
@@ -68,6 +68,15 @@ func daemonSet() *apis.Resource {
 			}
 		},
 	}.Resource()
+	r.Hub.ToHub = readable("DaemonSet", func(annotations map[string]string) error {
+		text, ok := annotations[appsv1.DeprecatedTemplateGeneration]
+		if !ok {
+			return nil
+		}
+		_, err := strconv.ParseInt(text, 10, 64)
+		return err
+	})
+	return r
 }
 
 func defaultDaemonSet(d *appsv1.DaemonSet) {

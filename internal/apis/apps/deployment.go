@@ -3,6 +3,7 @@ package apps
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -23,7 +24,7 @@ import (
 
 func deployment() *apis.Resource {
 	spec, status := appsv1.DeploymentSpec{}.SwaggerDoc(), appsv1.DeploymentStatus{}.SwaggerDoc()
-	return apis.Of[*appsv1.Deployment]{
+	r := apis.Of[*appsv1.Deployment]{
 		Names: apis.Names{
 			Group: "apps", Resource: "deployments", Singular: "deployment", Kind: "Deployment",
 			ShortNames: []string{"deploy"},
@@ -74,6 +75,18 @@ func deployment() *apis.Resource {
 			}
 		},
 	}.Resource()
+	r.Hub.ToHub = readable("Deployment", func(annotations map[string]string) error {
+		text := annotations[appsv1.DeprecatedRollbackTo]
+		if text == "" {
+			return nil
+		}
+		_, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return fmt.Errorf("failed to parse annotation[%s]=%s as int64: %w", appsv1.DeprecatedRollbackTo, text, err)
+		}
+		return nil
+	})
+	return r
 }
 
 func defaultDeployment(d *appsv1.Deployment) {

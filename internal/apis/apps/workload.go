@@ -1,6 +1,8 @@
 package apps
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -45,6 +47,17 @@ func validateSelector(s *metav1.LabelSelector, kind string, path *field.Path) fi
 		errs = append(errs, field.Invalid(path, s, "empty selector is invalid for "+kind))
 	}
 	return errs
+}
+
+// readable refuses objects whose annotations hold what fields of older versions
+// held, in a form that upstream could not read.
+func readable(kind string, read func(annotations map[string]string) error) func(apis.Object) (apis.Object, error) {
+	return func(obj apis.Object) (apis.Object, error) {
+		if err := read(obj.GetAnnotations()); err != nil {
+			return nil, fmt.Errorf("%s in version \"v1\" cannot be handled as a %s: %w", kind, kind, err)
+		}
+		return obj, nil
+	}
 }
 
 // templateWarnings tells what is allowed in a workload's template but hardly

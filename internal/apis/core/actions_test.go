@@ -28,7 +28,7 @@ func TestServed(t *testing.T) {
 	}
 	for name, test := range map[string]func(t *testing.T, c *kubernetes.Clientset, ns string){
 		"pods": testActionsOnPods, "eviction": testEviction, "namespace": testNamespaceDeletion, "events": testEventsInBothGroups,
-		"generations": testGenerations, "statuses": testStatusWriters,
+		"generations": testGenerations, "statuses": testStatusWriters, "annotations": testOldAnnotations,
 	} {
 		t.Run(name, func(t *testing.T) {
 			makeNamespace(t, c, name)
@@ -213,6 +213,30 @@ func testEventsInBothGroups(t *testing.T, c *kubernetes.Clientset, ns string) {
 	stored.Note = "other"
 	if _, err := c.EventsV1().Events(ns).Update(ctx, stored, metav1.UpdateOptions{}); err == nil || !strings.Contains(err.Error(), "message: Invalid value") {
 		t.Errorf("another note: %v", err)
+	}
+}
+
+// testOldAnnotations: annotations that stand for fields of older versions must
+// be what those were.
+func testOldAnnotations(t *testing.T, c *kubernetes.Clientset, ns string) {
+	ctx, p := t.Context(), pod("")
+	selector, template := &metav1.LabelSelector{MatchLabels: p.Labels}, corev1.PodTemplateSpec{ObjectMeta: p.ObjectMeta, Spec: p.Spec}
+	for annotation, want := range map[string]string{
+		appsv1.DeprecatedTemplateGeneration: `DaemonSet in version "v1" cannot be handled as a DaemonSet: strconv.ParseInt: parsing "x": invalid syntax`,
+		appsv1.DeprecatedRollbackTo:         `Deployment in version "v1" cannot be handled as a Deployment: failed to parse annotation[deprecated.deployment.rollback.to]=x as int64: strconv.ParseInt: parsing "x": invalid syntax`,
+	} {
+		for value, ok := range map[string]bool{"x": false, "7": true} {
+			meta := metav1.ObjectMeta{Name: "a", Annotations: map[string]string{annotation: value}}
+			var err error
+			if strings.HasPrefix(want, "DaemonSet") {
+				_, err = c.AppsV1().DaemonSets(ns).Create(ctx, &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{Selector: selector, Template: template}}, metav1.CreateOptions{})
+			} else {
+				_, err = c.AppsV1().Deployments(ns).Create(ctx, &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Selector: selector, Template: template}}, metav1.CreateOptions{})
+			}
+			if ok && err != nil || !ok && (!apierrors.IsBadRequest(err) || err.Error() != want) {
+				t.Errorf("%s=%s: %v", annotation, value, err)
+			}
+		}
 	}
 }
 

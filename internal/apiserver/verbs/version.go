@@ -172,7 +172,7 @@ func (v *Version) ToHub(obj apis.Object) (apis.Object, error) {
 	if v.Version.Default != nil {
 		v.Version.Default(obj)
 	}
-	if !v.IsHub && v.Version.ToHub != nil {
+	if v.Version.ToHub != nil {
 		var err error
 		if obj, err = v.Version.ToHub(obj); err != nil {
 			return nil, err
