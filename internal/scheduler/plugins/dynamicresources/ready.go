@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -16,6 +15,8 @@ import (
 
 // Devices may have to be made ready for the node before the pod is bound, for
 // instance attached to it (KEP-5007): their drivers say so by conditions.
+
+var errLate = errors.New("device binding timeout")
 
 // isReady reports whether all devices of the claim are ready; the error says
 // that one will never be.
@@ -69,26 +70,7 @@ func (p *Plugin) await(ctx context.Context, pod *corev1.Pod, node string, claims
 		return nil
 	}
 	p.client.Recorder(pod.Spec.SchedulerName).Eventf(pod, corev1.EventTypeNormal, "BindingConditionsPending", "waiting for binding conditions for device on node %s", node)
-	var timeout <-chan time.Time
-	for {
-		changed := p.NextChange()
-		done, err := p.allReady(ctx, claims)
-		if done || err != nil {
-			return err
-		}
-		if timeout == nil {
-			timer := p.clock.NewTimer(p.BindingTimeout)
-			defer timer.Stop()
-			timeout = timer.C()
-		}
-		select {
-		case <-changed:
-		case <-timeout:
-			return errors.New("device binding timeout")
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	return p.Await(ctx, p.clock, p.BindingTimeout, errLate, func() (bool, error) { return p.allReady(ctx, claims) })
 }
 
 func (p *Plugin) allReady(ctx context.Context, claims []*resourcev1.ResourceClaim) (bool, error) {

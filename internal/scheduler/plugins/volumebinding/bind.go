@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -14,6 +13,9 @@ import (
 
 	"skiff/internal/scheduler/framework"
 )
+
+// errLate is upstream's word for volumes that do not come in time.
+var errLate = errors.New("timed out waiting for the condition")
 
 // Reserve gives the pod's claims their volumes, as far as this scheduler is
 // concerned.
@@ -75,7 +77,7 @@ func (p *Plugin) PreBind(ctx context.Context, pod *corev1.Pod, node string) *fra
 	}
 	err := p.write(ctx, d)
 	if err == nil {
-		err = p.await(ctx, pod, d)
+		err = p.Await(ctx, p.clock, p.BindTimeout, errLate, func() (bool, error) { return p.check(ctx, pod, d) })
 	}
 	if err != nil {
 		return framework.NewStatus(framework.Failed, name, fmt.Sprintf("running PreBind plugin %q: binding volumes: %v", name, err))
@@ -111,30 +113,6 @@ func (p *Plugin) write(ctx context.Context, d *decision) error {
 		}
 	}
 	return nil
-}
-
-// await returns when all claims are bound, or an error when they will not be.
-func (p *Plugin) await(ctx context.Context, pod *corev1.Pod, d *decision) error {
-	var timeout <-chan time.Time
-	for {
-		changed := p.NextChange()
-		done, err := p.check(ctx, pod, d)
-		if done || err != nil {
-			return err
-		}
-		if timeout == nil {
-			timer := p.clock.NewTimer(p.BindTimeout)
-			defer timer.Stop()
-			timeout = timer.C()
-		}
-		select {
-		case <-changed:
-		case <-timeout:
-			return errors.New("timed out waiting for the condition")
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }
 
 // check reports whether all claims are bound.
