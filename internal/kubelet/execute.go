@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/rand"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"skiff/internal/kubelet/cgroups"
 	"skiff/internal/kubelet/images"
 	"skiff/internal/kubelet/plan"
 	"skiff/internal/kubelet/podspec"
@@ -150,11 +151,7 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, state *runtime.Pod, s p
 	k, c := w.k, s.Container
 	sandbox := state.Ready()
 	ref := containerReference(pod, c.Name)
-	parent := ""
-	if p, err := k.cgroups.EnsurePod(pod); err == nil {
-		parent = p
-	}
-	config := w.sandboxConfig(pod, sandbox.Attempt, parent)
+	config := w.sandboxConfig(pod, sandbox.Attempt, cgroups.PodPath(k.CgroupRoot, pod))
 	image, err := w.image(ctx, pod, c, ref, config)
 	if err != nil {
 		k.recorder.Event(ref, v1.EventTypeWarning, "Failed", "Error: "+waitingFor(err).Reason)
