@@ -218,6 +218,9 @@ func (s *Server) Add(ctx context.Context, d *apis.Resource) (*Resource, error) {
 		if d.Large {
 			col.LetGo()
 		}
+		if d.Custom != nil {
+			col.KeepStored()
+		}
 		r.Collection = col
 	}
 	s.mu.Lock()

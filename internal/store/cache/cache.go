@@ -90,8 +90,9 @@ func (c *Cache) Add(ctx context.Context, prefix string, decode Decoder, index ma
 }
 
 // Replace puts a collection in the place of the one at prefix, with the same
-// stored objects and events, which decode reads anew. Watchers of the old one
-// end; they may go on with the new one where they were.
+// stored objects and events, which decode reads anew: it must be one that keeps
+// them (KeepStored). Watchers of the old one end; they may go on with the new one
+// where they were.
 func (c *Cache) Replace(prefix string, decode Decoder, index map[string]func(apis.Object) string) (*Collection, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -99,7 +100,11 @@ func (c *Cache) Replace(prefix string, decode Decoder, index map[string]func(api
 	if old == nil {
 		return nil, fmt.Errorf("there is no collection for %s to replace", prefix)
 	}
+	if !old.keepStored {
+		return nil, fmt.Errorf("the collection for %s does not keep what could be read anew", prefix)
+	}
 	col := newCollection(c, prefix, decode, index)
+	col.keepStored = true
 	col.takeOverLocked(old)
 	c.mu.collections[prefix] = col
 	old.closeLocked()

@@ -567,6 +567,10 @@ func TestUnreadableObject(t *testing.T) {
 
 func TestReplaceAndRemove(t *testing.T) {
 	f := start(t)
+	if _, err := f.Replace(prefix, f.decode, nil); err == nil {
+		t.Error("a collection was replaced that keeps nothing to read anew")
+	}
+	f.pods.KeepStored()
 	first := f.write("a/one")
 	_, w := f.pods.SnapshotAndWatch(cache.Scope{})
 	f.write("a/two")

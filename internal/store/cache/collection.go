@@ -31,8 +31,10 @@ type Collection struct {
 	prefix string
 	decode Decoder
 	index  map[string]func(apis.Object) string
-	// fleeting is nil where entries keep what they are decoded to.
-	fleeting *fleeting
+	// keepStored makes entries keep their stored form once they are decoded;
+	// fleeting is nil where they keep what they are decoded to.
+	keepStored bool
+	fleeting   *fleeting
 
 	tree *btree.BTreeG[*Entry]
 	// shared is a clone of tree that readers hold; nil once tree has changed.
@@ -153,6 +155,11 @@ func newCollection(c *Cache, prefix string, decode Decoder, index map[string]fun
 	}
 }
 
+// KeepStored makes the collection one that can be replaced: its entries keep
+// their stored form, which is decoded anew then. It must be called before the
+// collection is used.
+func (c *Collection) KeepStored() { c.keepStored = true }
+
 // Prefix returns the key prefix without trailing slash.
 func (c *Collection) Prefix() string { return c.prefix }
 
@@ -178,9 +185,9 @@ func (c *Collection) loadLocked(kv store.KV) {
 // putLocked puts an entry in the place of an older one, which it returns.
 func (c *Collection) putLocked(e *Entry) *Entry {
 	old, found := c.tree.ReplaceOrInsert(e)
-	c.bytes += int64(len(e.value))
+	c.bytes += int64(e.size)
 	if found {
-		c.bytes -= int64(len(old.value))
+		c.bytes -= int64(old.size)
 	}
 	return old
 }
@@ -196,7 +203,8 @@ func (c *Collection) takeOverLocked(old *Collection) {
 		if have := fresh[e]; have != nil {
 			return have
 		}
-		n := &Entry{Key: e.Key, Revision: e.Revision, Created: e.Created, collection: c, value: e.value}
+		n := &Entry{Key: e.Key, Revision: e.Revision, Created: e.Created, collection: c, size: e.size}
+		n.content.Store(&content{value: e.content.Load().value})
 		fresh[e] = n
 		return n
 	}
@@ -222,7 +230,7 @@ func (c *Collection) applyLocked(e *store.Event, now time.Time) {
 		if !found {
 			return
 		}
-		c.bytes -= int64(len(old.value))
+		c.bytes -= int64(old.size)
 		ev.Old, ev.Last = old, old.tombstone(e.ModRevision)
 	} else {
 		ev.New = newEntry(c, e.KV, e.Decoded)

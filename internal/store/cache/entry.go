@@ -18,14 +18,17 @@ type Entry struct {
 	Revision, Created int64
 
 	collection *Collection
-	// value is the stored form; nil in the last state of a deleted object.
-	value       []byte
-	object      atomic.Pointer[decoded]
+	// size is that of the stored form, in bytes.
+	size        int
+	content     atomic.Pointer[content]
 	encodings   atomic.Pointer[encoding]
 	conversions atomic.Pointer[conversion]
 }
 
-type decoded struct {
+// content is what an entry holds: its stored form until that is decoded, and
+// then the object, or why there is none. Some collections keep the stored form.
+type content struct {
+	value  []byte
 	object apis.Object
 	err    error
 }
@@ -46,22 +49,27 @@ type encoding struct {
 // Object returns the decoded object with its resource version. It is shared:
 // whoever wants to change it copies it first.
 func (e *Entry) Object() (apis.Object, error) {
-	if d := e.object.Load(); d != nil {
-		return d.object, d.err
+	c := e.content.Load()
+	if c.object != nil || c.err != nil {
+		return c.object, c.err
 	}
 	if f := e.collection.fleeting; f != nil {
 		d := f.load(e)
 		return d.object, d.err
 	}
-	obj, err := e.decode()
+	d := &content{}
+	d.object, d.err = e.decode(c.value)
+	if e.collection.keepStored {
+		d.value = c.value
+	}
 	// Two readers may both have decoded; all must see the same object.
-	e.object.CompareAndSwap(nil, &decoded{object: obj, err: err})
-	d := e.object.Load()
+	e.content.CompareAndSwap(c, d)
+	d = e.content.Load()
 	return d.object, d.err
 }
 
-func (e *Entry) decode() (apis.Object, error) {
-	obj, err := e.collection.decode(e.value)
+func (e *Entry) decode(value []byte) (apis.Object, error) {
+	obj, err := e.collection.decode(value)
 	if err == nil {
 		obj.SetResourceVersion(strconv.FormatInt(e.Revision, 10))
 	}
@@ -134,19 +142,28 @@ func (e *Entry) Convert(version string, obj apis.Object) apis.Object {
 func DetachedEntry(key string, obj apis.Object) *Entry {
 	rev, _ := strconv.ParseInt(obj.GetResourceVersion(), 10, 64)
 	e := &Entry{Key: key, Revision: rev}
-	e.object.Store(&decoded{object: obj})
+	e.content.Store(&content{object: obj})
 	return e
 }
 
+// newEntry makes an entry of what is stored; obj is what it decodes to, if that
+// is known.
 func newEntry(c *Collection, kv store.KV, obj any) *Entry {
-	e := &Entry{Key: kv.Key, Revision: kv.ModRevision, Created: kv.CreateRevision, collection: c, value: kv.Value}
-	if o, ok := obj.(apis.Object); ok {
+	e := &Entry{Key: kv.Key, Revision: kv.ModRevision, Created: kv.CreateRevision, collection: c, size: len(kv.Value)}
+	o, known := obj.(apis.Object)
+	if known {
 		o.SetResourceVersion(strconv.FormatInt(kv.ModRevision, 10))
-		if d := (&decoded{object: o}); c.fleeting != nil {
-			c.fleeting.keep(e, d)
-		} else {
-			e.object.Store(d)
-		}
+	}
+	switch {
+	case !known:
+		e.content.Store(&content{value: kv.Value})
+	case c.fleeting != nil:
+		e.content.Store(&content{value: kv.Value})
+		c.fleeting.keep(e, &content{object: o})
+	case c.keepStored:
+		e.content.Store(&content{value: kv.Value, object: o})
+	default:
+		e.content.Store(&content{object: o})
 	}
 	return e
 }
@@ -160,7 +177,7 @@ func (e *Entry) tombstone(rev int64) *Entry {
 		obj = ShallowCopy(obj)
 		obj.SetResourceVersion(strconv.FormatInt(rev, 10))
 	}
-	t.object.Store(&decoded{object: obj, err: err})
+	t.content.Store(&content{object: obj, err: err})
 	return t
 }
 

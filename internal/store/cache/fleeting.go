@@ -9,7 +9,7 @@ import (
 // memory is wanted back.
 type fleeting struct {
 	mu      sync.Mutex
-	objects map[*Entry]weak.Pointer[decoded]
+	objects map[*Entry]weak.Pointer[content]
 	// prune is the size at which those that are gone are looked for.
 	prune int
 }
@@ -17,22 +17,25 @@ type fleeting struct {
 // LetGo makes the collection keep stored values alone: objects and encodings
 // are made again when they are asked for after a while. It is for large
 // objects that are read rarely, and must be called before there are any.
-func (c *Collection) LetGo() { c.fleeting = &fleeting{objects: map[*Entry]weak.Pointer[decoded]{}} }
+func (c *Collection) LetGo() {
+	c.keepStored = true
+	c.fleeting = &fleeting{objects: map[*Entry]weak.Pointer[content]{}}
+}
 
-func (f *fleeting) load(e *Entry) *decoded {
+func (f *fleeting) load(e *Entry) *content {
 	f.mu.Lock()
 	d := f.objects[e].Value()
 	f.mu.Unlock()
 	if d != nil {
 		return d
 	}
-	d = &decoded{}
-	d.object, d.err = e.decode()
+	d = &content{}
+	d.object, d.err = e.decode(e.content.Load().value)
 	f.keep(e, d)
 	return d
 }
 
-func (f *fleeting) keep(e *Entry, d *decoded) {
+func (f *fleeting) keep(e *Entry, d *content) {
 	const least = 64
 	f.mu.Lock()
 	defer f.mu.Unlock()
