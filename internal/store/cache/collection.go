@@ -158,7 +158,11 @@ func newCollection(c *Cache, prefix string, decode Decoder, index map[string]fun
 // KeepStored makes the collection one that can be replaced: its entries keep
 // their stored form, which is decoded anew then. It must be called before the
 // collection is used.
-func (c *Collection) KeepStored() { c.keepStored = true }
+func (c *Collection) KeepStored() {
+	c.cache.mu.Lock()
+	defer c.cache.mu.Unlock()
+	c.keepStored = true
+}
 
 // Prefix returns the key prefix without trailing slash.
 func (c *Collection) Prefix() string { return c.prefix }
