@@ -40,6 +40,7 @@ import (
 	"skiff/internal/images/imagetest"
 	"skiff/internal/kubelet"
 	"skiff/internal/kubelet/eviction"
+	"skiff/internal/kubelet/status"
 )
 
 func TestMain(m *testing.M) { runtimetest.Main(m) }
@@ -423,6 +424,23 @@ func (n *node) admission(t *testing.T) {
 	p := n.await(t, "big", func(p *v1.Pod) bool { return p.Status.Phase == v1.PodFailed })
 	if p.Status.Reason != "OutOfcpu" {
 		t.Errorf("rejected with %s: %s", p.Status.Reason, p.Status.Message)
+	}
+	// What a pod held is free as soon as its status says that it is over.
+	var node v1.Node
+	if err := n.Client.Get(t.Context(), client.ObjectKey{Name: p.Spec.NodeName}, &node); err != nil {
+		t.Fatal(err)
+	}
+	most := node.Status.Allocatable.Cpu().MilliValue() * 3 / 4
+	for i := range 5 {
+		c := script("c", "true")
+		c.Resources.Requests = v1.ResourceList{v1.ResourceCPU: *resource.NewMilliQuantity(most, resource.DecimalSI)}
+		p := pod(fmt.Sprint("next-", i), c)
+		p.Spec.RestartPolicy = v1.RestartPolicyNever
+		n.create(t, p)
+		p = n.await(t, p.Name, func(p *v1.Pod) bool { return status.Terminal(p.Status.Phase) })
+		if p.Status.Phase != v1.PodSucceeded {
+			t.Errorf("%s: %s: %s", p.Name, p.Status.Reason, p.Status.Message)
+		}
 	}
 }
 

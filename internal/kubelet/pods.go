@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"skiff/internal/kubelet/manifests"
+	"skiff/internal/kubelet/status"
 )
 
 // followPods follows the pods bound to this node until ctx ends.
@@ -182,16 +183,16 @@ func (k *Kubelet) adoptOrphans(ctx context.Context) {
 	}
 }
 
-// active returns the pods that hold the node's resources, but for one.
+// active returns the pods that hold the node's resources, but for one. A pod
+// holds nothing from when its status says that it is over: the scheduler may give
+// what it held to another at once, while the last of it is still cleaned up.
 func (k *Kubelet) active(except string) []*v1.Pod {
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	var out []*v1.Pod
-	for uid, w := range k.pods {
-		if uid == except {
+	for _, w := range k.all() {
+		if w.uid == except {
 			continue
 		}
-		if pod := w.holding(); pod != nil {
+		if pod := w.holding(); pod != nil && !status.Terminal(k.newest(pod).Status.Phase) {
 			out = append(out, pod)
 		}
 	}

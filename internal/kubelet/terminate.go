@@ -17,6 +17,7 @@ import (
 	"skiff/internal/kubelet/plan"
 	"skiff/internal/kubelet/podspec"
 	"skiff/internal/kubelet/runtime"
+	"skiff/internal/kubelet/status"
 )
 
 // minGrace is the least time a container has between TERM and KILL, in
@@ -53,7 +54,7 @@ func (w *worker) terminate(ctx context.Context, pod *v1.Pod, state *runtime.Pod,
 		return true, nil
 	}
 	// A pod that had ended before this kubelet started has its last status.
-	reported := pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
+	reported := status.Terminal(pod.Status.Phase)
 	if !removed && !reported {
 		w.report(pod, state, true, true)
 	}

@@ -291,8 +291,7 @@ func (w *worker) takeEviction() {
 
 // ending reports whether the pod is to end, or has.
 func (w *worker) ending(pod *v1.Pod, removed bool) bool {
-	return removed || pod.DeletionTimestamp != nil || w.failed != nil || w.finished ||
-		pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
+	return removed || pod.DeletionTimestamp != nil || w.failed != nil || w.finished || status.Terminal(pod.Status.Phase)
 }
 
 // grace returns how long the pod's containers may take to stop, in seconds.

@@ -93,11 +93,11 @@ func Generate(in Input) v1.PodStatus {
 	out.Phase = g.phase(&out)
 	if in.Failed != nil {
 		out.Phase, out.Reason, out.Message = v1.PodFailed, in.Failed.Reason, in.Failed.Message
-	} else if terminal(pod.Status.Phase) {
+	} else if Terminal(pod.Status.Phase) {
 		out.Phase, out.Reason, out.Message = pod.Status.Phase, pod.Status.Reason, pod.Status.Message
 	}
 	g.conditions(&out, initialized)
-	if terminal(out.Phase) && !in.Terminated && !terminal(pod.Status.Phase) {
+	if Terminal(out.Phase) && !in.Terminated && !Terminal(pod.Status.Phase) {
 		// Who sees a pod's last phase may count on nothing of it running.
 		out.Phase, out.Reason, out.Message = pod.Status.Phase, pod.Status.Reason, pod.Status.Message
 		if out.Phase == "" {
@@ -107,7 +107,8 @@ func Generate(in Input) v1.PodStatus {
 	return out
 }
 
-func terminal(p v1.PodPhase) bool { return p == v1.PodSucceeded || p == v1.PodFailed }
+// Terminal reports whether a pod in the phase is over.
+func Terminal(p v1.PodPhase) bool { return p == v1.PodSucceeded || p == v1.PodFailed }
 
 // initialized reports whether all init containers have done their work, or
 // were done with when a regular container started.
@@ -261,7 +262,7 @@ func (g *generator) conditions(out *v1.PodStatus, initialized bool) {
 
 	reason, message := containersNotReady, fmt.Sprintf("containers with unready status: [%s]", g.unreadyAll(out))
 	ready := g.unreadyAll(out) == ""
-	if terminal(out.Phase) {
+	if Terminal(out.Phase) {
 		ready, reason, message = false, "PodFailed", ""
 		if out.Phase == v1.PodSucceeded {
 			reason = podCompleted
@@ -281,7 +282,7 @@ func (g *generator) conditions(out *v1.PodStatus, initialized bool) {
 	}
 	g.set(out, v1.PodReady, ready, reason, message)
 	g.set(out, v1.PodScheduled, true, "", "")
-	if !terminal(out.Phase) {
+	if !Terminal(out.Phase) {
 		g.resizeConditions(out)
 	}
 	if g.Evicted {
