@@ -119,27 +119,31 @@ func (r *reconciler) reconcile(ctx context.Context, key types.NamespacedName) (r
 	if err := r.Cache.Get(ctx, key, &cached, crclient.UnsafeDisableDeepCopy); err != nil {
 		return reconcile.Result{}, crclient.IgnoreNotFound(err)
 	}
-	node := cached.DeepCopy()
-	now := r.Clock.Now()
+	// Most of the time there is nothing to change, and nothing to copy.
+	node, now := &cached, r.Clock.Now()
 	silentIn := r.silentIn(node, now)
-	if silentIn <= 0 && setUnknown(node, now) {
-		if err := r.podsNotReady(ctx, node.Name, now); err != nil {
-			return reconcile.Result{}, err
+	if silentIn <= 0 {
+		silent := cached.DeepCopy()
+		if setUnknown(silent, now) {
+			if err := r.podsNotReady(ctx, silent.Name, now); err != nil {
+				return reconcile.Result{}, err
+			}
+			if err := r.Client.Status().Update(ctx, silent); err != nil {
+				return reconcile.Result{}, crclient.IgnoreNotFound(err)
+			}
+			r.events.Eventf(silent, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: %s", silent.Name, "NodeNotReady")
 		}
-		if err := r.Client.Status().Update(ctx, node); err != nil {
-			return reconcile.Result{}, crclient.IgnoreNotFound(err)
-		}
-		r.events.Eventf(node, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: %s", node.Name, "NodeNotReady")
+		node = silent
 	}
 	effect, wait := r.judge(node, now)
 	if next := taints(node, effect, now); !apiequality.Semantic.DeepEqual(next, cached.Spec.Taints) {
-		before := node.DeepCopy()
-		node.Spec.Taints = next
-		err := r.Client.Patch(ctx, node, crclient.MergeFromWithOptions(before, crclient.MergeFromWithOptimisticLock{}))
+		tainted := node.DeepCopy()
+		tainted.Spec.Taints = next
+		err := r.Client.Patch(ctx, tainted, crclient.MergeFromWithOptions(node, crclient.MergeFromWithOptimisticLock{}))
 		if err != nil {
 			return reconcile.Result{}, crclient.IgnoreNotFound(err)
 		}
-		r.tainted(&cached, node)
+		r.tainted(&cached, tainted)
 	}
 	if silentIn > 0 && (wait == 0 || silentIn < wait) {
 		wait = silentIn
