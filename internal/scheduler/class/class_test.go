@@ -165,7 +165,8 @@ func TestDecidesAsNaively(t *testing.T) {
 	}
 }
 
-func BenchmarkDecide(b *testing.B) {
+// eachLoad runs a benchmark for each kind of pods and number of nodes.
+func eachLoad(b *testing.B, run func(*testing.B, []*corev1.Node, *corev1.Pod)) {
 	target := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}}
 	kinds := []struct {
 		name   string
@@ -181,43 +182,70 @@ func BenchmarkDecide(b *testing.B) {
 				RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: corev1.LabelHostname, LabelSelector: target}}}}
 		}},
 	}
-	for _, nodes := range []int{1000, 5000} {
+	for _, count := range []int{1000, 5000} {
+		nodes := make([]*corev1.Node, count)
+		for i := range nodes {
+			n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", i), Labels: map[string]string{
+				corev1.LabelHostname: fmt.Sprintf("n%d", i), corev1.LabelTopologyZone: fmt.Sprintf("z%d", i%3)}}}
+			n.Status.Allocatable = corev1.ResourceList{"cpu": resource.MustParse("32"), "memory": resource.MustParse("256Gi"), "pods": resource.MustParse("110")}
+			nodes[i] = n
+		}
 		for _, kind := range kinds {
-			b.Run(fmt.Sprintf("%s/nodes=%d", kind.name, nodes), func(b *testing.B) {
-				c := cache.New()
-				for i := range nodes {
-					n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", i), Labels: map[string]string{
-						corev1.LabelHostname: fmt.Sprintf("n%d", i), corev1.LabelTopologyZone: fmt.Sprintf("z%d", i%3)}}}
-					n.Status.Allocatable = corev1.ResourceList{"cpu": resource.MustParse("32"), "memory": resource.MustParse("256Gi"), "pods": resource.MustParse("110")}
-					c.SetNode(n)
-				}
+			b.Run(fmt.Sprintf("%s/nodes=%d", kind.name, count), func(b *testing.B) {
 				pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Labels: map[string]string{"app": "a"}}}
 				pod.Spec.Containers = []corev1.Container{{Name: "c", Image: "i", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
 					"cpu": resource.MustParse("100m"), "memory": resource.MustParse("200Mi")}}}}
 				kind.change(pod)
-				k := class.New(profile(), c, framework.NewPodInfo(pod), seed)
-				k.Best()
-				var placed []types.UID
-				for i := 0; b.Loop(); i++ {
-					n := k.Best()
-					if n == nil || len(placed) == nodes-1 {
-						b.StopTimer()
-						for _, uid := range placed {
-							c.DeletePod(uid)
-						}
-						placed = placed[:0]
-						k.Best()
-						b.StartTimer()
-						continue
-					}
-					next := *pod
-					next.UID = types.UID(fmt.Sprint(i))
-					info := framework.NewPodInfo(&next)
-					c.Assume(info, n.Node.Name)
-					placed = append(placed, next.UID)
-				}
+				run(b, nodes, pod)
 				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pods/s")
 			})
 		}
 	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	eachLoad(b, func(b *testing.B, nodes []*corev1.Node, pod *corev1.Pod) {
+		c := cache.New()
+		for _, n := range nodes {
+			c.SetNode(n)
+		}
+		k := class.New(profile(), c, framework.NewPodInfo(pod), seed)
+		k.Best()
+		var placed []types.UID
+		for i := 0; b.Loop(); i++ {
+			n := k.Best()
+			if n == nil || len(placed) == len(nodes)-1 {
+				b.StopTimer()
+				for _, uid := range placed {
+					c.DeletePod(uid)
+				}
+				placed = placed[:0]
+				k.Best()
+				b.StartTimer()
+				continue
+			}
+			next := *pod
+			next.UID = types.UID(fmt.Sprint(i))
+			info := framework.NewPodInfo(&next)
+			c.Assume(info, n.Node.Name)
+			placed = append(placed, next.UID)
+		}
+	})
+}
+
+// BenchmarkDecideNaively is the same by the naive implementation. The more pods
+// there are, the longer it takes: -benchtime says how many it places.
+func BenchmarkDecideNaively(b *testing.B) {
+	eachLoad(b, func(b *testing.B, nodes []*corev1.Node, pod *corev1.Pod) {
+		v := &naive{nodes: map[string]*corev1.Node{}, pods: map[types.UID]*corev1.Pod{}}
+		for _, n := range nodes {
+			v.nodes[n.Name] = n
+		}
+		for i := 0; b.Loop(); i++ {
+			next := *pod
+			next.UID = types.UID(fmt.Sprint(i))
+			next.Spec.NodeName = v.best(&next)
+			v.pods[next.UID] = &next
+		}
+	})
 }
