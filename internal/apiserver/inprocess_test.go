@@ -33,7 +33,7 @@ func TestInProcessAudit(t *testing.T) {
 		t.Fatal(err)
 	}
 	tc := testcluster.StartWith(t, cluster.ServerConfig{API: cluster.APIConfig{AuditPolicyFile: policy, AuditLog: audit.LogOptions{Path: log}}})
-	tidy := tc.Set(&identity.User{Name: "system:serviceaccount:kube-system:tidy", Groups: []string{identity.GroupMasters}}).Client.(client.WithWatch)
+	tidy := tc.Set(&identity.User{Name: "system:serviceaccount:kube-system:tidy", Groups: []string{identity.GroupMasters}}).Client
 	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "m"}, Data: map[string]string{"a": "b"}}
 	must := func(err error) {
 		t.Helper()

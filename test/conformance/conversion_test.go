@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -191,7 +190,7 @@ var selectableFields = entries{
 							s.Errorf("%s %s: the informer sees %s, not %s%s", sel.version, sel.fields, got, step.sign, name)
 						}
 					case <-s.ctx.Done():
-						s.Fatal(fmt.Sprintf("the informer of %s misses %s", sel.fields, name))
+						s.Fatalf("the informer of %s misses %s", sel.fields, name)
 					}
 				}
 			}

@@ -289,7 +289,7 @@ func testGenerations(t *testing.T, c *kubernetes.Clientset, ns string) {
 	ctx := t.Context()
 	deployments, drivers := c.AppsV1().Deployments(ns), c.StorageV1().CSIDrivers()
 	p := pod("")
-	d := must(deployments.Create(ctx, &appsv1.Deployment{
+	must(deployments.Create(ctx, &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: "d"},
 		Spec:       appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: p.Labels}, Template: corev1.PodTemplateSpec{ObjectMeta: p.ObjectMeta, Spec: p.Spec}},
 	}, metav1.CreateOptions{}))(t)
@@ -302,7 +302,7 @@ func testGenerations(t *testing.T, c *kubernetes.Clientset, ns string) {
 		{`{"metadata": {"annotations": {"a": "c"}}, "spec": {"replicas": 2}}`, 3},
 		{`{"spec": {"replicas": 2}}`, 3},
 	} {
-		if d = must(deployments.Patch(ctx, "d", types.MergePatchType, []byte(step.patch), metav1.PatchOptions{}))(t); d.Generation != step.want {
+		if d := must(deployments.Patch(ctx, "d", types.MergePatchType, []byte(step.patch), metav1.PatchOptions{}))(t); d.Generation != step.want {
 			t.Errorf("after %s the Deployment has generation %d, want %d", step.patch, d.Generation, step.want)
 		}
 	}

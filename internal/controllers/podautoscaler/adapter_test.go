@@ -58,13 +58,6 @@ func (a *adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// answer sets what the adapter says at a path.
-func (a *adapter) answer(path string, what any) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.answers[path] = what
-}
-
 // serve registers the adapter for the group versions and waits until they are
 // served.
 func (a *adapter) serve(t *testing.T, c *testcluster.Cluster, versions ...metav1.GroupVersion) {
