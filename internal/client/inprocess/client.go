@@ -116,7 +116,7 @@ func (c *inProcess) Get(ctx context.Context, key client.ObjectKey, obj client.Ob
 	if err != nil {
 		return err
 	}
-	return give(ctx, e, req.Version, obj)
+	return give(ctx, e, req.Version, obj, false)
 }
 
 func (c *inProcess) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) (err error) {
@@ -159,7 +159,7 @@ func (c *inProcess) Create(ctx context.Context, obj client.Object, opts ...clien
 	if err != nil {
 		return err
 	}
-	return give(ctx, e, req.Version, obj)
+	return give(ctx, e, req.Version, obj, false)
 }
 
 func (c *inProcess) Update(ctx context.Context, obj client.Object, opts ...client.UpdateOption) error {
@@ -196,13 +196,13 @@ func (c *inProcess) update(ctx context.Context, subresource string, target, body
 		if err != nil {
 			return err
 		}
-		return give(ctx, e, req.Version, body)
+		return give(ctx, e, req.Version, body, false)
 	}
 	e, _, err := c.server.Update(ctx, req, in, o)
 	if err != nil {
 		return err
 	}
-	return give(ctx, e, req.Version, body)
+	return give(ctx, e, req.Version, body, false)
 }
 
 func (c *inProcess) Patch(ctx context.Context, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
@@ -228,13 +228,13 @@ func (c *inProcess) patch(ctx context.Context, subresource string, obj client.Ob
 		if err != nil {
 			return err
 		}
-		return give(ctx, e, req.Version, obj)
+		return give(ctx, e, req.Version, obj, false)
 	}
 	e, _, err := c.server.Patch(ctx, req, patch.Type(), data, o)
 	if err != nil {
 		return err
 	}
-	return give(ctx, e, req.Version, obj)
+	return give(ctx, e, req.Version, obj, false)
 }
 
 func (c *inProcess) Delete(ctx context.Context, obj client.Object, opts ...client.DeleteOption) (err error) {
@@ -368,7 +368,7 @@ func (s *subresource) Get(ctx context.Context, obj, sub client.Object, _ ...clie
 		}
 		return giveScale(scale, sub)
 	}
-	return give(ctx, e, req.Version, sub)
+	return give(ctx, e, req.Version, sub, false)
 }
 
 func (s *subresource) Create(ctx context.Context, obj, sub client.Object, opts ...client.SubResourceCreateOption) (err error) {

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
 	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 	crcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -65,14 +66,8 @@ func (c *informers) Get(ctx context.Context, key client.ObjectKey, obj client.Ob
 	if e == nil {
 		return apierrors.NewNotFound(v.Resource().GroupResource(), key.Name)
 	}
-	if o := (&client.GetOptions{}).ApplyOptions(opts); o.UnsafeDisableDeepCopy != nil && *o.UnsafeDisableDeepCopy {
-		stored, err := shared(ctx, e, v, shapeOf(obj))
-		if err != nil {
-			return err
-		}
-		return assign(stored, obj)
-	}
-	return give(ctx, e, v, obj)
+	o := (&client.GetOptions{}).ApplyOptions(opts)
+	return give(ctx, e, v, obj, ptr.Deref(o.UnsafeDisableDeepCopy, false))
 }
 
 func (c *informers) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
@@ -92,7 +87,7 @@ func (c *informers) List(ctx context.Context, list client.ObjectList, opts ...cl
 	if err != nil {
 		return err
 	}
-	return giveList(ctx, out, v, list, o.UnsafeDisableDeepCopy != nil && *o.UnsafeDisableDeepCopy)
+	return giveList(ctx, out, v, list, ptr.Deref(o.UnsafeDisableDeepCopy, false))
 }
 
 func (c *informers) entries(v *verbs.Version, o *client.ListOptions) (*verbs.ListResult, error) {

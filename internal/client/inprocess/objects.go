@@ -85,16 +85,21 @@ func shared(ctx context.Context, e *cache.Entry, v *verbs.Version, s shape) (cli
 	return obj, nil
 }
 
-// give copies the object in e into what the caller handed in.
-func give(ctx context.Context, e *cache.Entry, v *verbs.Version, into client.Object) error {
+// give puts the object in e into what the caller handed in: a copy, unless
+// aliasing lets it share what the object refers to.
+func give(ctx context.Context, e *cache.Entry, v *verbs.Version, into client.Object, aliasing bool) error {
 	obj, err := shared(ctx, e, v, shapeOf(into))
 	if err != nil {
 		return err
 	}
-	return assign(obj.DeepCopyObject(), into)
+	from := runtime.Object(obj)
+	if !aliasing {
+		from = obj.DeepCopyObject()
+	}
+	return assign(from, into)
 }
 
-// assign sets *into to *from, which is the caller's from now on.
+// assign sets *into to *from.
 func assign(from, into runtime.Object) error {
 	src, dst := reflect.ValueOf(from), reflect.ValueOf(into)
 	if src.Type() != dst.Type() {
