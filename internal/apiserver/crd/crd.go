@@ -105,13 +105,18 @@ func (c *Controller) Await(ctx context.Context, gv schema.GroupVersion, plural s
 }
 
 func (c *Controller) shouldServe(gv schema.GroupVersion, plural string) bool {
-	crd := c.stored(plural + "." + gv.Group)
+	crd := definitionIn(c.entry(plural + "." + gv.Group))
 	return crd != nil && apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.Established) && apihelpers.HasServedCRDVersion(crd, gv.Version)
 }
 
-// stored returns a definition as it is now, nil if there is none.
-func (c *Controller) stored(name string) *apiextensionsv1.CustomResourceDefinition {
-	e := c.resource.Collection.Get(c.resource.Collection.Key("", name))
+// entry returns what the cache has of a definition, nil if there is none.
+func (c *Controller) entry(name string) *cache.Entry {
+	return c.resource.Collection.Get(c.resource.Collection.Key("", name))
+}
+
+// definitionIn reads the definition in e, nil if there is none. It takes no
+// lock of the cache.
+func definitionIn(e *cache.Entry) *apiextensionsv1.CustomResourceDefinition {
 	if e == nil {
 		return nil
 	}
@@ -201,7 +206,7 @@ func (c *Controller) reconsider(ctx context.Context, crd *apiextensionsv1.Custom
 		if claim := c.claims[name]; name == crd.Name || claim.group != crd.Spec.Group || !claim.refused {
 			continue
 		}
-		if other := c.stored(name); other != nil {
+		if other := c.entry(name); definitionIn(other) != nil {
 			c.reconcile(ctx, other)
 		}
 	}
@@ -228,7 +233,7 @@ func (c *Controller) changed(ctx context.Context, e *cache.Entry) {
 	crd := obj.(*apiextensionsv1.CustomResourceDefinition)
 	c.note(crd)
 	before := c.served[crd.Name]
-	c.reconcile(ctx, crd)
+	c.reconcile(ctx, e)
 	if after := c.served[crd.Name]; before != nil && after != nil && !equality.Semantic.DeepEqual(before.names, after.names) {
 		c.reconsider(ctx, crd)
 	}
@@ -236,13 +241,14 @@ func (c *Controller) changed(ctx context.Context, e *cache.Entry) {
 
 // reconcile decides on the names, serves the resource, and then says so in the
 // status.
-func (c *Controller) reconcile(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) {
+func (c *Controller) reconcile(ctx context.Context, e *cache.Entry) {
+	crd := definitionIn(e)
 	next := withOwnStatus(crd)
 	c.acceptNames(next)
 	noteApproval(next)
 	noteStructure(next)
 	if apihelpers.IsCRDConditionTrue(next, apiextensionsv1.Established) {
-		if err := c.serve(ctx, crd, &next.Status.AcceptedNames); err != nil {
+		if err := c.serve(ctx, e, &next.Status.AcceptedNames); err != nil {
 			c.Log.Error("a custom resource cannot be served", "definition", crd.Name, "error", err)
 			return
 		}
@@ -269,13 +275,15 @@ func withOwnStatus(crd *apiextensionsv1.CustomResourceDefinition) *apiextensions
 	return &next
 }
 
-// serve makes what is served that which crd says.
-func (c *Controller) serve(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames) error {
+// serve makes what is served that which the definition in e says.
+func (c *Controller) serve(ctx context.Context, e *cache.Entry, names *apiextensionsv1.CustomResourceDefinitionNames) error {
+	crd := definitionIn(e)
 	old := c.served[crd.Name]
 	l := &life{}
 	if old != nil && old.crd.UID == crd.UID {
 		l = old.life
 	}
+	l.entry.Store(e)
 	ending := l.terminating.Swap(crd.DeletionTimestamp != nil) != (crd.DeletionTimestamp != nil)
 	if old != nil && old.crd.UID == crd.UID && old.crd.Generation == crd.Generation && equality.Semantic.DeepEqual(old.names, names) {
 		if ending {
@@ -283,8 +291,7 @@ func (c *Controller) serve(ctx context.Context, crd *apiextensionsv1.CustomResou
 		}
 		return nil
 	}
-	name := crd.Name // what is kept must not hold on to crd
-	d := newDefinition(crd, names, c.Webhooks, l, func() *apiextensionsv1.CustomResourceDefinition { return c.stored(name) }).measured(&c.Config)
+	d := newDefinition(crd, names, c.Webhooks, l, l.definition).measured(&c.Config)
 	if old == nil {
 		if _, err := c.Verbs.Add(ctx, d.resource()); err != nil {
 			return err

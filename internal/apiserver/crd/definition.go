@@ -20,6 +20,7 @@ import (
 
 	"skiff/internal/apis"
 	skiffcel "skiff/internal/apiserver/cel"
+	"skiff/internal/store/cache"
 )
 
 // definition is a CustomResourceDefinition that is being served.
@@ -36,11 +37,17 @@ type definition struct {
 	life *life
 }
 
-// life tells whether a definition is being deleted.
+// life is what a definition has from its creation to its deletion.
 type life struct {
 	terminating atomic.Bool
 	// creating is held, for reading, while an object is being created.
 	creating sync.RWMutex
+	// entry is the newest state of the definition that the cache had.
+	entry atomic.Pointer[cache.Entry]
+}
+
+func (l *life) definition() *apiextensionsv1.CustomResourceDefinition {
+	return definitionIn(l.entry.Load())
 }
 
 // create begins the creation of an object, unless the definition is being
@@ -60,8 +67,9 @@ func (l *life) settle() {
 	defer l.creating.Unlock()
 }
 
-// newDefinition serves crd by the names. stored returns what is stored of it
-// now, nil if that is nothing.
+// newDefinition serves crd by the names. stored returns what is stored of it,
+// nil if that is nothing; objects are decoded under the cache's lock, so it
+// must not take that.
 func newDefinition(crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames, caller Caller, l *life, stored func() *apiextensionsv1.CustomResourceDefinition) *definition {
 	d := &definition{crd: withoutSchemas(crd), names: names.DeepCopy(), caller: caller, life: l, versions: make(map[string]*version, len(crd.Spec.Versions))}
 	for i := range d.crd.Spec.Versions {

@@ -1,6 +1,7 @@
 package crd_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -195,5 +196,37 @@ func TestNameConflicts(t *testing.T) {
 	freed := f.await("bo.example.com", "Established", "True")
 	if accepted, _ := json.Marshal(freed.Object["status"].(map[string]any)["acceptedNames"]); !strings.Contains(string(accepted), `"plural":"bo"`) {
 		t.Errorf("accepted are %s", accepted)
+	}
+}
+
+// TestChangeAfterDeletion changes a definition while the cache remembers the
+// deletion of an object, whose last state it decodes by the new schema.
+func TestChangeAfterDeletion(t *testing.T) {
+	f := start(t)
+	f.define(boats)
+	u := f.create(f.boats("v1"), `{apiVersion: example.com/v1, kind: Boat, metadata: {name: a}}`)
+	if err := f.boats("v1").Delete(t.Context(), "a", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.change("boats.example.com", func(d *unstructured.Unstructured) { specOf(d)["length"] = map[string]any{"type": "integer"} })
+	f.eventually(func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), deadline)
+		defer cancel()
+		got, err := f.boats("v1").Create(ctx, parse(t, `{apiVersion: example.com/v1, kind: Boat, metadata: {generateName: b}, spec: {length: 3}}`), metav1.CreateOptions{})
+		if err != nil {
+			return err
+		}
+		if spec, _ := got.Object["spec"].(map[string]any); spec["length"] == nil {
+			return errors.New("the new property is not there yet")
+		}
+		return nil
+	})
+	w, err := f.boats("v1").Watch(t.Context(), metav1.ListOptions{ResourceVersion: u.GetResourceVersion()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	if ev := <-w.ResultChan(); ev.Type != watch.Deleted || ev.Object.(*unstructured.Unstructured).GetName() != "a" {
+		t.Errorf("after the creation came %s %v", ev.Type, ev.Object)
 	}
 }
