@@ -69,10 +69,13 @@ type Resource struct {
 	HasStatus            bool
 	PrepareStatusUpdate  func(ctx context.Context, obj, old Object)
 	ValidateStatusUpdate func(ctx context.Context, obj, old Object) field.ErrorList
-	// ResetByStatus are the fields of metadata, by path, that PrepareStatusUpdate
-	// leaves as they were, whatever is written: whose writer does not come to
-	// own them.
-	ResetByStatus []string
+	// Discard takes from an object what this server knows but has no use for;
+	// old is nil on create. It runs after the generation was counted.
+	Discard func(ctx context.Context, obj, old Object)
+	// Reset are further fields, by path, that writes to a subresource ("" for
+	// the object itself) leave as they were, whatever is written: their writer
+	// does not come to own them.
+	Reset map[string][]string
 	// KeepStatusOnCreate stores the status that a create brings.
 	KeepStatusOnCreate bool
 	// Generation counts metadata.generation: 1 on create, +1 with each change
@@ -302,7 +305,8 @@ type Of[T Object] struct {
 	HasStatus              bool
 	PrepareStatusUpdate    func(ctx context.Context, obj, old T)
 	ValidateStatusUpdate   func(ctx context.Context, obj, old T) field.ErrorList
-	ResetByStatus          []string
+	Discard                func(ctx context.Context, obj, old T)
+	Reset                  map[string][]string
 	KeepStatusOnCreate     bool
 	Generation             bool
 	NewGeneration          func(obj, old T) bool
@@ -334,7 +338,7 @@ func (d Of[T]) Resource() *Resource {
 		ValidateName:           d.ValidateName,
 		HasStatus:              d.HasStatus,
 		PrepareStatusUpdate:    liftCtx2(d.PrepareStatusUpdate),
-		ResetByStatus:          d.ResetByStatus,
+		Reset:                  d.Reset,
 		KeepStatusOnCreate:     d.KeepStatusOnCreate,
 		Generation:             d.Generation,
 		AllowCreateOnUpdate:    d.AllowCreateOnUpdate,
@@ -367,6 +371,12 @@ func (d Of[T]) Resource() *Resource {
 	}
 	if f := d.ValidateStatusUpdate; f != nil {
 		r.ValidateStatusUpdate = func(ctx context.Context, o, old Object) field.ErrorList { return f(ctx, o.(T), old.(T)) }
+	}
+	if f := d.Discard; f != nil {
+		r.Discard = func(ctx context.Context, o, old Object) {
+			typed, _ := old.(T)
+			f(ctx, o.(T), typed)
+		}
 	}
 	if f := d.Warnings; f != nil {
 		r.Warnings = func(ctx context.Context, o, old Object) []string {

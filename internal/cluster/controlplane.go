@@ -137,7 +137,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		return err
 	}
 	p.closers = append(p.closers, closers...)
-	p.Verbs = verbs.New(verbs.Config{Engine: p.engine, Cache: state, Scheme: p.Scheme, Clock: clk, Log: c.Log, StaleValue: p.staleValue, Metrics: p.Metrics, Audit: auditor})
+	p.Verbs = verbs.New(verbs.Config{Engine: p.engine, Cache: state, Scheme: p.Scheme, Clock: clk, Log: c.Log, StaleValue: p.staleValue, Metrics: p.Metrics, Audit: auditor, Schemas: openapi.Schemas})
 
 	tokens, err := p.accountTokens()
 	if err != nil {

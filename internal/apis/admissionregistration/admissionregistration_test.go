@@ -185,7 +185,7 @@ spec:
 		}),
 		change("variable names", func(p *policy) {
 			p.Spec.Variables = []admissionregistrationv1.Variable{{Name: "for", Expression: "variables.n"}, {Name: "n", Expression: "1"}}
-		}, "spec.variables[0].name: Invalid value: name is not a valid CEL identifier",
+		}, "spec.variables[0].name: Invalid value: must be a valid CEL identifier",
 			"spec.variables[0].expression: Invalid value: compilation failed: ERROR: <input>:1:10: undefined field 'n'\n | variables.n\n | .........^"),
 		change("audit", func(p *policy) {
 			p.Spec.AuditAnnotations = []admissionregistrationv1.AuditAnnotation{{Key: "a", ValueExpression: "1"}, {Key: "a", ValueExpression: "null"}}
@@ -207,8 +207,8 @@ spec:
 			"spec.paramKind.kind: Invalid value: may have mixed case, but should otherwise match: a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"),
 		change("no version", func(p *policy) { p.Spec.ParamKind.APIVersion = "a/" }, "spec.paramKind.apiVersion: Invalid value: version must be specified"),
 		change("messages", func(p *policy) { p.Spec.Validations[0].Message, p.Spec.Validations[0].MessageExpression = "a\nb", " " },
-			"spec.validations[0].message: Invalid value: message must not contain line breaks", "spec.validations[0].messageExpression: Invalid value: must be non-empty if specified"),
-		change("empty message", func(p *policy) { p.Spec.Validations[0].Message = " " }, "spec.validations[0].message: Invalid value: message must be non-empty if specified"),
+			"spec.validations[0].message: Invalid value: must not contain line breaks", "spec.validations[0].messageExpression: Invalid value: must be non-empty if specified"),
+		change("empty message", func(p *policy) { p.Spec.Validations[0].Message = " " }, "spec.validations[0].message: Invalid value: must be non-empty if specified"),
 		change("reason", func(p *policy) { p.Spec.Validations[0].Reason = ptr.To(metav1.StatusReasonUnauthorized) },
 			`spec.validations[0].reason: Unsupported value: supported values: "Forbidden", "Invalid", "RequestEntityTooLarge"`),
 		change("audit keys", func(p *policy) {

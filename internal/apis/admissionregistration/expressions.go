@@ -96,7 +96,7 @@ func (e expressions) variables(variables []admissionregistrationv1.Variable, s *
 		if strings.TrimSpace(v.Name) == "" {
 			errs = append(errs, field.Required(at.Child("name"), "name is not specified"))
 		} else if !identifier.MatchString(v.Name) || slices.Contains(reserved, v.Name) {
-			errs = append(errs, field.Invalid(at.Child("name"), v.Name, "name is not a valid CEL identifier"))
+			errs = append(errs, field.Invalid(at.Child("name"), v.Name, "must be a valid CEL identifier"))
 		}
 		errs = append(errs, e.check(v.Expression, "expression is not specified", at.Child("expression"),
 			func(source string, stored bool) *apiservercel.Error { return s.Variable(v.Name, source, stored) })...)

@@ -72,7 +72,7 @@ func validateMutatingPolicy(p *admissionregistrationv1.MutatingAdmissionPolicy, 
 		errs = append(errs, e.mutation(&s.Mutations[i], scope, path.Child("mutations").Index(i))...)
 	}
 	return append(errs, checks.Enum(s.ReinvocationPolicy, path.Child("reinvocationPolicy"),
-		admissionregistrationv1.NeverReinvocationPolicy, admissionregistrationv1.IfNeededReinvocationPolicy)...)
+		admissionregistrationv1.IfNeededReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)...)
 }
 
 func (e expressions) mutation(m *admissionregistrationv1.Mutation, scope *cel.Scope, path *field.Path) field.ErrorList {

@@ -46,7 +46,7 @@ func validatingAdmissionPolicy(admission *cel.Admission, g Grants) *apis.Resourc
 			same := equality.Semantic.DeepEqual(p.Spec.ParamKind, old.Spec.ParamKind) && equality.Semantic.DeepEqual(p.Spec.MatchConditions, old.Spec.MatchConditions)
 			return g.policy(ctx, p.Spec.ParamKind, old.Spec.ParamKind, validateValidatingPolicy(p, expressions{admission, validatingExpressions(old)}, same))
 		},
-		ResetByStatus: []string{"metadata"},
+		Reset: map[string][]string{"status": {"metadata"}},
 		PrepareStatusUpdate: func(_ context.Context, o, old *admissionregistrationv1.ValidatingAdmissionPolicy) {
 			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
 		},
@@ -120,9 +120,9 @@ func (e expressions) validation(v *admissionregistrationv1.Validation, scope *ce
 	}
 	message := strings.TrimSpace(v.Message)
 	if v.Message != "" && message == "" {
-		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "message must be non-empty if specified"))
+		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "must be non-empty if specified"))
 	} else if strings.ContainsAny(message, "\n\r") {
-		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "message must not contain line breaks"))
+		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "must not contain line breaks"))
 	}
 	if v.Reason != nil {
 		errs = append(errs, checks.Supported(*v.Reason, path.Child("reason"), metav1.StatusReasonForbidden, metav1.StatusReasonInvalid,

@@ -46,8 +46,8 @@ func apiService() *apis.Resource {
 				}}
 			}
 		},
-		Validate:      validateAPIService,
-		ResetByStatus: []string{"metadata"},
+		Validate: validateAPIService,
+		Reset:    map[string][]string{"status": {"metadata"}},
 		PrepareStatusUpdate: func(_ context.Context, o, old *apiregistrationv1.APIService) {
 			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
 		},

@@ -41,7 +41,7 @@ func deployment() *apis.Resource {
 		Validate:       validateDeployment,
 		ValidateUpdate: validateDeploymentUpdate,
 		// Labels belong to whoever writes the spec.
-		ResetByStatus:        []string{"metadata.labels"},
+		Reset:                map[string][]string{"status": {"metadata.labels"}},
 		PrepareStatusUpdate:  func(_ context.Context, d, old *appsv1.Deployment) { d.Labels = old.Labels },
 		ValidateStatusUpdate: validateDeploymentStatus,
 		Warnings: func(_ context.Context, d, old *appsv1.Deployment) []string {

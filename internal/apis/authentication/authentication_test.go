@@ -27,7 +27,7 @@ func TestTokenReview(t *testing.T) {
 	create := checkstest.Find(t, Resources(known), "tokenreviews").Virtual.Create
 	for token, want := range map[string]authenticationv1.TokenReviewStatus{
 		"good":    {Authenticated: true, User: authenticationv1.UserInfo{Username: "ann"}},
-		"unknown": {},
+		"unknown": {Error: "invalid bearer token"},
 		"expired": {Error: "token has expired"},
 	} {
 		in := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{"api"}}}

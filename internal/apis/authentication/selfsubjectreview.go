@@ -5,6 +5,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"skiff/internal/apis"
@@ -20,19 +21,20 @@ func selfSubjectReview() *apis.Resource {
 		New:     func() *authenticationv1.SelfSubjectReview { return &authenticationv1.SelfSubjectReview{} },
 		Verbs:   []string{},
 		Virtual: &apis.Virtual{
-			Create: func(ctx context.Context, _ apis.Storage, _ string, obj apis.Object) (runtime.Object, error) {
-				return reviewSelf(ctx, obj.(*authenticationv1.SelfSubjectReview))
+			Create: func(ctx context.Context, _ apis.Storage, _ string, _ apis.Object) (runtime.Object, error) {
+				return reviewSelf(ctx)
 			},
 		},
 	}.Resource()
 }
 
-func reviewSelf(ctx context.Context, in *authenticationv1.SelfSubjectReview) (runtime.Object, error) {
+func reviewSelf(ctx context.Context) (runtime.Object, error) {
 	user := identity.FromContext(ctx)
 	if user == nil {
 		return nil, apierrors.NewBadRequest("no user present on request")
 	}
-	out := in.DeepCopy()
-	out.Status = authenticationv1.SelfSubjectReviewStatus{UserInfo: userInfo(user)}
-	return out, nil
+	return &authenticationv1.SelfSubjectReview{
+		ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.Now()},
+		Status:     authenticationv1.SelfSubjectReviewStatus{UserInfo: userInfo(user)},
+	}, nil
 }

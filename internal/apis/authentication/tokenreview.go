@@ -39,15 +39,17 @@ func reviewToken(ctx context.Context, tokens TokenReviewer, in *authenticationv1
 		return nil, apierrors.NewBadRequest("token is required for TokenReview in authentication")
 	}
 	out := in.DeepCopy()
-	out.Status = authenticationv1.TokenReviewStatus{}
 	user, audiences, err := tokens.ReviewToken(ctx, in.Spec.Token, in.Spec.Audiences)
+	if err == nil && user == nil {
+		err = errors.New("invalid bearer token")
+	}
 	if err != nil {
 		out.Status.Error = err.Error()
 	}
+	out.Status.Authenticated = user != nil
 	if user == nil {
 		return out, nil
 	}
-	out.Status.Authenticated = true
 	out.Status.User = userInfo(user)
 	out.Status.Audiences = audiences
 	return out, nil

@@ -13,6 +13,7 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -20,6 +21,9 @@ import (
 	"skiff/internal/apiserver/authz"
 	"skiff/internal/identity"
 )
+
+// invalidKind is the kind that refusals of reviews name: none.
+var invalidKind = schema.GroupKind{Group: authorizationv1.GroupName}
 
 // question is what the three access reviews have in common.
 type question struct {

@@ -30,7 +30,7 @@ func subjectAccessReview(authorizer authz.Authorizer) *apis.Resource {
 func reviewSubject(ctx context.Context, authorizer authz.Authorizer, in *authorizationv1.SubjectAccessReview) (runtime.Object, error) {
 	errs := append(validateSubject(&in.Spec), validateMeta(in.ObjectMeta, false)...)
 	if len(errs) > 0 {
-		return nil, apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind("SubjectAccessReview").GroupKind(), "", errs)
+		return nil, apierrors.NewInvalid(invalidKind, "", errs)
 	}
 	status, err := ask(ctx, authorizer, questionOf(&in.Spec))
 	if err != nil {

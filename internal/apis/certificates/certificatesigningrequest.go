@@ -32,6 +32,9 @@ func certificateSigningRequest() *apis.Resource {
 		PrepareUpdate: func(_ context.Context, r, old *certificatesv1.CertificateSigningRequest) {
 			r.Spec = *old.Spec.DeepCopy()
 		},
+		Reset: map[string][]string{
+			"": {"spec"}, "status": {"status.conditions"}, "approval": {"spec", "status.certificate"},
+		},
 		// Requests may have any name.
 		ValidateName: pathvalidation.ValidatePathSegmentName,
 		PrepareStatusUpdate: func(_ context.Context, r, old *certificatesv1.CertificateSigningRequest) {

@@ -11,10 +11,10 @@ import (
 // their names themselves: a domain and, for older ones, with capitals.
 func DriverName(name string, path *field.Path) field.ErrorList {
 	const limit = 63
-	var errs field.ErrorList
 	if name == "" {
-		errs = append(errs, field.Required(path, ""))
+		return field.ErrorList{field.Required(path, "")}
 	}
+	var errs field.ErrorList
 	if len(name) > limit {
 		errs = append(errs, field.TooLong(path, "", limit))
 	}

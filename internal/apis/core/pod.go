@@ -30,7 +30,7 @@ func pods() *apis.Resource {
 		ValidateUpdate:       func(_ context.Context, pod, old *corev1.Pod) field.ErrorList { return validatePodUpdate(pod, old) },
 		Warnings:             podWarnings,
 		HasStatus:            true,
-		ResetByStatus:        []string{"metadata.deletionTimestamp", "metadata.ownerReferences"},
+		Reset:                map[string][]string{"status": {"metadata.deletionTimestamp", "metadata.ownerReferences"}},
 		PrepareStatusUpdate:  func(_ context.Context, pod, old *corev1.Pod) { preparePodStatus(pod, old) },
 		ValidateStatusUpdate: func(_ context.Context, pod, old *corev1.Pod) field.ErrorList { return validatePodStatus(pod, old) },
 		Generation:           true,

@@ -42,18 +42,20 @@ func endpointSlice() *apis.Resource {
 			Group: "discovery.k8s.io", Resource: "endpointslices", Singular: "endpointslice", Kind: "EndpointSlice",
 			Namespaced: true,
 		},
-		Version:       "v1",
-		New:           func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
-		NewList:       func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
-		Generation:    true,
-		Default:       defaultEndpointSlice,
-		PrepareCreate: func(_ context.Context, s *discoveryv1.EndpointSlice) { dropTopology(s, nil) },
-		PrepareUpdate: func(_ context.Context, s, old *discoveryv1.EndpointSlice) { dropTopology(s, old.Endpoints) },
+		Version:    "v1",
+		New:        func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
+		NewList:    func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+		Generation: true,
+		Default:    defaultEndpointSlice,
+		NewGeneration: func(s, old *discoveryv1.EndpointSlice) bool {
+			return !equality.Semantic.DeepEqual(s.Labels, old.Labels)
+		},
+		Discard: dropTopology,
 		Validate: func(_ context.Context, s *discoveryv1.EndpointSlice) field.ErrorList {
 			return validateEndpointSlice(s, nil)
 		},
 		ValidateUpdate: validateEndpointSliceUpdate,
-		Warnings:       func(_ context.Context, s, _ *discoveryv1.EndpointSlice) []string { return sliceWarnings(s) },
+		Warnings:       sliceWarnings,
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("AddressType", docs["addressType"]),
@@ -75,44 +77,47 @@ func defaultEndpointSlice(s *discoveryv1.EndpointSlice) {
 }
 
 // dropTopology clears the field that v1 only keeps for slices written through
-// v1beta1: it cannot be set, only left as it is.
-func dropTopology(s *discoveryv1.EndpointSlice, old []discoveryv1.Endpoint) {
+// v1beta1: it stays as long as no endpoint changes. The nodes that it named
+// stay known.
+func dropTopology(_ context.Context, s, old *discoveryv1.EndpointSlice) {
+	nodes := sets.New[string]()
+	if old != nil {
+		if equality.Semantic.DeepEqual(old.Endpoints, s.Endpoints) {
+			return
+		}
+		for i := range old.Endpoints {
+			nodes.Insert(old.Endpoints[i].DeprecatedTopology[corev1.LabelHostname])
+		}
+	}
 	for i := range s.Endpoints {
-		e, known := &s.Endpoints[i], false
-		for k := range old {
-			known = known || equality.Semantic.DeepEqual(old[k].DeprecatedTopology, e.DeprecatedTopology)
+		e := &s.Endpoints[i]
+		node := e.DeprecatedTopology[corev1.LabelHostname]
+		if e.NodeName == nil && nodes.Has(node) && len(utilvalidation.IsDNS1123Subdomain(node)) == 0 {
+			e.NodeName = &node
 		}
-		if !known {
-			e.DeprecatedTopology = nil
-		}
+		e.DeprecatedTopology = nil
 	}
 }
 
 func validateEndpointSliceUpdate(_ context.Context, s, old *discoveryv1.EndpointSlice) field.ErrorList {
-	var tolerated []string
-	for i := range old.Endpoints {
-		tolerated = append(tolerated, old.Endpoints[i].Addresses...)
-	}
-	errs := validateEndpointSlice(s, tolerated)
+	errs := validateEndpointSlice(s, old)
 	return append(errs, validation.ValidateImmutableField(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
 }
 
-// validateEndpointSlice checks a slice; the tolerated addresses need not be in
-// canonical form.
-func validateEndpointSlice(s *discoveryv1.EndpointSlice, tolerated []string) field.ErrorList {
+// validateEndpointSlice checks a slice. Endpoints that are as before are good.
+func validateEndpointSlice(s, old *discoveryv1.EndpointSlice) field.ErrorList {
 	errs := checks.Enum(s.AddressType, field.NewPath("addressType"), discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
-	path := field.NewPath("endpoints")
-	if len(s.Endpoints) > maxEndpoints {
-		errs = append(errs, field.TooMany(path, len(s.Endpoints), maxEndpoints))
-	} else {
-		for i := range s.Endpoints {
-			errs = append(errs, validateEndpoint(&s.Endpoints[i], s.AddressType, tolerated, path.Index(i))...)
-		}
+	errs = append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
+	endpoints := checks.Items(s.Endpoints, maxEndpoints, field.NewPath("endpoints"), func(e *discoveryv1.Endpoint, path *field.Path) field.ErrorList {
+		return validateEndpoint(e, s.AddressType, path)
+	})
+	if len(endpoints) > 0 && old != nil && equality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) {
+		return errs
 	}
-	return append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
+	return append(errs, endpoints...)
 }
 
-func validateEndpoint(e *discoveryv1.Endpoint, kind discoveryv1.AddressType, tolerated []string, path *field.Path) field.ErrorList {
+func validateEndpoint(e *discoveryv1.Endpoint, kind discoveryv1.AddressType, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	addresses := path.Child("addresses")
 	if len(e.Addresses) == 0 {
@@ -121,7 +126,7 @@ func validateEndpoint(e *discoveryv1.Endpoint, kind discoveryv1.AddressType, tol
 		errs = append(errs, field.TooMany(addresses, len(e.Addresses), maxAddresses))
 	}
 	for i, address := range e.Addresses {
-		errs = append(errs, validateAddress(address, kind, tolerated, addresses.Index(i))...)
+		errs = append(errs, validateAddress(address, kind, addresses, i)...)
 	}
 	if e.NodeName != nil {
 		errs = append(errs, checks.Name(*e.NodeName, path.Child("nodeName"), utilvalidation.IsDNS1123Subdomain)...)
@@ -137,17 +142,18 @@ func validateEndpoint(e *discoveryv1.Endpoint, kind discoveryv1.AddressType, tol
 	return append(errs, validateHints(e.Hints, path.Child("hints"))...)
 }
 
-func validateAddress(address string, kind discoveryv1.AddressType, tolerated []string, path *field.Path) field.ErrorList {
+func validateAddress(address string, kind discoveryv1.AddressType, list *field.Path, i int) field.ErrorList {
+	path := list.Index(i)
 	switch kind {
 	case discoveryv1.AddressTypeFQDN:
 		return utilvalidation.IsFullyQualifiedDomainName(path, address)
 	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
-		if errs := utilvalidation.IsValidIPForLegacyField(path, address, true, tolerated); len(errs) > 0 {
+		if errs := utilvalidation.IsValidIPForLegacyField(path, address, true, nil); len(errs) > 0 {
 			return errs
 		}
 		var errs field.ErrorList
 		if addr, err := netip.ParseAddr(address); err == nil && addr.Is4() != (kind == discoveryv1.AddressTypeIPv4) {
-			errs = append(errs, field.Invalid(path, address, fmt.Sprintf("must be an %s address", kind)))
+			errs = append(errs, field.Invalid(list, address, fmt.Sprintf("must be an %s address", kind)))
 		}
 		return append(errs, checks.EndpointIP(address, path)...)
 	}
@@ -219,8 +225,8 @@ func validatePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.Err
 
 // sliceWarnings warns of what consumers may not understand. The controllers'
 // own slices are free of it.
-func sliceWarnings(s *discoveryv1.EndpointSlice) []string {
-	if s.AddressType == discoveryv1.AddressTypeFQDN {
+func sliceWarnings(_ context.Context, s, old *discoveryv1.EndpointSlice) []string {
+	if old == nil && s.AddressType == discoveryv1.AddressTypeFQDN {
 		return []string{"spec.addressType: FQDN endpoints are deprecated"}
 	}
 	switch s.Labels[discoveryv1.LabelManagedBy] {

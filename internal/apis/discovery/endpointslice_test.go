@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/utils/ptr"
 
@@ -33,7 +34,7 @@ ports: [{port: 80}, {name: admin, port: 8080, protocol: UDP}]
 		change("no IP", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "web" },
 			"endpoints[0].addresses[0]: Invalid value: must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
 		change("family", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "fd00::1" },
-			"endpoints[0].addresses[0]: Invalid value: must be an IPv4 address"),
+			"endpoints[0].addresses: Invalid value: must be an IPv4 address"),
 		change("loopback", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "127.0.0.1" },
 			"endpoints[0].addresses[0]: Invalid value: may not be in the loopback range (127.0.0.0/8, ::1/128)"),
 		change("link-local", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "169.254.1.1" },
@@ -67,6 +68,9 @@ ports: [{port: 80}, {name: admin, port: 8080, protocol: UDP}]
 		t.Errorf("warned the controller of %q", got)
 	}
 	old.AddressType = "FQDN"
+	if got := r.Warnings(t.Context(), old, old); len(got) != 0 {
+		t.Errorf("an update was warned of %q", got)
+	}
 	if got := r.Warnings(t.Context(), old, nil); len(got) != 1 || got[0] != "spec.addressType: FQDN endpoints are deprecated" {
 		t.Errorf("warned of %q", got)
 	}
@@ -79,8 +83,20 @@ ports: [{port: 80}, {name: admin, port: 8080, protocol: UDP}]
 		t.Errorf("a port that is all ports is shown as %v", got[2])
 	}
 	valid.Endpoints[0].DeprecatedTopology = map[string]string{"a": strings.Repeat("b", 3)}
-	r.PrepareCreate(t.Context(), valid)
+	r.Discard(t.Context(), valid, nil)
 	if valid.Endpoints[0].DeprecatedTopology != nil {
 		t.Error("a v1 client set the deprecated topology")
+	}
+	stored := valid.DeepCopy()
+	stored.Endpoints[0].DeprecatedTopology = map[string]string{corev1.LabelHostname: "node-1"}
+	same, other := stored.DeepCopy(), stored.DeepCopy()
+	other.Endpoints[0].Addresses[0] = "10.0.0.9"
+	r.Discard(t.Context(), same, stored)
+	r.Discard(t.Context(), other, stored)
+	if same.Endpoints[0].DeprecatedTopology == nil || other.Endpoints[0].DeprecatedTopology != nil || ptr.Deref(other.Endpoints[0].NodeName, "") != "node-1" {
+		t.Errorf("endpoints as before become %+v, others %+v", same.Endpoints[0], other.Endpoints[0])
+	}
+	if !r.NewGeneration(old, same) || r.NewGeneration(same, stored) {
+		t.Error("labels are not what counts beside the content")
 	}
 }

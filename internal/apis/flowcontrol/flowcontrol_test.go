@@ -73,7 +73,7 @@ spec:
 	)
 	checkstest.UpdateStatus(t, r, valid,
 		change("conditions", func(s *schema) { s.Status.Conditions = make([]flowcontrolv1.FlowSchemaCondition, 2) },
-			"status.conditions[0].type: Required value: must not be empty", "status.conditions[1].type: Required value: must not be empty", "status.conditions[1].type: Duplicate value: "),
+			"status.conditions[0].type: Required value: ", "status.conditions[1].type: Required value: ", "status.conditions[1].type: Duplicate value: "),
 	)
 	if got := r.Cells(valid); !slices.Equal(got[1:4], []any{"low", int64(1000), "<none>"}) || got[5] != "?" {
 		t.Errorf("shown as %v", got)
@@ -99,7 +99,7 @@ func TestPriorityLevel(t *testing.T) {
 		t.Errorf("wrong defaults: %+v", l)
 	}
 	checkstest.Create(t, r, valid,
-		change("exempt", func(p *level) { p.Name = "exempt" }, "spec.type: Invalid value: type must be 'Exempt' if and only if name is 'exempt'",
+		change("exempt", func(p *level) { p.Name = "exempt" }, "spec.type: Invalid value: must be 'Exempt' if and only if `name` is 'exempt'",
 			"spec: Invalid value: spec of 'exempt' except the 'spec.exempt' field must equal the fixed value"),
 		change("exempt and limited", func(p *level) {
 			p.Name, p.Spec.Type, p.Spec.Exempt = "exempt", "Exempt", &flowcontrolv1.ExemptPriorityLevelConfiguration{NominalConcurrencyShares: ptr.To[int32](-1), LendablePercent: ptr.To[int32](-1)}
@@ -113,14 +113,14 @@ func TestPriorityLevel(t *testing.T) {
 		change("fixed catch-all", func(p *level) {
 			p.Name, p.Spec.Limited.NominalConcurrencyShares, p.Spec.Limited.LimitResponse = "catch-all", ptr.To[int32](5), flowcontrolv1.LimitResponse{Type: "Reject"}
 		}),
-		change("type", func(p *level) { p.Spec.Type = "" }, `spec.type: Unsupported value: supported values: "Exempt", "Limited"`),
+		change("type", func(p *level) { p.Spec.Type = "" }, "spec.type: Required value: "),
 		change("response", func(p *level) { p.Spec.Limited.LimitResponse.Type = "Wait" }, `spec.limited.limitResponse.type: Unsupported value: supported values: "Queue", "Reject"`),
 		change("reject", func(p *level) { p.Spec.Limited.LimitResponse.Type = "Reject" },
 			"spec.limited.limitResponse.queuing: Forbidden: must be nil if limited.limitResponse.type is not Limited"),
 		change("no queues", func(p *level) { p.Spec.Limited.LimitResponse.Queuing = nil },
 			"spec.limited.limitResponse.queuing: Required value: must not be empty if limited.limitResponse.type is Limited"),
 		change("borrow", func(p *level) { p.Spec.Limited.BorrowingLimitPercent = ptr.To[int32](-1) },
-			"spec.limited.borrowingLimitPercent: Invalid value: if specified, must be at least 0"),
+			"spec.limited.borrowingLimitPercent: Invalid value: if specified, must be a non-negative integer"),
 		change("bits", func(p *level) { p.Spec.Limited.LimitResponse.Queuing.Queues = 512 },
 			"spec.limited.limitResponse.queuing.handSize: Invalid value: required entropy bits of deckSize 512 and handSize 8 should not be greater than 60"),
 		change("queues", func(p *level) {

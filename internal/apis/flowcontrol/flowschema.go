@@ -26,14 +26,14 @@ func flowSchema() *apis.Resource {
 		Names: apis.Names{
 			Group: "flowcontrol.apiserver.k8s.io", Resource: "flowschemas", Singular: "flowschema", Kind: "FlowSchema",
 		},
-		Version:       "v1",
-		New:           func() *flowcontrolv1.FlowSchema { return &flowcontrolv1.FlowSchema{} },
-		NewList:       func() runtime.Object { return &flowcontrolv1.FlowSchemaList{} },
-		HasStatus:     true,
-		Generation:    true,
-		Default:       func(s *flowcontrolv1.FlowSchema) { fill.Value(&s.Spec.MatchingPrecedence, defaultPrecedence) },
-		Validate:      validateFlowSchema,
-		ResetByStatus: []string{"metadata"},
+		Version:    "v1",
+		New:        func() *flowcontrolv1.FlowSchema { return &flowcontrolv1.FlowSchema{} },
+		NewList:    func() runtime.Object { return &flowcontrolv1.FlowSchemaList{} },
+		HasStatus:  true,
+		Generation: true,
+		Default:    func(s *flowcontrolv1.FlowSchema) { fill.Value(&s.Spec.MatchingPrecedence, defaultPrecedence) },
+		Validate:   validateFlowSchema,
+		Reset:      map[string][]string{"status": {"metadata"}},
 		PrepareStatusUpdate: func(_ context.Context, o, old *flowcontrolv1.FlowSchema) {
 			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
 		},
@@ -83,8 +83,10 @@ func validateFlowSchema(_ context.Context, f *flowcontrolv1.FlowSchema) field.Er
 		errs = append(errs, field.Invalid(precedence, s.MatchingPrecedence, "only the schema named 'exempt' may have matchingPrecedence 1"))
 	}
 	if m := s.DistinguisherMethod; m != nil {
-		errs = append(errs, checks.Supported(m.Type, path.Child("distinguisherMethod", "type"),
-			flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType)...)
+		known := []flowcontrolv1.FlowDistinguisherMethodType{flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType}
+		if !slices.Contains(known, m.Type) {
+			errs = append(errs, field.NotSupported(path.Child("distinguisherMethod", "type"), m, known))
+		}
 	}
 	level := path.Child("priorityLevelConfiguration", "name")
 	if name := s.PriorityLevelConfiguration.Name; name == "" {
@@ -222,25 +224,32 @@ func validateFlowSubject(s *flowcontrolv1.Subject, path *field.Path) field.Error
 	if len(errs) > 0 {
 		return errs
 	}
-	member := func(kind flowcontrolv1.SubjectKind, name string, set bool) {
-		switch {
+	// What the kind asks for comes first, then what it forbids.
+	member := func(kind flowcontrolv1.SubjectKind, name string, set bool, check func(path *field.Path) field.ErrorList) {
+		switch at := path.Child(name); {
 		case s.Kind == kind && !set:
-			errs = append(errs, field.Required(path.Child(name), name+" is required when subject kind is '"+string(kind)+"'"))
-		case s.Kind != kind && set:
-			errs = append(errs, field.Forbidden(path.Child(name), name+" is forbidden when subject kind is not '"+string(kind)+"'"))
+			errs = slices.Insert(errs, 0, field.Required(at, name+" is required when subject kind is '"+string(kind)+"'"))
+		case s.Kind == kind:
+			errs = append(check(at), errs...)
+		case set:
+			errs = append(errs, field.Forbidden(at, name+" is forbidden when subject kind is not '"+string(kind)+"'"))
 		}
 	}
-	member(flowcontrolv1.SubjectKindServiceAccount, "serviceAccount", s.ServiceAccount != nil)
-	member(flowcontrolv1.SubjectKindUser, "user", s.User != nil)
-	member(flowcontrolv1.SubjectKindGroup, "group", s.Group != nil)
-	switch {
-	case s.Kind == flowcontrolv1.SubjectKindUser && s.User != nil && s.User.Name == "":
-		errs = append(errs, field.Required(path.Child("user", "name"), ""))
-	case s.Kind == flowcontrolv1.SubjectKindGroup && s.Group != nil && s.Group.Name == "":
-		errs = append(errs, field.Required(path.Child("group", "name"), ""))
-	case s.Kind == flowcontrolv1.SubjectKindServiceAccount && s.ServiceAccount != nil:
-		errs = append(errs, validateAccount(s.ServiceAccount, path.Child("serviceAccount"))...)
+	named := func(name string, path *field.Path) field.ErrorList {
+		if name == "" {
+			return field.ErrorList{field.Required(path.Child("name"), "")}
+		}
+		return nil
 	}
+	member(flowcontrolv1.SubjectKindServiceAccount, "serviceAccount", s.ServiceAccount != nil, func(path *field.Path) field.ErrorList {
+		return validateAccount(s.ServiceAccount, path)
+	})
+	member(flowcontrolv1.SubjectKindUser, "user", s.User != nil, func(path *field.Path) field.ErrorList {
+		return named(s.User.Name, path)
+	})
+	member(flowcontrolv1.SubjectKindGroup, "group", s.Group != nil, func(path *field.Path) field.ErrorList {
+		return named(s.Group.Name, path)
+	})
 	return errs
 }
 
@@ -266,7 +275,7 @@ func validateConditions[T any](conditions []T, typeOf func(*T) string) field.Err
 		}
 		seen[t] = true
 		if t == "" {
-			errs = append(errs, field.Required(at, "must not be empty"))
+			errs = append(errs, field.Required(at, ""))
 		}
 	}
 	return errs

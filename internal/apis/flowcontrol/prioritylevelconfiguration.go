@@ -24,14 +24,14 @@ func priorityLevelConfiguration() *apis.Resource {
 		Names: apis.Names{
 			Group: "flowcontrol.apiserver.k8s.io", Resource: "prioritylevelconfigurations", Singular: "prioritylevelconfiguration", Kind: "PriorityLevelConfiguration",
 		},
-		Version:       "v1",
-		New:           func() *flowcontrolv1.PriorityLevelConfiguration { return &flowcontrolv1.PriorityLevelConfiguration{} },
-		NewList:       func() runtime.Object { return &flowcontrolv1.PriorityLevelConfigurationList{} },
-		HasStatus:     true,
-		Generation:    true,
-		Default:       defaultPriorityLevel,
-		Validate:      validatePriorityLevel,
-		ResetByStatus: []string{"metadata"},
+		Version:    "v1",
+		New:        func() *flowcontrolv1.PriorityLevelConfiguration { return &flowcontrolv1.PriorityLevelConfiguration{} },
+		NewList:    func() runtime.Object { return &flowcontrolv1.PriorityLevelConfigurationList{} },
+		HasStatus:  true,
+		Generation: true,
+		Default:    defaultPriorityLevel,
+		Validate:   validatePriorityLevel,
+		Reset:      map[string][]string{"status": {"metadata"}},
 		PrepareStatusUpdate: func(_ context.Context, o, old *flowcontrolv1.PriorityLevelConfiguration) {
 			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
 		},
@@ -82,17 +82,16 @@ func validatePriorityLevel(_ context.Context, p *flowcontrolv1.PriorityLevelConf
 	s, path := &p.Spec, field.NewPath("spec")
 	var errs field.ErrorList
 	if (p.Name == flowcontrolv1.PriorityLevelConfigurationNameExempt) != (s.Type == flowcontrolv1.PriorityLevelEnablementExempt) {
-		errs = append(errs, field.Invalid(path.Child("type"), s.Type, "type must be 'Exempt' if and only if name is 'exempt'"))
+		errs = append(errs, field.Invalid(path.Child("type"), s.Type, "must be 'Exempt' if and only if `name` is 'exempt'"))
 	}
 	switch s.Type {
 	case flowcontrolv1.PriorityLevelEnablementExempt:
 		if s.Limited != nil {
 			errs = append(errs, field.Forbidden(path.Child("limited"), "must be nil if the type is not Limited"))
 		}
-		if s.Exempt == nil {
-			errs = append(errs, field.Required(path.Child("exempt"), "must not be empty when type is Exempt"))
-		} else {
-			errs = append(errs, validateShares(s.Exempt.NominalConcurrencyShares, s.Exempt.LendablePercent, path.Child("exempt"))...)
+		if s.Exempt != nil {
+			errs = append(errs, validateShares(s.Exempt.NominalConcurrencyShares, path.Child("exempt"))...)
+			errs = append(errs, validateLendable(s.Exempt.LendablePercent, path.Child("exempt"))...)
 		}
 	case flowcontrolv1.PriorityLevelEnablementLimited:
 		if s.Exempt != nil {
@@ -104,7 +103,7 @@ func validatePriorityLevel(_ context.Context, p *flowcontrolv1.PriorityLevelConf
 			errs = append(errs, validateLimited(s.Limited, path.Child("limited"))...)
 		}
 	default:
-		errs = append(errs, checks.Supported(s.Type, path.Child("type"), flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)...)
+		errs = append(errs, checks.Enum(s.Type, path.Child("type"), flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)...)
 	}
 	return append(errs, validateFixedLevel(p, path)...)
 }
@@ -132,11 +131,17 @@ func validateFixedLevel(p *flowcontrolv1.PriorityLevelConfiguration, path *field
 }
 
 func validateLimited(l *flowcontrolv1.LimitedPriorityLevelConfiguration, path *field.Path) field.ErrorList {
-	errs := validateShares(l.NominalConcurrencyShares, l.LendablePercent, path)
+	errs := validateShares(l.NominalConcurrencyShares, path)
+	errs = append(errs, validateLimitResponse(&l.LimitResponse, path.Child("limitResponse"))...)
+	errs = append(errs, validateLendable(l.LendablePercent, path)...)
 	if b := l.BorrowingLimitPercent; b != nil && *b < 0 {
-		errs = append(errs, field.Invalid(path.Child("borrowingLimitPercent"), *b, "if specified, must be at least 0"))
+		errs = append(errs, field.Invalid(path.Child("borrowingLimitPercent"), *b, "if specified, must be a non-negative integer"))
 	}
-	response, path := &l.LimitResponse, path.Child("limitResponse")
+	return errs
+}
+
+func validateLimitResponse(response *flowcontrolv1.LimitResponse, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	q, queuing := response.Queuing, path.Child("queuing")
 	switch response.Type {
 	case flowcontrolv1.LimitResponseTypeReject:
@@ -150,7 +155,7 @@ func validateLimited(l *flowcontrolv1.LimitedPriorityLevelConfiguration, path *f
 			errs = append(errs, validateQueuing(q, queuing)...)
 		}
 	default:
-		errs = append(errs, checks.Supported(response.Type, path.Child("type"), flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)...)
+		errs = append(errs, checks.Enum(response.Type, path.Child("type"), flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)...)
 	}
 	return errs
 }
@@ -182,13 +187,16 @@ func validateQueuing(q *flowcontrolv1.QueuingConfiguration, path *field.Path) fi
 	return errs
 }
 
-func validateShares(nominal, lendable *int32, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
+func validateShares(nominal *int32, path *field.Path) field.ErrorList {
 	if n := ptr.Deref(nominal, 0); n < 0 {
-		errs = append(errs, field.Invalid(path.Child("nominalConcurrencyShares"), n, "must be a non-negative integer"))
+		return field.ErrorList{field.Invalid(path.Child("nominalConcurrencyShares"), n, "must be a non-negative integer")}
 	}
+	return nil
+}
+
+func validateLendable(lendable *int32, path *field.Path) field.ErrorList {
 	if l := ptr.Deref(lendable, 0); l < 0 || l > 100 {
-		errs = append(errs, field.Invalid(path.Child("lendablePercent"), l, "must be between 0 and 100, inclusive"))
+		return field.ErrorList{field.Invalid(path.Child("lendablePercent"), l, "must be between 0 and 100, inclusive")}
 	}
-	return errs
+	return nil
 }

@@ -38,8 +38,8 @@ func ingressClass() *apis.Resource {
 		},
 		Validate: validateIngressClass,
 		ValidateUpdate: func(ctx context.Context, c, old *networkingv1.IngressClass) field.ErrorList {
-			return append(validateIngressClass(ctx, c),
-				validation.ValidateImmutableField(c.Spec.Controller, old.Spec.Controller, field.NewPath("spec", "controller"))...)
+			errs := validation.ValidateImmutableField(c.Spec.Controller, old.Spec.Controller, field.NewPath("spec", "controller"))
+			return append(errs, validateIngressClass(ctx, c)...)
 		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
@@ -102,13 +102,6 @@ func validateReference(group *string, kind, name string, path *field.Path) field
 	if group != nil {
 		errs = append(errs, checks.Name(*group, path.Child("apiGroup"), utilvalidation.IsDNS1123Subdomain)...)
 	}
-	for _, part := range []struct{ field, value string }{{"kind", kind}, {"name", name}} {
-		at := path.Child(part.field)
-		if part.value == "" {
-			errs = append(errs, field.Required(at, part.field+" is required"))
-			continue
-		}
-		errs = append(errs, checks.Name(part.value, at, pathSegment)...)
-	}
-	return errs
+	errs = append(errs, checks.RequiredName(kind, path.Child("kind"), pathSegment)...)
+	return append(errs, checks.RequiredName(name, path.Child("name"), pathSegment)...)
 }

@@ -27,8 +27,8 @@ func ipAddress() *apis.Resource {
 		NewList:      func() runtime.Object { return &networkingv1.IPAddressList{} },
 		ValidateName: validateIPAddressName,
 		Validate:     validateIPAddress,
-		ValidateUpdate: func(_ context.Context, a, old *networkingv1.IPAddress) field.ErrorList {
-			return validation.ValidateImmutableField(a.Spec.ParentRef, old.Spec.ParentRef, field.NewPath("spec", "parentRef"))
+		ValidateUpdate: func(ctx context.Context, a, old *networkingv1.IPAddress) field.ErrorList {
+			return append(validateIPAddress(ctx, a), validation.ValidateImmutableField(a.Spec.ParentRef, old.Spec.ParentRef, field.NewPath("spec", "parentRef"))...)
 		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),

@@ -42,8 +42,8 @@ spec:
 		change("resource", func(i *ing) {
 			first(i).Backend = networkingv1.IngressBackend{Resource: &corev1.TypedLocalObjectReference{APIGroup: ptr.To("a_b")}}
 		}, "spec.rules[0].http.paths[0].backend.resource.apiGroup: Invalid value: "+notDomain,
-			"spec.rules[0].http.paths[0].backend.resource.kind: Required value: kind is required",
-			"spec.rules[0].http.paths[0].backend.resource.name: Required value: name is required"),
+			"spec.rules[0].http.paths[0].backend.resource.kind: Required value: ",
+			"spec.rules[0].http.paths[0].backend.resource.name: Required value: "),
 		change("type", func(i *ing) { first(i).PathType = ptr.To(networkingv1.PathType("Glob")) },
 			`spec.rules[0].http.paths[0].pathType: Unsupported value: supported values: "Exact", "ImplementationSpecific", "Prefix"`),
 		change("address with zeros", func(i *ing) { i.Spec.Rules[0].Host = "01.2.3.4" }, "spec.rules[0].host: Invalid value: must be a DNS name, not an IP address"),
@@ -119,7 +119,7 @@ func TestIngressClass(t *testing.T) {
 		change("scope", parameters(func(p *networkingv1.IngressClassParametersReference) { p.Scope = ptr.To("") }),
 			`spec.parameters.scope: Unsupported value: supported values: "Cluster", "Namespace"`),
 		change("kind", parameters(func(p *networkingv1.IngressClassParametersReference) { p.Kind, p.Name = "", "a/b" }),
-			"spec.parameters.kind: Required value: kind is required", "spec.parameters.name: Invalid value: may not contain '/'"),
+			"spec.parameters.kind: Required value: ", "spec.parameters.name: Invalid value: may not contain '/'"),
 		change("no controller", func(c *networkingv1.IngressClass) { c.Spec.Controller = "" }, "spec.controller: Required value: "),
 		change("long controller", func(c *networkingv1.IngressClass) { c.Spec.Controller = "a.b/" + strings.Repeat("c", 247) },
 			"spec.controller: Too long: may not be more than 250 bytes"),

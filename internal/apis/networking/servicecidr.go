@@ -24,10 +24,14 @@ func serviceCIDR() *apis.Resource {
 		Names: apis.Names{
 			Group: "networking.k8s.io", Resource: "servicecidrs", Singular: "servicecidr", Kind: "ServiceCIDR",
 		},
-		Version:        "v1",
-		New:            func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
-		NewList:        func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
-		HasStatus:      true,
+		Version:   "v1",
+		New:       func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
+		NewList:   func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
+		HasStatus: true,
+		PrepareStatusUpdate: func(_ context.Context, c, old *networkingv1.ServiceCIDR) {
+			metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)
+		},
+		Reset:          map[string][]string{"status": {"metadata"}},
 		Validate:       validateServiceCIDR,
 		ValidateUpdate: validateServiceCIDRUpdate,
 		Columns: []metav1.TableColumnDefinition{
@@ -50,14 +54,15 @@ func validateServiceCIDR(_ context.Context, c *networkingv1.ServiceCIDR) field.E
 	case len(cidrs) > maxServiceCIDRs:
 		return field.ErrorList{field.Invalid(path, c.Spec, "may only hold up to 2 values")}
 	}
-	if len(cidrs) == maxServiceCIDRs {
-		if dual, err := netutils.IsDualStackCIDRStrings(cidrs); err != nil || !dual {
-			return field.ErrorList{field.Invalid(path, c.Spec, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64")}
-		}
-	}
 	var errs field.ErrorList
+	families := map[netutils.IPFamily]bool{}
 	for i, cidr := range cidrs {
 		errs = append(errs, utilvalidation.IsValidCIDR(path.Index(i), cidr)...)
+		family := netutils.IPFamilyOfCIDRString(cidr)
+		if family != netutils.IPFamilyUnknown && families[family] {
+			errs = append(errs, field.Invalid(path, cidrs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"))
+		}
+		families[family] = true
 	}
 	return errs
 }

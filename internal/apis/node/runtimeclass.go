@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -48,9 +47,9 @@ func runtimeClass() *apis.Resource {
 }
 
 func validateRuntimeClass(_ context.Context, c *nodev1.RuntimeClass) field.ErrorList {
-	errs := checks.Name(c.Handler, field.NewPath("handler"), utilvalidation.IsDNS1123Label)
+	errs := checks.RequiredName(c.Handler, field.NewPath("handler"), utilvalidation.IsDNS1123Label)
 	if c.Overhead != nil {
-		errs = append(errs, core.ValidateOverhead(c.Overhead.PodFixed, field.NewPath("overhead", "podFixed"))...)
+		errs = append(errs, core.ValidateOverhead(c.Overhead.PodFixed, field.NewPath("overhead"))...)
 	}
 	if c.Scheduling != nil {
 		path := field.NewPath("scheduling")
@@ -63,7 +62,7 @@ func validateRuntimeClass(_ context.Context, c *nodev1.RuntimeClass) field.Error
 func validateTolerations(tolerations []corev1.Toleration, path *field.Path) field.ErrorList {
 	errs := core.ValidateTolerations(tolerations, path)
 	for i := range tolerations {
-		if slices.ContainsFunc(tolerations[:i], func(t corev1.Toleration) bool { return equality.Semantic.DeepEqual(t, tolerations[i]) }) {
+		if slices.ContainsFunc(tolerations[:i], func(t corev1.Toleration) bool { return t.MatchToleration(&tolerations[i]) }) {
 			errs = append(errs, field.Duplicate(path.Index(i), tolerations[i]))
 		}
 	}

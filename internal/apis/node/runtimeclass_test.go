@@ -18,9 +18,9 @@ func TestRuntimeClass(t *testing.T) {
 		change("handler", func(c *nodev1.RuntimeClass) { c.Handler = "a.b" }, "handler: Invalid value: must not contain dots"),
 		change("overhead", func(c *nodev1.RuntimeClass) {
 			c.Overhead.PodFixed = corev1.ResourceList{"cpu": resource.MustParse("-1"), "gold": resource.MustParse("1")}
-		}, "overhead.podFixed.limits[cpu]: Invalid value: must be greater than or equal to 0",
-			"overhead.podFixed.limits[gold]: Invalid value: must be a standard resource type or fully qualified",
-			"overhead.podFixed.limits[gold]: Invalid value: must be a standard resource for containers"),
+		}, "overhead.limits[cpu]: Invalid value: must be greater than or equal to 0",
+			"overhead.limits[gold]: Invalid value: must be a standard resource type or fully qualified",
+			"overhead.limits[gold]: Invalid value: must be a standard resource for containers"),
 		change("tolerations", func(c *nodev1.RuntimeClass) {
 			c.Scheduling = &nodev1.Scheduling{Tolerations: []corev1.Toleration{{Key: "a"}, {Key: "a"}, {Key: "a", Operator: "Like"}}}
 		}, "scheduling.tolerations[1]: Duplicate value: ", `scheduling.tolerations[2].operator: Unsupported value: supported values: "Equal", "Exists"`),
@@ -39,6 +39,6 @@ func TestRuntimeClass(t *testing.T) {
 	checkstest.Update(t, r, valid,
 		change("handler", func(c *nodev1.RuntimeClass) { c.Handler = "kata" }, "handler: Invalid value: field is immutable"),
 		change("overhead", func(c *nodev1.RuntimeClass) { c.Overhead.PodFixed["cpu"] = resource.MustParse("-1") },
-			"overhead.podFixed.limits[cpu]: Invalid value: must be greater than or equal to 0"),
+			"overhead.limits[cpu]: Invalid value: must be greater than or equal to 0"),
 	)
 }

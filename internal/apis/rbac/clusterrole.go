@@ -51,7 +51,8 @@ func validateClusterRole(r *rbacv1.ClusterRole, o metav1validation.LabelSelector
 		selector := &r.AggregationRule.ClusterRoleSelectors[i]
 		errs = append(errs, metav1validation.ValidateLabelSelector(selector, o, path.Index(i))...)
 		if _, err := metav1.LabelSelectorAsSelector(selector); err != nil {
-			errs = append(errs, field.Invalid(path.Index(i), selector, "invalid label selector."))
+			// Upstream shows what came of reading it, which is nothing.
+			errs = append(errs, field.Invalid(path.Index(i), nil, "invalid label selector."))
 		}
 	}
 	return errs

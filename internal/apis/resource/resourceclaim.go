@@ -20,12 +20,12 @@ func resourceClaim(g Grants) *apis.Resource {
 			Group: "resource.k8s.io", Resource: "resourceclaims", Singular: "resourceclaim", Kind: "ResourceClaim",
 			Namespaced: true,
 		},
-		Version:       "v1",
-		New:           func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
-		NewList:       func() runtime.Object { return &resourcev1.ResourceClaimList{} },
-		HasStatus:     true,
-		Default:       defaultClaim,
-		ResetByStatus: []string{"metadata"},
+		Version:   "v1",
+		New:       func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
+		NewList:   func() runtime.Object { return &resourcev1.ResourceClaimList{} },
+		HasStatus: true,
+		Default:   defaultClaim,
+		Reset:     map[string][]string{"status": {"metadata"}},
 		PrepareStatusUpdate: func(_ context.Context, c, old *resourcev1.ResourceClaim) {
 			metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)
 			dropDeallocated(c, old)

@@ -45,6 +45,7 @@ func csiDriver() *apis.Resource {
 			}
 		},
 		Validate: validateCSIDriver,
+		Warnings: tokenWarnings,
 		ValidateUpdate: func(ctx context.Context, d, old *storagev1.CSIDriver) field.ErrorList {
 			path := field.NewPath("spec")
 			errs := validateCSIDriver(ctx, d)
@@ -91,6 +92,15 @@ func dropScheduling(d, old *storagev1.CSIDriver) {
 	if old == nil || old.Spec.PreventPodSchedulingIfMissing == nil {
 		d.Spec.PreventPodSchedulingIfMissing = nil
 	}
+}
+
+// tokenWarnings warns of tokens where logs may show them.
+func tokenWarnings(_ context.Context, d, old *storagev1.CSIDriver) []string {
+	tokens := d.Spec.TokenRequests
+	if len(tokens) == 0 || d.Spec.ServiceAccountTokenInSecrets != nil || old != nil && equality.Semantic.DeepEqual(tokens, old.Spec.TokenRequests) {
+		return nil
+	}
+	return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
 }
 
 func validateCSIDriver(_ context.Context, d *storagev1.CSIDriver) field.ErrorList {

@@ -50,7 +50,7 @@ func TestStorageClass(t *testing.T) {
 			c.AllowedTopologies[1].MatchLabelExpressions = append(c.AllowedTopologies[1].MatchLabelExpressions, zones("c").MatchLabelExpressions...)
 		}, "allowedTopologies[1].matchLabelExpressions[1].key: Duplicate value: ", "allowedTopologies[2].matchLabelExpressions: Duplicate value: ",
 			"allowedTopologies[3].matchLabelExpressions[0].values: Required value: ", "allowedTopologies[4].matchLabelExpressions[0].values[1]: Duplicate value: ",
-			"allowedTopologies[4].matchLabelExpressions: Duplicate value: ", "allowedTopologies[5].matchLabelExpressions: Duplicate value: "),
+			"allowedTopologies[4].matchLabelExpressions: Duplicate value: ", "allowedTopologies[5].matchLabelExpressions: Duplicate value: ", "allowedTopologies[5].matchLabelExpressions: Duplicate value: ", "allowedTopologies[5].matchLabelExpressions: Duplicate value: ", "allowedTopologies[5].matchLabelExpressions: Duplicate value: ", "allowedTopologies[5].matchLabelExpressions: Duplicate value: ", "allowedTopologies[5].matchLabelExpressions: Duplicate value: "),
 	)
 	old := valid.DeepCopy()
 	old.AllowedTopologies = []corev1.TopologySelectorTerm{{MatchLabelExpressions: []corev1.TopologySelectorLabelRequirement{{Key: corev1.LabelFailureDomainBetaZone, Values: []string{"a"}}}}}
@@ -66,10 +66,10 @@ func TestStorageClass(t *testing.T) {
 		t.Errorf("shown as %v", got)
 	}
 	checkstest.Update(t, r, valid,
-		change("provisioner", func(c *storagev1.StorageClass) { c.Provisioner = "b" }, "provisioner: Forbidden: updates to provisioner are forbidden."),
-		change("parameters", func(c *storagev1.StorageClass) { c.Parameters = map[string]string{"a": "b"} }, "parameters: Forbidden: updates to parameters are forbidden."),
+		change("provisioner", func(c *storagev1.StorageClass) { c.Provisioner = "b" }, "provisioner: Invalid value: field is immutable"),
+		change("parameters", func(c *storagev1.StorageClass) { c.Parameters = map[string]string{"a": "b"} }, "parameters: Invalid value: field is immutable"),
 		change("reclaim", func(c *storagev1.StorageClass) { c.ReclaimPolicy = ptr.To(corev1.PersistentVolumeReclaimRetain) },
-			"reclaimPolicy: Forbidden: updates to reclaimPolicy are forbidden."),
+			"reclaimPolicy: Invalid value: field is immutable"),
 		change("binding", func(c *storagev1.StorageClass) {
 			c.VolumeBindingMode = ptr.To(storagev1.VolumeBindingWaitForFirstConsumer)
 		},

@@ -3,7 +3,6 @@ package storage
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -78,7 +77,8 @@ func validateStorageClass(_ context.Context, c *storagev1.StorageClass) field.Er
 // validateTopologies refuses terms that say nothing, or the same as another.
 func validateTopologies(terms []corev1.TopologySelectorTerm, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	earlier := []map[string]sets.Set[string]{{}}
+	// Upstream starts with as many terms that say nothing.
+	earlier := make([]map[string]sets.Set[string], len(terms))
 	for i := range terms {
 		at := path.Index(i).Child("matchLabelExpressions")
 		term := map[string]sets.Set[string]{}
@@ -99,8 +99,10 @@ func validateTopologies(terms []corev1.TopologySelectorTerm, path *field.Path) f
 			}
 			term[expr.Key] = values
 		}
-		if slices.ContainsFunc(earlier, func(other map[string]sets.Set[string]) bool { return equality.Semantic.DeepEqual(term, other) }) {
-			errs = append(errs, field.Duplicate(at, ""))
+		for _, other := range earlier {
+			if equality.Semantic.DeepEqual(term, other) {
+				errs = append(errs, field.Duplicate(at, ""))
+			}
 		}
 		earlier = append(earlier, term)
 	}
@@ -121,14 +123,9 @@ func classWarnings(_ context.Context, c, _ *storagev1.StorageClass) []string {
 }
 
 func validateStorageClassUpdate(ctx context.Context, c, old *storagev1.StorageClass) field.ErrorList {
-	errs := validateStorageClass(ctx, c)
-	forbid := func(same bool, name string) {
-		if !same {
-			errs = append(errs, field.Forbidden(field.NewPath(name), "updates to "+name+" are forbidden."))
-		}
-	}
-	forbid(maps.Equal(c.Parameters, old.Parameters), "parameters")
-	forbid(c.Provisioner == old.Provisioner, "provisioner")
-	forbid(ptr.Equal(c.ReclaimPolicy, old.ReclaimPolicy), "reclaimPolicy")
-	return append(errs, validation.ValidateImmutableField(c.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
+	return slices.Concat(validateStorageClass(ctx, c),
+		validation.ValidateImmutableField(c.Provisioner, old.Provisioner, field.NewPath("provisioner")),
+		validation.ValidateImmutableField(c.Parameters, old.Parameters, field.NewPath("parameters")),
+		validation.ValidateImmutableField(c.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy")),
+		validation.ValidateImmutableField(c.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode")))
 }

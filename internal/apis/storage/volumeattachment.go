@@ -31,7 +31,7 @@ func volumeAttachment() *apis.Resource {
 		RequireResourceVersion: true,
 		Validate:               validateVolumeAttachment,
 		ValidateUpdate:         validateVolumeAttachmentUpdate,
-		ResetByStatus:          []string{"metadata"},
+		Reset:                  map[string][]string{"status": {"metadata"}},
 		PrepareStatusUpdate: func(_ context.Context, o, old *storagev1.VolumeAttachment) {
 			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
 		},
@@ -56,26 +56,34 @@ func volumeAttachment() *apis.Resource {
 }
 
 func validateVolumeAttachment(_ context.Context, a *storagev1.VolumeAttachment) field.ErrorList {
+	return append(validateAttachment(a), validateAttacher(a)...)
+}
+
+// validateVolumeAttachmentUpdate lets attachers that older rules accepted pass.
+func validateVolumeAttachmentUpdate(_ context.Context, a, old *storagev1.VolumeAttachment) field.ErrorList {
+	errs := validateAttachment(a)
+	if a.Spec.Attacher != old.Spec.Attacher {
+		errs = append(errs, validateAttacher(a)...)
+	}
+	return append(errs, validation.ValidateImmutableField(a.Spec, old.Spec, field.NewPath("spec"))...)
+}
+
+func validateAttacher(a *storagev1.VolumeAttachment) field.ErrorList {
+	return checks.DriverName(a.Spec.Attacher, field.NewPath("spec", "attacher"))
+}
+
+func validateAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 	path := field.NewPath("spec")
 	errs := validateAttachmentSpec(&a.Spec, path)
-	errs = append(errs, checks.DriverName(a.Spec.Attacher, path.Child("attacher"))...)
+	errs = append(errs, validateAttachmentStatus(&a.Status)...)
 	if name := a.Spec.Source.PersistentVolumeName; name != nil {
 		errs = append(errs, checks.Name(*name, path.Child("source", "persistentVolumeName"), utilvalidation.IsDNS1123Subdomain)...)
 	}
 	return errs
 }
 
-// validateVolumeAttachmentUpdate lets names that older rules accepted pass.
-func validateVolumeAttachmentUpdate(_ context.Context, a, old *storagev1.VolumeAttachment) field.ErrorList {
-	path := field.NewPath("spec")
-	return append(validateAttachmentSpec(&a.Spec, path), validation.ValidateImmutableField(a.Spec, old.Spec, path)...)
-}
-
 func validateAttachmentSpec(s *storagev1.VolumeAttachmentSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if s.Attacher == "" {
-		errs = append(errs, field.Required(path.Child("attacher"), ""))
-	}
 	source, one := path.Child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"
 	switch from := &s.Source; {
 	case from.InlineVolumeSpec == nil && from.PersistentVolumeName == nil:

@@ -24,14 +24,14 @@ func volumeAttributesClass() *apis.Resource {
 		NewList:  func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
 		Validate: validateVolumeAttributesClass,
 		ValidateUpdate: func(ctx context.Context, c, old *storagev1.VolumeAttributesClass) field.ErrorList {
-			errs := validateVolumeAttributesClass(ctx, c)
+			var errs field.ErrorList
 			if c.DriverName != old.DriverName {
 				errs = append(errs, field.Forbidden(field.NewPath("driverName"), "updates to driverName are forbidden."))
 			}
 			if !maps.Equal(c.Parameters, old.Parameters) {
 				errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
 			}
-			return errs
+			return append(errs, validateVolumeAttributesClass(ctx, c)...)
 		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),

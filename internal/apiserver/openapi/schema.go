@@ -8,6 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"skiff/internal/apis"
 )
 
 // definitions collects the schemas of Go types, by their published names.
@@ -45,6 +47,25 @@ func Definitions(types ...reflect.Type) spec.Definitions {
 		d.ref(t)
 	}
 	return d.schemas
+}
+
+// Schemas returns the schemas of all that a resource's objects are made of.
+func Schemas(d *apis.Resource) map[string]*spec.Schema {
+	found := &definitions{schemas: spec.Definitions{}, kinds: map[string][]any{}}
+	objects := map[string]schema.GroupVersionKind{}
+	for _, v := range append([]apis.Version{d.Hub}, d.Other...) {
+		t := reflect.TypeOf(v.New()).Elem()
+		found.ref(t)
+		objects[nameOf(t)] = v.GVK()
+	}
+	out := make(map[string]*spec.Schema, len(found.schemas))
+	for name, s := range found.schemas {
+		if gvk, ok := objects[name]; ok {
+			s.AddExtension("x-kubernetes-group-version-kind", []any{KindOf(gvk)})
+		}
+		out[name] = &s
+	}
+	return out
 }
 
 // ObjectMeta is the published name of the metadata of objects.
@@ -110,6 +131,9 @@ func (d *definitions) build(t reflect.Type) spec.Schema {
 	return s
 }
 
+// listKeys are the keys of lists of which only comments tell that they are sets.
+var listKeys = map[string]string{"CustomResourceDefinitionStatus.conditions": "type"}
+
 // fields adds t's fields to s; those of inlined structs become s's own.
 func (d *definitions) fields(t reflect.Type, docs map[string]string, s *spec.Schema) {
 	for i := range t.NumField() {
@@ -135,12 +159,15 @@ func (d *definitions) fields(t reflect.Type, docs map[string]string, s *spec.Sch
 				p.AddExtension("x-kubernetes-list-type", "set")
 			}
 		}
-		if key := f.Tag.Get("patchMergeKey"); key != "" {
+		key := f.Tag.Get("patchMergeKey")
+		if key != "" {
 			p.AddExtension("x-kubernetes-patch-merge-key", key)
-			if f.Type.Kind() == reflect.Slice {
-				p.AddExtension("x-kubernetes-list-type", "map")
-				p.AddExtension("x-kubernetes-list-map-keys", []any{key})
-			}
+		} else {
+			key = listKeys[t.Name()+"."+tag]
+		}
+		if key != "" && f.Type.Kind() == reflect.Slice {
+			p.AddExtension("x-kubernetes-list-type", "map")
+			p.AddExtension("x-kubernetes-list-map-keys", []any{key})
 		}
 		s.Properties[tag] = p
 		if !strings.Contains(options, "omitempty") && !strings.Contains(options, "omitzero") && f.Type.Kind() != reflect.Pointer && tag != "status" && tag != "metadata" {

@@ -1,11 +1,13 @@
 // Package precision gives the times in objects the precision that clients see:
 // whole seconds in a metav1.Time, microseconds in a metav1.MicroTime. Objects
 // that this process made never went over a wire, and would otherwise differ
-// from what everybody reads of them.
+// from what everybody reads of them. So would lists that are there but empty,
+// which protobuf cannot say.
 package precision
 
 import (
 	"reflect"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,9 +27,11 @@ type Rounder struct{ round walk }
 type walk func(v reflect.Value) bool
 
 // Of returns the rounder of the objects that a pointer of example's type can
-// point to.
-func Of(example any) *Rounder {
-	round := builder{}.walk(reflect.TypeOf(example).Elem())
+// point to. Lists that clients see though they are empty become none if the
+// objects are stored in protobuf.
+func Of(example any, protobuf bool) *Rounder {
+	b := builder{made: map[reflect.Type]*walk{}, lists: protobuf}
+	round := b.walk(reflect.TypeOf(example).Elem())
 	if round == nil {
 		return nil
 	}
@@ -42,8 +46,11 @@ func (r *Rounder) Round(pointer any) {
 }
 
 // builder holds the walks that are made, or being made, of types that may hold
-// themselves.
-type builder map[reflect.Type]*walk
+// themselves, and whether they are about lists, too.
+type builder struct {
+	made  map[reflect.Type]*walk
+	lists bool
+}
 
 // walk returns the walk of a type, nil if there are no times in it.
 func (b builder) walk(t reflect.Type) walk {
@@ -52,14 +59,14 @@ func (b builder) walk(t reflect.Type) walk {
 		return roundTime
 	case t == microTimeType:
 		return roundMicroTime
-	case !reaches(t, map[reflect.Type]bool{}):
+	case !b.reaches(t, map[reflect.Type]bool{}):
 		return nil
 	}
-	if made := b[t]; made != nil {
+	if made := b.made[t]; made != nil {
 		return func(v reflect.Value) bool { return (*made)(v) }
 	}
 	made := new(walk)
-	b[t] = made
+	b.made[t] = made
 	switch t.Kind() {
 	case reflect.Pointer:
 		*made = throughPointer(b.walk(t.Elem()))
@@ -73,9 +80,10 @@ func (b builder) walk(t reflect.Type) walk {
 	return *made
 }
 
-// reaches reports whether there may be times in a value of the type. Times in
-// interfaces and in fields that are not exported are no part of an API.
-func reaches(t reflect.Type, seen map[reflect.Type]bool) bool {
+// reaches reports whether there may be something to round in a value of the
+// type. Times in interfaces and in fields that are not exported are no part of
+// an API.
+func (b builder) reaches(t reflect.Type, seen map[reflect.Type]bool) bool {
 	if t == timeType || t == microTimeType {
 		return true
 	}
@@ -85,15 +93,36 @@ func reaches(t reflect.Type, seen map[reflect.Type]bool) bool {
 	seen[t] = true
 	switch t.Kind() {
 	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
-		return reaches(t.Elem(), seen)
+		return b.reaches(t.Elem(), seen)
 	case reflect.Struct:
 		for i := range t.NumField() {
-			if f := t.Field(i); f.IsExported() && reaches(f.Type, seen) {
+			if f := t.Field(i); f.IsExported() && (b.shownEmpty(f) || b.reaches(f.Type, seen)) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// shownEmpty reports whether clients can tell an empty list in the field from
+// none.
+func (b builder) shownEmpty(f reflect.StructField) bool {
+	list := f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() != reflect.Uint8 || f.Type.Kind() == reflect.Map
+	return b.lists && list && !strings.Contains(f.Tag.Get("json"), "omit")
+}
+
+// emptied makes an empty list none; there may be nothing to round in others.
+func emptied(others walk) walk {
+	return func(v reflect.Value) bool {
+		if v.Len() > 0 {
+			return others != nil && others(v)
+		}
+		there := !v.IsNil()
+		if there {
+			v.SetZero()
+		}
+		return there
+	}
 }
 
 func roundTime(v reflect.Value) bool {
@@ -156,7 +185,11 @@ func (b builder) throughStruct(t reflect.Type) walk {
 		if !t.Field(i).IsExported() {
 			continue
 		}
-		if round := b.walk(t.Field(i).Type); round != nil {
+		round := b.walk(t.Field(i).Type)
+		if b.shownEmpty(t.Field(i)) {
+			round = emptied(round)
+		}
+		if round != nil {
 			fields = append(fields, field{i, round})
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,7 +77,7 @@ func times(v reflect.Value) (all []time.Time) {
 func TestEveryType(t *testing.T) {
 	found := map[bool]int{}
 	for _, r := range builtin.Resources(builtin.Hooks{}) {
-		rounder := Of(r.Hub.New())
+		rounder := Of(r.Hub.New(), false)
 		for seed := range int64(8) {
 			obj := r.Hub.New()
 			filler(seed).Fill(obj)
@@ -131,7 +132,7 @@ func TestExactTimesAreNotWritten(t *testing.T) {
 	exact := metav1.Unix(1e9, 0)
 	budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: exact, DeletionTimestamp: &exact}}
 	budget.Status.DisruptedPods = map[string]metav1.Time{"exact": exact, "none": {}, "more exact": metav1.Unix(1e9, 7)}
-	rounder := Of(budget)
+	rounder := Of(budget, false)
 	rounder.Round(budget)
 	if got := budget.Status.DisruptedPods; got["more exact"] != exact || got["exact"] != exact || got["none"] != (metav1.Time{}) {
 		t.Errorf("got %v", got)
@@ -139,8 +140,36 @@ func TestExactTimesAreNotWritten(t *testing.T) {
 	if rounder.round(reflect.ValueOf(budget).Elem()) {
 		t.Error("rounding twice changes something")
 	}
-	if Of(&corev1.PodTemplateSpec{}) == nil || Of(&metav1.LabelSelector{}) != nil {
+	if Of(&corev1.PodTemplateSpec{}, false) == nil || Of(&metav1.LabelSelector{}, true) != nil {
 		t.Error("times are looked for where there are none, or not where there are")
+	}
+}
+
+// TestEmptyLists is about what protobuf has no words for.
+func TestEmptyLists(t *testing.T) {
+	made := func() *rbacv1.ClusterRole {
+		return &rbacv1.ClusterRole{Rules: []rbacv1.PolicyRule{}, AggregationRule: &rbacv1.AggregationRule{ClusterRoleSelectors: []metav1.LabelSelector{}}}
+	}
+	stored := made()
+	rounder := Of(stored, true)
+	rounder.Round(stored)
+	if stored.Rules != nil || stored.AggregationRule.ClusterRoleSelectors == nil {
+		t.Errorf("a list that clients see stays empty, or another does not: %+v", stored)
+	}
+	if rounder.round(reflect.ValueOf(stored).Elem()) {
+		t.Error("rounding twice changes something")
+	}
+	kept := &rbacv1.ClusterRole{Rules: []rbacv1.PolicyRule{{Verbs: []string{}}}}
+	rounder.Round(kept)
+	if len(kept.Rules) != 1 || kept.Rules[0].Verbs != nil {
+		t.Errorf("lists in lists: %+v", kept)
+	}
+	json := made()
+	if r := Of(json, false); r != nil {
+		r.Round(json)
+	}
+	if json.Rules == nil {
+		t.Error("JSON can say that a list is empty")
 	}
 }
 
@@ -151,7 +180,7 @@ func BenchmarkPod(b *testing.B) {
 	for i := range pod.Status.Conditions {
 		pod.Status.Conditions[i].LastTransitionTime = metav1.Unix(1e9, 0)
 	}
-	rounder := Of(pod)
+	rounder := Of(pod, false)
 	b.ReportAllocs()
 	for b.Loop() {
 		rounder.Round(pod)

@@ -37,6 +37,9 @@ func storageEncode(v *apis.Version, obj apis.Object) ([]byte, error) {
 	return Envelope(v, m)
 }
 
+// storedAsJSON are the groups of which upstream stores JSON.
+var storedAsJSON = map[string]bool{"apiextensions.k8s.io": true, "apiregistration.k8s.io": true}
+
 // Envelope returns obj's protobuf form in upstream's envelope.
 func Envelope(v *apis.Version, obj protobufMarshaler) ([]byte, error) {
 	apiVersion, kind := v.GVK().ToAPIVersionAndKind()

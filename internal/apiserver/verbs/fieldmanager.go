@@ -3,6 +3,7 @@ package verbs
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -63,9 +64,9 @@ func (s *Server) fieldsOfNew(v *Version) *fieldset.Writer {
 	if err != nil {
 		return nil
 	}
-	var reset []string
+	reset := slices.Clone(d.Reset[""])
 	if v.Has("status") {
-		reset = []string{"status"}
+		reset = append(reset, "status")
 	}
 	w, err := fieldset.Compile(empty, typed, reset...)
 	if err != nil {
@@ -74,21 +75,29 @@ func (s *Server) fieldsOfNew(v *Version) *fieldset.Writer {
 	return w
 }
 
-// schemaOf returns what tells how the parts of the resource are merged. Types
-// that client-go has no schema of are taken as they look: objects field by
-// field, lists as a whole.
+// schemaOf returns what tells how the parts of the resource are merged. The
+// schemas of types that client-go has none of are made of the types. Without
+// those, types are taken as they look: objects field by field, lists as a whole.
 func (s *Server) schemaOf(d *apis.Resource) managedfields.TypeConverter {
-	if typesWithoutSchema[d.Group] {
-		return managedfields.NewDeducedTypeConverter()
-	}
 	if _, custom := d.Hub.New().(*unstructured.Unstructured); custom {
 		return managedfields.NewDeducedTypeConverter()
 	}
-	return s.typeConverter()
+	if !typesWithoutSchema[d.Group] {
+		return s.typeConverter()
+	}
+	if s.schemas != nil {
+		if types, err := managedfields.NewTypeConverter(s.schemas(d), false); err == nil {
+			return types
+		}
+	}
+	return managedfields.NewDeducedTypeConverter()
 }
 
-// typesWithoutSchema are the groups whose types live outside k8s.io/api.
-var typesWithoutSchema = map[string]bool{"apiextensions.k8s.io": true, "apiregistration.k8s.io": true}
+// typesWithoutSchema are the groups whose types live outside k8s.io/api, or are
+// never stored.
+var typesWithoutSchema = map[string]bool{
+	"apiextensions.k8s.io": true, "apiregistration.k8s.io": true, "authentication.k8s.io": true, "authorization.k8s.io": true,
+}
 
 // fieldManager returns the field manager of a path below v, or nil for
 // subresources with a type of their own.
@@ -104,22 +113,24 @@ func (v *Version) fieldManager(subresource string) (*managedfields.FieldManager,
 // its author does not come to own them.
 func resetFields(v *Version, subresource string) map[fieldpath.APIVersion]fieldpath.Filter {
 	d := v.resource.Resource
-	var set *fieldpath.Set
+	set := fieldpath.NewSet()
 	switch {
 	case subresource == "" && v.Has("status"):
-		set = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+		set.Insert(fieldpath.MakePathOrDie("status"))
 	case subresource == "status" && d.Custom != nil:
-		set = fieldpath.NewSet(fieldpath.MakePathOrDie("metadata"), fieldpath.MakePathOrDie("spec"))
+		set.Insert(fieldpath.MakePathOrDie("metadata"))
+		set.Insert(fieldpath.MakePathOrDie("spec"))
 	case subresource == "status":
-		set = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
-		for _, path := range d.ResetByStatus {
-			var at fieldpath.Path
-			for name := range strings.SplitSeq(path, ".") {
-				at = append(at, fieldpath.PathElement{FieldName: &name})
-			}
-			set.Insert(at)
+		set.Insert(fieldpath.MakePathOrDie("spec"))
+	}
+	for _, path := range d.Reset[subresource] {
+		var at fieldpath.Path
+		for name := range strings.SplitSeq(path, ".") {
+			at = append(at, fieldpath.PathElement{FieldName: &name})
 		}
-	default:
+		set.Insert(at)
+	}
+	if set.Empty() {
 		return nil
 	}
 	out := map[fieldpath.APIVersion]fieldpath.Filter{}

@@ -92,6 +92,9 @@ func (s *Server) prepareCreate(ctx context.Context, v *Version, obj apis.Object)
 	if r.PrepareCreate != nil {
 		r.PrepareCreate(ctx, obj)
 	}
+	if r.Discard != nil {
+		r.Discard(ctx, obj, nil)
+	}
 	r.times().Round(obj)
 }
 
@@ -113,6 +116,9 @@ func (s *Server) prepareUpdate(ctx context.Context, req *Request, obj, old apis.
 			r.PrepareUpdate(ctx, obj, old)
 		}
 		s.countGeneration(req.Version, obj, old)
+		if r.Discard != nil {
+			r.Discard(ctx, obj, old)
+		}
 	default:
 		s.countGeneration(req.Version, obj, old)
 	}

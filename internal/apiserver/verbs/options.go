@@ -42,5 +42,5 @@ func validateListOptions(o *ListOptions, watch bool) error {
 }
 
 func requiredResourceVersion() field.ErrorList {
-	return field.ErrorList{field.Invalid(field.NewPath("metadata", "resourceVersion"), "", "must be specified for an update")}
+	return field.ErrorList{field.Invalid(field.NewPath("metadata", "resourceVersion"), 0, "must be specified for an update")}
 }

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 	"k8s.io/utils/clock"
 
 	"skiff/internal/apis"
@@ -47,6 +48,9 @@ type Config struct {
 	Names func(base string) string
 	// Metrics is where the server's metrics go; nil: nowhere.
 	Metrics prometheus.Registerer
+	// Schemas gives the schemas of a resource's types, by their names; nil: there
+	// are none beside those of client-go.
+	Schemas func(d *apis.Resource) map[string]*spec.Schema
 	// Audit records requests that do not come over HTTP; nil records none.
 	Audit *audit.Auditor
 }
@@ -71,6 +75,7 @@ type Server struct {
 	// typeConverter knows the schema of all built-in types. It takes a while
 	// to make, so that is done off the path of start.
 	typeConverter func() managedfields.TypeConverter
+	schemas       func(d *apis.Resource) map[string]*spec.Schema
 	scaleManager  func() (*managedfields.FieldManager, error)
 
 	mu struct {
@@ -87,7 +92,7 @@ type Server struct {
 func New(c Config) *Server {
 	s := &Server{
 		engine: c.Engine, cache: c.Cache, scheme: c.Scheme, clock: c.Clock, log: c.Log, staleValue: c.StaleValue,
-		metrics: newMetrics(c.Metrics), names: c.Names, auditor: c.Audit,
+		metrics: newMetrics(c.Metrics), names: c.Names, auditor: c.Audit, schemas: c.Schemas,
 	}
 	if s.staleValue == nil {
 		s.staleValue = func(context.Context, string) bool { return false }
@@ -160,7 +165,7 @@ func (s *Server) newResource(d *apis.Resource) *Resource {
 		"metadata.name":      func(o apis.Object) string { return o.GetName() },
 		"metadata.namespace": func(o apis.Object) string { return o.GetNamespace() },
 	}}
-	r.times = sync.OnceValue(func() *precision.Rounder { return precision.Of(d.Hub.New()) })
+	r.times = sync.OnceValue(func() *precision.Rounder { return precision.Of(d.Hub.New(), d.Custom == nil && !storedAsJSON[d.Group]) })
 	for path, f := range d.Fields {
 		r.selectable[path] = f
 	}

@@ -79,6 +79,11 @@ func (s *Server) Act(ctx context.Context, req *Request, body runtime.Object, o *
 	}
 	r := req.Resource()
 	dryRun := isDryRun(o.DryRun)
+	if obj, ok := body.(apis.Object); ok && req.Subresource == "" {
+		if err := s.trackCreate(req, obj, manager(ctx, o.FieldManager)); err != nil {
+			return nil, err
+		}
+	}
 	a := s.attributes(ctx, admission.Create, req, body, nil, o, dryRun)
 	if err := s.admission.Mutate(ctx, a); err != nil {
 		return nil, err

@@ -448,7 +448,8 @@ func (r *Resource) finished(obj apis.Object) bool {
 func checkPreconditions(req *Request, obj, old apis.Object) error {
 	if rv := obj.GetResourceVersion(); rv == "" || rv == "0" {
 		if req.Resource().RequireResourceVersion {
-			return apierrors.NewInvalid(req.Resource().GroupKind(), req.Name, requiredResourceVersion())
+			// Upstream names the resource where it has the kind.
+			return apierrors.NewInvalid(schema.GroupKind{Group: req.Resource().Group, Kind: req.Resource().Names.Resource}, req.Name, requiredResourceVersion())
 		}
 	} else if rv != old.GetResourceVersion() {
 		if _, err := parseRevision(rv); err != nil {
