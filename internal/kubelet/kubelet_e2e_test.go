@@ -289,11 +289,21 @@ func (n *node) content(t *testing.T) {
 	if err := n.Client.Update(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(n.root, "pods", string(got.UID), "volumes/kubernetes.io~configmap/config/key")
+	n.shows(t, got, "kubernetes.io~configmap/config/key", "two")
+	got.Labels["app"] = "renamed"
+	if err := n.Client.Update(t.Context(), got); err != nil {
+		t.Fatal(err)
+	}
+	n.shows(t, got, "kubernetes.io~downward-api/down/labels", `app="renamed"`)
+}
+
+// shows waits until the file of one of the pod's volumes says want.
+func (n *node) shows(t *testing.T, p *v1.Pod, file, want string) {
+	t.Helper()
 	eventually(t, func() error {
-		b, err := os.ReadFile(file)
-		if err == nil && string(b) != "two" {
-			err = fmt.Errorf("the file still says %q", b)
+		b, err := os.ReadFile(filepath.Join(n.root, "pods", string(p.UID), "volumes", file))
+		if err == nil && string(b) != want {
+			err = fmt.Errorf("%s still says %q", file, b)
 		}
 		return err
 	})

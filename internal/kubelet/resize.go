@@ -13,6 +13,7 @@ import (
 	"skiff/internal/kubelet/plan"
 	"skiff/internal/kubelet/runtime"
 	"skiff/internal/kubelet/status"
+	"skiff/internal/kubelet/volumes"
 )
 
 // resize grants the pod what it asks for, if the node can, and returns the pod
@@ -33,6 +34,7 @@ func (w *worker) resize(pod *v1.Pod) *v1.Pod {
 	w.setPending(pod, nil)
 	w.mu.Lock()
 	w.mu.granted = allocation.Asked(pod)
+	w.mu.contentDirty = w.mu.contentDirty || volumes.ShowPod(pod)
 	w.mu.Unlock()
 	k.recorder.Event(pod, v1.EventTypeNormal, "ResizeStarted", "Pod resize started")
 	// What became free may be enough for another.

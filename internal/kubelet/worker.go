@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"skiff/internal/kubelet/eviction"
 	"skiff/internal/kubelet/plan"
 	"skiff/internal/kubelet/status"
+	"skiff/internal/kubelet/volumes"
 )
 
 // worker is one pod's event loop. Its goroutine exists only while the pod is
@@ -82,6 +84,9 @@ func (w *worker) update(pod *v1.Pod) {
 	w.mu.Lock()
 	old := w.mu.pod
 	w.mu.pod = pod
+	if old != nil && volumes.ShowPod(pod) && !(maps.Equal(old.Labels, pod.Labels) && maps.Equal(old.Annotations, pod.Annotations)) {
+		w.mu.contentDirty = true
+	}
 	if w.mu.interrupt != nil && hurried(old, pod) {
 		w.mu.interrupt()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	authv1 "k8s.io/api/authentication/v1"
@@ -31,6 +32,16 @@ func modeOf(mode *int32, otherwise fs.FileMode) fs.FileMode {
 		return otherwise
 	}
 	return fs.FileMode(*mode)
+}
+
+// ShowPod reports whether a volume of the pod shows what is in the pod itself,
+// which may change.
+func ShowPod(pod *v1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.Volumes, func(v v1.Volume) bool {
+		return v.DownwardAPI != nil || v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s v1.VolumeProjection) bool {
+			return s.DownwardAPI != nil
+		})
+	})
 }
 
 // content returns the files of a content volume, or nil for another kind.
