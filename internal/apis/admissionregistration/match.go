@@ -190,15 +190,18 @@ func validateParamRef(p *admissionregistrationv1.ParamRef, path *field.Path) fie
 		return nil
 	}
 	var errs field.ErrorList
+	both := func(name string) {
+		if p.Name != "" && p.Selector != nil {
+			errs = append(errs, field.Forbidden(path.Child(name), "name and selector are mutually exclusive"))
+		}
+	}
 	if p.Name != "" {
 		errs = append(errs, checks.Name(p.Name, path.Child("name"), pathSegment)...)
 	}
+	both("name")
 	errs = append(errs, metav1validation.ValidateLabelSelector(p.Selector, metav1validation.LabelSelectorValidationOptions{}, path.Child("selector"))...)
-	switch {
-	case p.Name != "" && p.Selector != nil:
-		errs = append(errs, field.Forbidden(path.Child("name"), "name and selector are mutually exclusive"),
-			field.Forbidden(path.Child("selector"), "name and selector are mutually exclusive"))
-	case p.Name == "" && p.Selector == nil:
+	both("selector")
+	if p.Name == "" && p.Selector == nil {
 		errs = append(errs, field.Required(path, "one of name or selector must be specified"))
 	}
 	return append(errs, checks.Enum(ptr.Deref(p.ParameterNotFoundAction, ""), path.Child("parameterNotFoundAction"),

@@ -76,6 +76,14 @@ func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPoli
 	s, path := &p.Spec, field.NewPath("spec")
 	params := s.ParamKind != nil
 	scope := e.admission.Scope(params)
+	// Without variables there is nothing of that name.
+	in := func(d cel.Declares, returns ...*celgo.Type) compiler {
+		d.Params = params
+		if len(s.Variables) == 0 {
+			return e.in(d, returns...)
+		}
+		return within(scope, d, returns...)
+	}
 	errs := validatePolicy(s.FailurePolicy, s.ParamKind, s.MatchConstraints)
 	if !sameConditions {
 		errs = append(errs, e.conditions(s.MatchConditions, params, path.Child("matchConditions"))...)
@@ -86,7 +94,7 @@ func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPoli
 		errs = append(errs, field.Required(path.Child("auditAnnotations"), "validations or auditAnnotations must contain at least one item"))
 	}
 	for i := range s.Validations {
-		errs = append(errs, e.validation(&s.Validations[i], scope, path.Child("validations").Index(i))...)
+		errs = append(errs, e.validation(&s.Validations[i], in, path.Child("validations").Index(i))...)
 	}
 	if len(s.AuditAnnotations) > maxAuditAnnotations {
 		errs = append(errs, field.Invalid(path.Child("auditAnnotations"), s.AuditAnnotations, fmt.Sprintf("must not have more than %d auditAnnotations", maxAuditAnnotations)))
@@ -94,12 +102,16 @@ func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPoli
 	seen := map[string]bool{}
 	for i, a := range s.AuditAnnotations {
 		at := path.Child("auditAnnotations").Index(i)
-		errs = append(errs, checks.QualifiedName(p.Name+"/"+a.Key, at.Child("key"))...)
+		if p.Name == "" {
+			errs = append(errs, field.Invalid(at.Child("key"), a.Key, "requires metadata.name be non-empty"))
+		} else {
+			errs = append(errs, checks.QualifiedName(p.Name+"/"+a.Key, at.Child("key"))...)
+		}
 		if len(strings.TrimSpace(a.ValueExpression)) > maxValueExpression {
 			errs = append(errs, field.Required(at.Child("valueExpression"), fmt.Sprintf("must not exceed %d bytes in length", maxValueExpression)))
 		} else {
 			errs = append(errs, e.check(a.ValueExpression, "valueExpression is not specified", at.Child("valueExpression"),
-				within(scope, cel.Declares{Authorizer: true}, celgo.StringType, celgo.NullType))...)
+				in(cel.Declares{Authorizer: true}, celgo.StringType, celgo.NullType))...)
 		}
 		if seen[a.Key] {
 			errs = append(errs, field.Duplicate(at.Child("key"), a.Key))
@@ -109,13 +121,13 @@ func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPoli
 	return errs
 }
 
-func (e expressions) validation(v *admissionregistrationv1.Validation, scope *cel.Scope, path *field.Path) field.ErrorList {
-	errs := e.check(v.Expression, "expression is not specified", path.Child("expression"), within(scope, cel.Declares{Authorizer: true}, celgo.BoolType))
+func (e expressions) validation(v *admissionregistrationv1.Validation, in func(d cel.Declares, returns ...*celgo.Type) compiler, path *field.Path) field.ErrorList {
+	errs := e.check(v.Expression, "expression is not specified", path.Child("expression"), in(cel.Declares{Authorizer: true}, celgo.BoolType))
 	if v.MessageExpression != "" {
 		if strings.TrimSpace(v.MessageExpression) == "" {
 			errs = append(errs, field.Invalid(path.Child("messageExpression"), v.MessageExpression, "must be non-empty if specified"))
 		} else {
-			errs = append(errs, e.check(v.MessageExpression, "", path.Child("messageExpression"), within(scope, cel.Declares{}, celgo.StringType))...)
+			errs = append(errs, e.check(v.MessageExpression, "", path.Child("messageExpression"), in(cel.Declares{}, celgo.StringType))...)
 		}
 	}
 	message := strings.TrimSpace(v.Message)

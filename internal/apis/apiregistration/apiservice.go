@@ -88,7 +88,7 @@ func validateAPIService(_ context.Context, a *apiregistrationv1.APIService) fiel
 	var errs field.ErrorList
 	s, path := &a.Spec, field.NewPath("spec")
 	invalid := func(at *field.Path, v any, detail string) { errs = append(errs, field.Invalid(at, v, detail)) }
-	if want := s.Version + "." + s.Group; a.Name != want {
+	if want := s.Version + "." + s.Group; a.Name != want && a.Name != "" && len(pathvalidation.IsValidPathSegmentName(a.Name)) == 0 {
 		invalid(field.NewPath("metadata", "name"), a.Name, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", want))
 	}
 	if s.Group == "" && s.Version != "v1" {

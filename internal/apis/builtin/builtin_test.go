@@ -324,7 +324,7 @@ func TestConversions(t *testing.T) {
 func TestStatusOnly(t *testing.T) {
 	want := []string{
 		"apiservices.apiregistration.k8s.io", "flowschemas.flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io",
-		"resourceclaims.resource.k8s.io", "validatingadmissionpolicies.admissionregistration.k8s.io", "volumeattachments.storage.k8s.io",
+		"resourceclaims.resource.k8s.io", "servicecidrs.networking.k8s.io", "validatingadmissionpolicies.admissionregistration.k8s.io", "volumeattachments.storage.k8s.io",
 	}
 	var got []string
 	for _, r := range Resources(Hooks{}) {

@@ -268,6 +268,7 @@ func validateNewEvent(hub, before apis.Object) field.ErrorList {
 		{"firstTimestamp", e.FirstTimestamp, old.FirstTimestamp},
 		{"lastTimestamp", e.LastTimestamp, old.LastTimestamp},
 		{"count", e.Count, old.Count},
+		{"reason", e.Reason, old.Reason},
 		{"type", e.Type, old.Type},
 		// Some clients write nanoseconds, which others lose.
 		{"eventTime", metav1.NewMicroTime(e.EventTime.Truncate(time.Microsecond)), metav1.NewMicroTime(old.EventTime.Truncate(time.Microsecond))},

@@ -295,23 +295,6 @@ func (c *podCheck) claimTemplate(at *field.Path, t *corev1.PersistentVolumeClaim
 		c.required(at)
 		return
 	}
-	c.add(apivalidation.ValidateAnnotations(t.Annotations, at.Child("metadata", "annotations")))
-	c.add(metav1validation.ValidateLabels(t.Labels, at.Child("metadata", "labels")))
-	m := &t.ObjectMeta
-	c.forbiddenIf(at.Child("metadata"), "cannot be set", map[string]bool{
-		"name":                       m.Name != "",
-		"generateName":               m.GenerateName != "",
-		"namespace":                  m.Namespace != "",
-		"selfLink":                   m.SelfLink != "",
-		"uID":                        m.UID != "",
-		"resourceVersion":            m.ResourceVersion != "",
-		"generation":                 m.Generation != 0,
-		"creationTimestamp":          !m.CreationTimestamp.IsZero(),
-		"deletionTimestamp":          m.DeletionTimestamp != nil,
-		"deletionGracePeriodSeconds": m.DeletionGracePeriodSeconds != nil,
-		"ownerReferences":            m.OwnerReferences != nil,
-		"finalizers":                 m.Finalizers != nil,
-		"managedFields":              m.ManagedFields != nil,
-	})
+	c.add(ValidateTemplateMetadata(&t.ObjectMeta, at.Child("metadata")))
 	c.add(ValidatePersistentVolumeClaimSpec(&t.Spec, at.Child("spec")))
 }

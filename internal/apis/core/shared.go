@@ -2,6 +2,9 @@ package core
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -17,6 +20,36 @@ func ValidateTolerations(t []corev1.Toleration, at *field.Path) field.ErrorList 
 	var p problems
 	p.tolerations(at, t)
 	return p.list()
+}
+
+// ValidateTemplateMetadata checks the metadata of a template of objects, which
+// can have labels and annotations.
+func ValidateTemplateMetadata(m *metav1.ObjectMeta, at *field.Path) field.ErrorList {
+	errs := apivalidation.ValidateAnnotations(m.Annotations, at.Child("annotations"))
+	errs = append(errs, metav1validation.ValidateLabels(m.Labels, at.Child("labels"))...)
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"name", m.Name != ""},
+		{"generateName", m.GenerateName != ""},
+		{"namespace", m.Namespace != ""},
+		{"selfLink", m.SelfLink != ""},
+		{"uID", m.UID != ""},
+		{"resourceVersion", m.ResourceVersion != ""},
+		{"generation", m.Generation != 0},
+		{"creationTimestamp", !m.CreationTimestamp.IsZero()},
+		{"deletionTimestamp", m.DeletionTimestamp != nil},
+		{"deletionGracePeriodSeconds", m.DeletionGracePeriodSeconds != nil},
+		{"ownerReferences", m.OwnerReferences != nil},
+		{"finalizers", m.Finalizers != nil},
+		{"managedFields", m.ManagedFields != nil},
+	} {
+		if f.set {
+			errs = append(errs, field.Forbidden(at.Child(f.name), "cannot be set"))
+		}
+	}
+	return errs
 }
 
 // ValidateOverhead checks what a pod takes beside its containers.

@@ -44,7 +44,7 @@ func validatePolicyValues(values []resource.Quantity, wish, capacity resource.Qu
 		}
 	}
 	found := false
-	errs = append(errs, checks.Set(values, maxPolicyValues, path, func(q *resource.Quantity) int64 { return q.Value() },
+	errs = append(errs, checks.Set(values, maxPolicyValues, path, func(q *resource.Quantity) string { return q.String() },
 		func(q *resource.Quantity, at *field.Path) field.ErrorList {
 			found = found || q.Cmp(wish) == 0
 			if q.Cmp(capacity) > 0 {
@@ -70,7 +70,7 @@ func validatePolicyRange(r *resourcev1.CapacityRequestPolicyRange, wish, capacit
 		refuse("min", *r.Min, "min is larger than capacity value", capacity)
 	}
 	if wish.Cmp(*r.Min) < 0 {
-		refuse("default", wish, "default is less than min", *r.Min)
+		refuse("min", wish, "default is less than min", *r.Min)
 	}
 	if r.Max != nil {
 		if r.Min.Cmp(*r.Max) > 0 {
@@ -80,7 +80,7 @@ func validatePolicyRange(r *resourcev1.CapacityRequestPolicyRange, wish, capacit
 			refuse("max", *r.Max, "max is larger than capacity value", capacity)
 		}
 		if wish.Cmp(*r.Max) > 0 {
-			refuse("default", wish, "default is more than max", *r.Max)
+			refuse("max", wish, "default is more than max", *r.Max)
 		}
 	}
 	if r.Step != nil {
@@ -91,7 +91,7 @@ func validatePolicyRange(r *resourcev1.CapacityRequestPolicyRange, wish, capacit
 
 func validatePolicyStep(r *resourcev1.CapacityRequestPolicyRange, wish, capacity resource.Quantity, path *field.Path) field.ErrorList {
 	step := r.Step.Value()
-	if r.Step.Sign() <= 0 || step <= 0 {
+	if step == 0 {
 		return field.ErrorList{field.Invalid(path, r.Step.String(), "must be greater than zero")}
 	}
 	var errs field.ErrorList

@@ -10,6 +10,7 @@ import (
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/dynamic-resource-allocation/structured"
+	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis/checks"
 	"skiff/internal/apis/core"
@@ -28,19 +29,18 @@ func keyOf(d *resourcev1.AllocatedDeviceStatus) deviceKey {
 
 // dropDeallocated removes reports on devices that the claim had and has no more.
 func dropDeallocated(c, old *resourcev1.ResourceClaim) {
-	type device struct{ driver, pool, name string }
-	devices := func(a *resourcev1.AllocationResult) map[device]bool {
-		out := map[device]bool{}
+	devices := func(a *resourcev1.AllocationResult) map[deviceKey]bool {
+		out := map[deviceKey]bool{}
 		if a != nil {
 			for _, r := range a.Devices.Results {
-				out[device{r.Driver, r.Pool, r.Device}] = true
+				out[deviceKey{r.Driver, r.Pool, r.Device, string(ptr.Deref(r.ShareID, ""))}] = true
 			}
 		}
 		return out
 	}
 	had, has := devices(old.Status.Allocation), devices(c.Status.Allocation)
 	c.Status.Devices = slices.DeleteFunc(c.Status.Devices, func(d resourcev1.AllocatedDeviceStatus) bool {
-		k := device{d.Driver, d.Pool, d.Device}
+		k := keyOf(&d)
 		return had[k] && !has[k]
 	})
 	if len(c.Status.Devices) == 0 {

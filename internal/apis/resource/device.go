@@ -32,12 +32,10 @@ func validateDevice(d, old *resourcev1.Device, choosesNodes bool, path *field.Pa
 		errs = append(errs, validateQualifiedName(name, path.Child("attributes"))...)
 		errs = append(errs, validateAttribute(&a, keyPath(path.Child("attributes"), string(name), maxKeyLength))...)
 	}
-	if old == nil || !equality.Semantic.DeepEqual(old.Capacity, d.Capacity) {
-		shared := d.AllowMultipleAllocations != nil && *d.AllowMultipleAllocations
-		for name, c := range d.Capacity {
-			errs = append(errs, validateQualifiedName(name, path.Child("capacity"))...)
-			errs = append(errs, validateCapacity(&c, shared, keyPath(path.Child("capacity"), string(name), maxKeyLength))...)
-		}
+	shared := d.AllowMultipleAllocations != nil && *d.AllowMultipleAllocations
+	for name, c := range d.Capacity {
+		errs = append(errs, validateQualifiedName(name, path.Child("capacity"))...)
+		errs = append(errs, validateCapacity(&c, shared, keyPath(path.Child("capacity"), string(name), maxKeyLength))...)
 	}
 	if old == nil || !equality.Semantic.DeepEqual(old.Taints, d.Taints) {
 		errs = append(errs, checks.Items(d.Taints, resourcev1.DeviceTaintsMaxLength, path.Child("taints"), validateTaint)...)

@@ -6,6 +6,8 @@ import (
 
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/validate/content"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
@@ -25,6 +27,12 @@ func deviceClass() *apis.Resource {
 		New:        func() *resourcev1.DeviceClass { return &resourcev1.DeviceClass{} },
 		NewList:    func() runtime.Object { return &resourcev1.DeviceClassList{} },
 		Generation: true,
+		ValidateName: func(name string, prefix bool) []string {
+			if prefix {
+				return validation.NameIsDNSSubdomain(name, prefix)
+			}
+			return content.IsDNS1123Subdomain(name)
+		},
 		Validate: func(_ context.Context, c *resourcev1.DeviceClass) field.ErrorList {
 			return validateDeviceClass(&c.Spec, nil)
 		},

@@ -6,12 +6,12 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
 	"skiff/internal/apis/columns"
+	"skiff/internal/apis/core"
 )
 
 func resourceClaimTemplate(g Grants) *apis.Resource {
@@ -25,18 +25,19 @@ func resourceClaimTemplate(g Grants) *apis.Resource {
 		NewList: func() runtime.Object { return &resourcev1.ResourceClaimTemplateList{} },
 		Default: func(t *resourcev1.ResourceClaimTemplate) { defaultClaimSpec(&t.Spec.Spec) },
 		Validate: func(ctx context.Context, t *resourcev1.ResourceClaimTemplate) field.ErrorList {
-			path := field.NewPath("spec")
-			errs := g.adminAccess(ctx, t.Namespace, adminRequest(&t.Spec.Spec))
-			errs = append(errs, validation.ValidateAnnotations(t.Spec.Annotations, path.Child("metadata", "annotations"))...)
-			errs = append(errs, metav1validation.ValidateLabels(t.Spec.Labels, path.Child("metadata", "labels"))...)
-			return append(errs, validateClaimSpec(&t.Spec.Spec, path.Child("spec"))...)
+			return append(g.adminAccess(ctx, t.Namespace, adminRequest(&t.Spec.Spec)), validateTemplate(&t.Spec)...)
 		},
 		ValidateUpdate: func(_ context.Context, t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {
-			return validation.ValidateImmutableField(t.Spec, old.Spec, field.NewPath("spec"))
+			return append(validateTemplate(&t.Spec), validation.ValidateImmutableField(t.Spec, old.Spec, field.NewPath("spec"))...)
 		},
 		Columns: []metav1.TableColumnDefinition{columns.Name(), columns.AgeColumn()},
 		Cells: func(t *resourcev1.ResourceClaimTemplate) []any {
 			return []any{t.Name, columns.Age(t.CreationTimestamp)}
 		},
 	}.Resource()
+}
+
+func validateTemplate(s *resourcev1.ResourceClaimTemplateSpec) field.ErrorList {
+	path := field.NewPath("spec")
+	return append(core.ValidateTemplateMetadata(&s.ObjectMeta, path.Child("metadata")), validateClaimSpec(&s.Spec, path.Child("spec"))...)
 }

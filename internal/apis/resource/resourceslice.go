@@ -31,8 +31,9 @@ func resourceSlice() *apis.Resource {
 		New:           func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} },
 		NewList:       func() runtime.Object { return &resourcev1.ResourceSliceList{} },
 		Generation:    true,
-		PrepareCreate: func(_ context.Context, s *resourcev1.ResourceSlice) { prepareSlice(s, nil) },
-		PrepareUpdate: func(_ context.Context, s, old *resourcev1.ResourceSlice) { prepareSlice(s, old) },
+		PrepareCreate: func(_ context.Context, s *resourcev1.ResourceSlice) { noteTaints(s) },
+		PrepareUpdate: func(_ context.Context, s, _ *resourcev1.ResourceSlice) { noteTaints(s) },
+		Discard:       discardUnused,
 		Validate: func(_ context.Context, s *resourcev1.ResourceSlice) field.ErrorList {
 			return validateSlice(&s.Spec, nil)
 		},
@@ -61,15 +62,21 @@ func resourceSlice() *apis.Resource {
 	}.Resource()
 }
 
-// prepareSlice notes when taints were added, where the driver did not, and
-// drops fields of features that are off by default: old is nil on create.
-func prepareSlice(s, old *resourcev1.ResourceSlice) {
+// noteTaints notes when taints were added, where the driver did not.
+func noteTaints(s *resourcev1.ResourceSlice) {
+	for i := range s.Spec.Devices {
+		taints := s.Spec.Devices[i].Taints
+		for k := range taints {
+			fill.Pointer(&taints[k].TimeAdded, metav1.Now())
+		}
+	}
+}
+
+// discardUnused drops fields of features that are off by default.
+func discardUnused(_ context.Context, s, old *resourcev1.ResourceSlice) {
 	lists, mappings := usesLists(old), usesMappings(old)
 	for i := range s.Spec.Devices {
 		d := &s.Spec.Devices[i]
-		for k := range d.Taints {
-			fill.Pointer(&d.Taints[k].TimeAdded, metav1.Now())
-		}
 		if !mappings {
 			d.NodeAllocatableResourceMappings = nil
 		}

@@ -129,11 +129,12 @@ func TestSliceFields(t *testing.T) {
 		NodeAllocatableResourceMappings: map[corev1.ResourceName]resourcev1.NodeAllocatableResourceMapping{"cpu": {}},
 	}}}}
 	kept := s.DeepCopy()
-	r.PrepareUpdate(t.Context(), kept, s)
+	r.Discard(t.Context(), kept, s)
 	if d := kept.Spec.Devices[0]; d.Attributes["x"].IntValues == nil || d.NodeAllocatableResourceMappings == nil {
 		t.Errorf("an update lost fields that were in use: %+v", d)
 	}
 	r.PrepareCreate(t.Context(), s)
+	r.Discard(t.Context(), s, nil)
 	if s.Spec.Devices[0].Taints[0].TimeAdded == nil {
 		t.Error("a taint has no time")
 	}
@@ -222,11 +223,11 @@ spec:
 			at+".default: Required value: required when validRange is defined"),
 		change("no minimum", ranged("1", resourcev1.CapacityRequestPolicyRange{}), at+".validRange.min: Required value: required when validRange is defined"),
 		change("minimum", ranged("1", resourcev1.CapacityRequestPolicyRange{Min: q("11")}), at+".validRange.min: Invalid value: min is larger than capacity value: 10",
-			at+".validRange.default: Invalid value: default is less than min: 11"),
+			at+".validRange.min: Invalid value: default is less than min: 11"),
 		change("maximum", ranged("13", resourcev1.CapacityRequestPolicyRange{Min: q("1"), Max: q("12")}), at+".validRange.max: Invalid value: max is larger than capacity value: 10",
-			at+".validRange.default: Invalid value: default is more than max: 12"),
+			at+".validRange.max: Invalid value: default is more than max: 12"),
 		change("order", ranged("4", resourcev1.CapacityRequestPolicyRange{Min: q("4"), Max: q("3")}), at+".validRange.max: Invalid value: min is larger than max: 3",
-			at+".validRange.default: Invalid value: default is more than max: 3"),
+			at+".validRange.max: Invalid value: default is more than max: 3"),
 		change("step", ranged("3", resourcev1.CapacityRequestPolicyRange{Min: q("2"), Max: q("9"), Step: q("2")}),
 			at+".validRange.step: Invalid value: value is not a multiple of a given step (2) from (2)", at+".validRange.step: Invalid value: value is not a multiple of a given step (2) from (2)"),
 		change("no step", ranged("2", resourcev1.CapacityRequestPolicyRange{Min: q("2"), Step: q("0")}), at+".validRange.step: Invalid value: must be greater than zero"),
@@ -237,6 +238,6 @@ spec:
 	old := valid.DeepCopy()
 	old.Spec.Devices[0].AllowMultipleAllocations = nil
 	checkstest.Update(t, r, old,
-		change("tolerated policy", func(s *slice) { s.Spec.Pool.Generation++ }),
+		change("policy of before", func(s *slice) { s.Spec.Pool.Generation++ }, at+": Forbidden: allowMultipleAllocations must be true"),
 	)
 }

@@ -141,8 +141,10 @@ type Resource struct {
 
 	selectable map[string]func(apis.Object) string
 	counts     *counts
-	// times rounds what is to be stored: the cache has what a client would read.
-	times func() *precision.Rounder
+	// times and lists round what is to be stored: the cache has what a client
+	// would read. Validation sees the times as they will be, and empty lists as
+	// they came.
+	times, lists func() *precision.Rounder
 }
 
 // Version is one served version of a Resource.
@@ -165,7 +167,11 @@ func (s *Server) newResource(d *apis.Resource) *Resource {
 		"metadata.name":      func(o apis.Object) string { return o.GetName() },
 		"metadata.namespace": func(o apis.Object) string { return o.GetNamespace() },
 	}}
-	r.times = sync.OnceValue(func() *precision.Rounder { return precision.Of(d.Hub.New(), d.Custom == nil && !storedAsJSON[d.Group]) })
+	r.times = sync.OnceValue(func() *precision.Rounder { return precision.Of(d.Hub.New(), false) })
+	r.lists = r.times
+	if d.Custom == nil && !storedAsJSON[d.Group] {
+		r.lists = sync.OnceValue(func() *precision.Rounder { return precision.Of(d.Hub.New(), true) })
+	}
 	for path, f := range d.Fields {
 		r.selectable[path] = f
 	}

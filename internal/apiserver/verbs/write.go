@@ -134,6 +134,7 @@ func (s *Server) createMutated(ctx context.Context, req *Request, a *admission.A
 			Warn(ctx, w)
 		}
 	}
+	r.lists().Round(obj)
 	key := r.Collection.Key(obj.GetNamespace(), obj.GetName())
 	exists := func() error {
 		err := apierrors.NewAlreadyExists(req.qualified(), obj.GetName())
@@ -384,7 +385,7 @@ func (s *Server) modify(ctx context.Context, req *Request, dryRun bool, change f
 			return nil, err
 		}
 		// Some subresources change it without preparation.
-		r.times().Round(obj)
+		r.lists().Round(obj)
 		if r.finished(obj) {
 			if dryRun {
 				return cache.DetachedEntry(key, obj), nil
