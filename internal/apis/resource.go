@@ -201,6 +201,10 @@ type Version struct {
 	Without []string
 	// Unserved versions are only stored.
 	Unserved bool
+	// Gate is the feature without which the version is not served; "" is none.
+	Gate string
+	// Off versions are there for the server's own parts, not for its clients.
+	Off bool
 	// Warning is sent with every answer in this version.
 	Warning string
 	// Prune drops from a posted object what the version's schema does not know
@@ -289,6 +293,7 @@ type Virtual struct {
 type Of[T Object] struct {
 	Names
 	Version string
+	Gate    string // of the hub
 	New     func() T
 	NewList func() runtime.Object
 	Other   []Version
@@ -358,7 +363,7 @@ func (d Of[T]) Resource() *Resource {
 	}
 	r.Hub = Version{
 		Group: d.Group, Version: d.Version, Kind: d.Kind,
-		New: func() Object { return d.New() }, NewList: d.NewList,
+		New: func() Object { return d.New() }, NewList: d.NewList, Gate: d.Gate,
 	}
 	if r.Prefix == "" {
 		r.Prefix = "/registry/" + d.Names.Resource

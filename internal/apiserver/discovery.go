@@ -55,7 +55,7 @@ func (s *Server) discover() *discoveryDocs {
 func buildDiscovery(resources []*verbs.Resource, extensions []*aggregate.Extension) *discoveryDocs {
 	byVersion := map[schema.GroupVersion][]*verbs.Version{}
 	for _, r := range resources {
-		for _, v := range r.Versions {
+		for v := range r.Served() {
 			byVersion[v.GroupVersion()] = append(byVersion[v.GroupVersion()], v)
 		}
 	}

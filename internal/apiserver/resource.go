@@ -30,7 +30,9 @@ var (
 func (s *Server) lookup(ctx context.Context, info *requestInfo) (res *verbs.Resource, v *verbs.Version) {
 	find := func() {
 		if res = s.Verbs.Lookup(schema.GroupResource{Group: info.GroupVersion.Group, Resource: info.Resource}); res != nil {
-			v = res.Version(info.GroupVersion)
+			if v = res.Version(info.GroupVersion); v != nil && v.Off {
+				v = nil
+			}
 		}
 	}
 	if find(); v == nil && s.Definitions != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"skiff/internal/apiserver/features"
+	"skiff/internal/apiserver/runtimeconfig"
 	"skiff/internal/cluster"
 )
 
@@ -27,6 +28,7 @@ func addAPIFlags(cmd *cobra.Command, c *cluster.APIConfig) {
 	f.Var(&invertedFlag{&c.DisableProfiling}, "profiling", "serve Go's profiles below /debug/pprof")
 	f.Lookup("profiling").NoOptDefVal = "true"
 
+	f.Var(&apisFlag{&c.RuntimeConfig}, "runtime-config", "built-in APIs that are turned on or off: group/version[/resource]=true or false, or all of a kind by api/all, api/ga, api/beta (can be repeated)")
 	f.Var(&gatesFlag{&c.FeatureGates}, "feature-gates", "optional features that are turned on or off: NAME=true or NAME=false (can be repeated)")
 	f.StringSliceVar(&c.DisabledMetrics, "disabled-metrics", nil, "metrics that are not shown")
 
@@ -131,6 +133,21 @@ func (f *gatesFlag) Set(text string) error {
 		(*f.set)[name] = on
 	}
 	return f.set.Check()
+}
+
+// apisFlag says which APIs are served.
+type apisFlag struct{ config *runtimeconfig.Config }
+
+func (f *apisFlag) Type() string { return "apis" }
+
+func (f *apisFlag) String() string { return "" }
+
+func (f *apisFlag) Set(text string) error {
+	if *f.config == nil {
+		*f.config = runtimeconfig.Config{}
+	}
+	f.config.Parse(text)
+	return nil
 }
 
 // cacheFlag is the time that something is kept; 0 does not keep it.

@@ -15,6 +15,7 @@ import (
 	"skiff/internal/apiserver/encryption"
 	"skiff/internal/apiserver/features"
 	"skiff/internal/apiserver/flowcontrol"
+	"skiff/internal/apiserver/runtimeconfig"
 )
 
 // APIConfig configures the API server. The fields are named like
@@ -31,8 +32,9 @@ type APIConfig struct {
 	AuthenticationConfig
 	AuthorizationConfig
 
-	// FeatureGates turn optional features on and off. DisabledMetrics are not
-	// shown.
+	// RuntimeConfig says which of the built-in APIs are served, and FeatureGates
+	// turn optional features on and off. DisabledMetrics are not shown.
+	RuntimeConfig   runtimeconfig.Config
 	FeatureGates    features.Set
 	DisabledMetrics []string
 
@@ -49,6 +51,15 @@ type APIConfig struct {
 	// with EncryptionReload it is followed.
 	EncryptionConfigFile string
 	EncryptionReload     bool
+}
+
+// check returns an error if what is to be served contradicts itself or names
+// what there is not.
+func (c *APIConfig) check() error {
+	if err := errors.Join(c.FeatureGates.Check(), c.RuntimeConfig.Check()); err != nil || c.DisablePriorityAndFairness {
+		return err
+	}
+	return c.RuntimeConfig.Fairness()
 }
 
 // encrypt puts encryption between the API and the engine.

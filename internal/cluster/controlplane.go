@@ -16,6 +16,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
 	"skiff/internal/apis"
@@ -83,7 +84,7 @@ func issuerURL(domain string) string { return "https://kubernetes.default.svc." 
 // serves it. The port is bound when it returns.
 func OpenControlPlane(ctx context.Context, c ServerConfig) (_ *ControlPlane, err error) {
 	c = c.withDefaults()
-	if err := c.API.FeatureGates.Check(); err != nil {
+	if err := c.API.check(); err != nil {
 		return nil, err
 	}
 	listener, err := net.Listen("tcp", netip.AddrPortFrom(c.BindAddress, uint16(c.Port)).String())
@@ -149,7 +150,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	}
 	p.kubelets = &kubelets{client: p.PKI.KubeletClient, roots: p.PKI.CA.Pool()}
 	roles := rbac.New()
-	nodeRules, err := bootstrap.NodeRules()
+	nodeRules, err := bootstrap.NodeRules(c.API.FeatureGates.Enabled)
 	if err != nil {
 		return err
 	}
@@ -159,7 +160,10 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		return err
 	}
 	review := &tokenReviewer{audiences: tokens.audiences}
-	for _, d := range builtin.Resources(builtin.Hooks{Authorizer: authorizer, Rules: authorizer, Tokens: review, Namespace: p.namespaceLabels, Params: p.params(authorizer)}) {
+	declared := builtin.Resources(builtin.Hooks{
+		Authorizer: authorizer, Rules: authorizer, Tokens: review, Namespace: p.namespaceLabels, Params: p.params(authorizer), Enabled: c.API.FeatureGates.Enabled,
+	})
+	for _, d := range c.API.RuntimeConfig.Select(declared, c.API.FeatureGates.Enabled) {
 		serveTokens(d, serviceaccount.TokenCreate(tokens.issuer, tokens.audiences, clk, audit.Annotate))
 		if _, err := p.Verbs.Add(ctx, d); err != nil {
 			return err
@@ -238,7 +242,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		},
 	})
 	return bootstrap.Ensure(ctx, loopback.Client, bootstrap.Options{
-		ServiceCIDRs: []netip.Prefix{c.ServiceCIDR}, CA: p.PKI.CA.PEM, FrontProxies: p.proxies, Server: p.URL(),
+		ServiceCIDRs: []netip.Prefix{c.ServiceCIDR}, CA: p.PKI.CA.PEM, FrontProxies: p.proxies, Server: p.URL(), Enabled: c.API.FeatureGates.Enabled,
 	})
 }
 
@@ -252,6 +256,11 @@ func (p *ControlPlane) URL() string { return "https://" + p.Address.String() }
 // error there may be a part of the answer.
 func (p *ControlPlane) PreferredResources(context.Context) ([]*metav1.APIResourceList, error) {
 	return p.server.PreferredResources()
+}
+
+// Serves reports whether the API has that resource.
+func (p *ControlPlane) Serves(group, resource string) bool {
+	return p.Verbs.Lookup(schema.GroupResource{Group: group, Resource: resource}) != nil
 }
 
 // Run serves the API until ctx ends, then closes the store. Nothing may use

@@ -55,6 +55,7 @@ import (
 	"skiff/internal/controllers/storageprotection"
 	"skiff/internal/controllers/tainteviction"
 	"skiff/internal/controllers/tokensecret"
+	"skiff/internal/controllers/trustbundle"
 	"skiff/internal/controllers/ttl"
 )
 
@@ -67,6 +68,8 @@ type Config struct {
 	Discover controller.Discover
 	// CABundle is the cluster's CA certificates, PEM.
 	CABundle []byte
+	// TrustBundles are served: the authority is to be published as one.
+	TrustBundles bool
 	// ClusterCIDRs are what nodes get their pod ranges from; none leaves nodes
 	// without. Mask sizes of 0 mean /24 and /64.
 	ClusterCIDRs                       []netip.Prefix
@@ -168,6 +171,9 @@ func New(ctx context.Context, c Config) (*Controllers, error) {
 	add("resourceclaim", "resource-claim-controller", resourceclaim.NewClaims)
 	add("devicetainteviction", "device-taint-eviction-controller", devicetainteviction.New)
 	add("rootca", "root-ca-cert-publisher", func(d controller.Deps) (controller.Runnable, error) { return rootca.New(d, c.CABundle) })
+	if c.TrustBundles {
+		add("trustbundle", "kube-apiserver-serving-clustertrustbundle-publisher", func(d controller.Deps) (controller.Runnable, error) { return trustbundle.New(d, c.CABundle) })
+	}
 	add("namespace", "namespace-controller", func(d controller.Deps) (controller.Runnable, error) { return namespace.New(d, c.Discover) })
 	add("garbagecollector", "generic-garbage-collector", func(d controller.Deps) (controller.Runnable, error) { return garbagecollector.New(d, c.Discover) })
 	add("resourcequota", "resourcequota-controller", func(d controller.Deps) (controller.Runnable, error) { return resourcequota.New(d, c.Discover) })

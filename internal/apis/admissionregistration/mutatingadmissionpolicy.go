@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	admissionregistrationv1beta1 "k8s.io/api/admissionregistration/v1beta1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -27,7 +28,10 @@ func mutatingAdmissionPolicy(admission *cel.Admission, g Grants) *apis.Resource 
 		New: func() *admissionregistrationv1.MutatingAdmissionPolicy {
 			return &admissionregistrationv1.MutatingAdmissionPolicy{}
 		},
-		NewList:                func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyList{} },
+		NewList: func() runtime.Object { return &admissionregistrationv1.MutatingAdmissionPolicyList{} },
+		Other: []apis.Version{
+			apis.Twin[admissionregistrationv1.MutatingAdmissionPolicy, admissionregistrationv1beta1.MutatingAdmissionPolicy](admissionregistrationv1beta1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicy"), func() runtime.Object { return &admissionregistrationv1beta1.MutatingAdmissionPolicyList{} }),
+		},
 		Generation:             true,
 		RequireResourceVersion: true,
 		Default: func(p *admissionregistrationv1.MutatingAdmissionPolicy) {

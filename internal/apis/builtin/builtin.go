@@ -38,6 +38,8 @@ type Hooks struct {
 	Namespace func(ctx context.Context, name string) (labels map[string]string, err error)
 	// Params are who may read the parameters of policies.
 	Params admissionregistration.Grants
+	// Enabled tells whether an optional feature is on; nil: none is.
+	Enabled func(gate string) bool
 }
 
 // Resources returns fresh declarations of every built-in resource.
@@ -66,6 +68,9 @@ func Resources(h Hooks) []*apis.Resource {
 		storage.Resources(),
 	} {
 		all = append(all, group...)
+	}
+	for _, r := range all {
+		dropDisabled(r, h.Enabled)
 	}
 	return all
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	networkingv1beta1 "k8s.io/api/networking/v1beta1"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -22,9 +23,12 @@ func ipAddress() *apis.Resource {
 			Group: "networking.k8s.io", Resource: "ipaddresses", Singular: "ipaddress", Kind: "IPAddress",
 			ShortNames: []string{"ip"},
 		},
-		Version:      "v1",
-		New:          func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
-		NewList:      func() runtime.Object { return &networkingv1.IPAddressList{} },
+		Version: "v1",
+		New:     func() *networkingv1.IPAddress { return &networkingv1.IPAddress{} },
+		NewList: func() runtime.Object { return &networkingv1.IPAddressList{} },
+		Other: []apis.Version{
+			apis.Twin[networkingv1.IPAddress, networkingv1beta1.IPAddress](networkingv1beta1.SchemeGroupVersion.WithKind("IPAddress"), func() runtime.Object { return &networkingv1beta1.IPAddressList{} }),
+		},
 		ValidateName: validateIPAddressName,
 		Validate:     validateIPAddress,
 		ValidateUpdate: func(ctx context.Context, a, old *networkingv1.IPAddress) field.ErrorList {

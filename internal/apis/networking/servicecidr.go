@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	networkingv1beta1 "k8s.io/api/networking/v1beta1"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -24,9 +25,12 @@ func serviceCIDR() *apis.Resource {
 		Names: apis.Names{
 			Group: "networking.k8s.io", Resource: "servicecidrs", Singular: "servicecidr", Kind: "ServiceCIDR",
 		},
-		Version:   "v1",
-		New:       func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
-		NewList:   func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
+		Version: "v1",
+		New:     func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} },
+		NewList: func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
+		Other: []apis.Version{
+			apis.Twin[networkingv1.ServiceCIDR, networkingv1beta1.ServiceCIDR](networkingv1beta1.SchemeGroupVersion.WithKind("ServiceCIDR"), func() runtime.Object { return &networkingv1beta1.ServiceCIDRList{} }),
+		},
 		HasStatus: true,
 		PrepareStatusUpdate: func(_ context.Context, c, old *networkingv1.ServiceCIDR) {
 			metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)

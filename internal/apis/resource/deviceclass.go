@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	resourcev1beta2 "k8s.io/api/resource/v1beta2"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
@@ -23,9 +24,12 @@ func deviceClass() *apis.Resource {
 		Names: apis.Names{
 			Group: "resource.k8s.io", Resource: "deviceclasses", Singular: "deviceclass", Kind: "DeviceClass",
 		},
-		Version:    "v1",
-		New:        func() *resourcev1.DeviceClass { return &resourcev1.DeviceClass{} },
-		NewList:    func() runtime.Object { return &resourcev1.DeviceClassList{} },
+		Version: "v1",
+		New:     func() *resourcev1.DeviceClass { return &resourcev1.DeviceClass{} },
+		NewList: func() runtime.Object { return &resourcev1.DeviceClassList{} },
+		Other: []apis.Version{
+			apis.Twin[resourcev1.DeviceClass, resourcev1beta2.DeviceClass](resourcev1beta2.SchemeGroupVersion.WithKind("DeviceClass"), func() runtime.Object { return &resourcev1beta2.DeviceClassList{} }),
+		},
 		Generation: true,
 		ValidateName: func(name string, prefix bool) []string {
 			if prefix {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	resourcev1beta2 "k8s.io/api/resource/v1beta2"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -20,9 +21,12 @@ func resourceClaim(g Grants) *apis.Resource {
 			Group: "resource.k8s.io", Resource: "resourceclaims", Singular: "resourceclaim", Kind: "ResourceClaim",
 			Namespaced: true,
 		},
-		Version:   "v1",
-		New:       func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
-		NewList:   func() runtime.Object { return &resourcev1.ResourceClaimList{} },
+		Version: "v1",
+		New:     func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
+		NewList: func() runtime.Object { return &resourcev1.ResourceClaimList{} },
+		Other: []apis.Version{
+			apis.Twin[resourcev1.ResourceClaim, resourcev1beta2.ResourceClaim](resourcev1beta2.SchemeGroupVersion.WithKind("ResourceClaim"), func() runtime.Object { return &resourcev1beta2.ResourceClaimList{} }),
+		},
 		HasStatus: true,
 		Default:   defaultClaim,
 		Reset:     map[string][]string{"status": {"metadata"}},

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	resourcev1beta2 "k8s.io/api/resource/v1beta2"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -27,9 +28,12 @@ func resourceSlice() *apis.Resource {
 		Names: apis.Names{
 			Group: "resource.k8s.io", Resource: "resourceslices", Singular: "resourceslice", Kind: "ResourceSlice",
 		},
-		Version:       "v1",
-		New:           func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} },
-		NewList:       func() runtime.Object { return &resourcev1.ResourceSliceList{} },
+		Version: "v1",
+		New:     func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} },
+		NewList: func() runtime.Object { return &resourcev1.ResourceSliceList{} },
+		Other: []apis.Version{
+			apis.Twin[resourcev1.ResourceSlice, resourcev1beta2.ResourceSlice](resourcev1beta2.SchemeGroupVersion.WithKind("ResourceSlice"), func() runtime.Object { return &resourcev1beta2.ResourceSliceList{} }),
+		},
 		Generation:    true,
 		PrepareCreate: func(_ context.Context, s *resourcev1.ResourceSlice) { noteTaints(s) },
 		PrepareUpdate: func(_ context.Context, s, _ *resourcev1.ResourceSlice) { noteTaints(s) },

@@ -5,6 +5,7 @@ import (
 	"maps"
 
 	storagev1 "k8s.io/api/storage/v1"
+	storagev1beta1 "k8s.io/api/storage/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -19,9 +20,12 @@ func volumeAttributesClass() *apis.Resource {
 			Group: "storage.k8s.io", Resource: "volumeattributesclasses", Singular: "volumeattributesclass", Kind: "VolumeAttributesClass",
 			ShortNames: []string{"vac"},
 		},
-		Version:  "v1",
-		New:      func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} },
-		NewList:  func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
+		Version: "v1",
+		New:     func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} },
+		NewList: func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
+		Other: []apis.Version{
+			apis.Twin[storagev1.VolumeAttributesClass, storagev1beta1.VolumeAttributesClass](storagev1beta1.SchemeGroupVersion.WithKind("VolumeAttributesClass"), func() runtime.Object { return &storagev1beta1.VolumeAttributesClassList{} }),
+		},
 		Validate: validateVolumeAttributesClass,
 		ValidateUpdate: func(ctx context.Context, c, old *storagev1.VolumeAttributesClass) field.ErrorList {
 			var errs field.ErrorList

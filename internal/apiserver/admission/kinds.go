@@ -11,11 +11,13 @@ import (
 // Versions returns the served versions of the resource.
 func (a *Attributes) Versions() []*apis.Version {
 	all := make([]*apis.Version, 0, 1+len(a.Resource.Other))
-	if !a.Resource.Hub.Unserved {
+	if !a.Resource.Hub.Unserved && !a.Resource.Hub.Off {
 		all = append(all, &a.Resource.Hub)
 	}
 	for i := range a.Resource.Other {
-		all = append(all, &a.Resource.Other[i])
+		if !a.Resource.Other[i].Off {
+			all = append(all, &a.Resource.Other[i])
+		}
 	}
 	return all
 }

@@ -26,16 +26,29 @@ func PriorityOf(gv schema.GroupVersion, isCustom bool) (p Priority, ok bool) {
 		return Priority{17500, 30}, true
 	case schema.GroupVersion{Group: "resource.k8s.io", Version: "v1"}:
 		return Priority{16200, 20}, true
+	case schema.GroupVersion{Group: "resource.k8s.io", Version: "v1beta2"}:
+		return Priority{16200, 15}, true
 	case schema.GroupVersion{Group: "flowcontrol.apiserver.k8s.io", Version: "v1"}:
 		return Priority{16100, 21}, true
 	}
 	if group, ok := groups[gv.Group]; ok {
+		if version, ok := betas[gv]; ok {
+			return Priority{group, version}, true
+		}
 		return Priority{group, usual}, true
 	}
 	if gv.Group == "apiregistration.k8s.io" {
 		return Priority{20000, usual}, false
 	}
 	return Priority{100, 100}, false
+}
+
+// betas are the priorities of versions that come after the stable one.
+var betas = map[schema.GroupVersion]int32{
+	{Group: "admissionregistration.k8s.io", Version: "v1beta1"}: 12,
+	{Group: "certificates.k8s.io", Version: "v1beta1"}:          9,
+	{Group: "networking.k8s.io", Version: "v1beta1"}:            9,
+	{Group: "storage.k8s.io", Version: "v1beta1"}:               9,
 }
 
 // groups are the priorities of the built-in groups (upstream's).

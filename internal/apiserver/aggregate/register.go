@@ -37,7 +37,7 @@ func (a *Aggregator) register(ctx context.Context) {
 func (a *Aggregator) registerOnce(ctx context.Context) {
 	wanted := map[string]*apiregistrationv1.APIService{}
 	for _, r := range a.Verbs.Resources() {
-		for _, v := range r.Versions {
+		for v := range r.Served() {
 			if s := localService(v.GroupVersion(), r.Custom != nil); s != nil {
 				wanted[s.Name] = s
 			}

@@ -15,8 +15,14 @@ const (
 	Stable = ""
 )
 
-// CBORServingAndStorage lets clients send and get objects in CBOR.
-const CBORServingAndStorage = "CBORServingAndStorage"
+const (
+	// CBORServingAndStorage lets clients send and get objects in CBOR.
+	CBORServingAndStorage = "CBORServingAndStorage"
+	// ClusterTrustBundle serves bundles of trust anchors, if their API is on.
+	ClusterTrustBundle = "ClusterTrustBundle"
+	// ClusterTrustBundleProjection lets pods mount them.
+	ClusterTrustBundleProjection = "ClusterTrustBundleProjection"
+)
 
 // Gate is a feature that can be turned on and off.
 type Gate struct {
@@ -27,7 +33,11 @@ type Gate struct {
 
 // Gates are all that there are, by name.
 func Gates() []Gate {
-	return []Gate{{CBORServingAndStorage, Alpha, false}}
+	return []Gate{
+		{CBORServingAndStorage, Alpha, false},
+		{ClusterTrustBundle, Beta, false},
+		{ClusterTrustBundleProjection, Beta, false},
+	}
 }
 
 // Set says of some gates whether they are on.

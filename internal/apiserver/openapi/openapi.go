@@ -129,7 +129,7 @@ func (h *Handler) current() *prepared {
 	byVersion := map[string][]*verbs.Version{}
 	var builtin []*verbs.Version
 	for _, r := range h.source.Resources() {
-		for _, v := range r.Versions {
+		for v := range r.Served() {
 			path := pathOf(v.GroupVersion())
 			if p.foreign[path] != nil {
 				continue

@@ -11,6 +11,7 @@ package verbs
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"sync"
 
@@ -193,13 +194,20 @@ func (s *Server) newResource(d *apis.Resource) *Resource {
 	return r
 }
 
-// deprecation is the warning against a kind that its type says is deprecated.
+// release is the minor version of Kubernetes 1 that this is.
+const release = 36
+
+// deprecation is the warning against a kind that its type says is deprecated by
+// now.
 func deprecation(gvk schema.GroupVersionKind, obj runtime.Object) string {
 	d, ok := obj.(interface{ APILifecycleDeprecated() (major, minor int) })
 	if !ok {
 		return ""
 	}
 	major, minor := d.APILifecycleDeprecated()
+	if major > 1 || minor > release {
+		return ""
+	}
 	text := fmt.Sprintf("%s %s is deprecated in v%d.%d+", gvk.GroupVersion(), gvk.Kind, major, minor)
 	if r, ok := obj.(interface{ APILifecycleRemoved() (major, minor int) }); ok {
 		major, minor := r.APILifecycleRemoved()
@@ -364,6 +372,17 @@ func (r *Resource) Version(gv schema.GroupVersion) *Version {
 		}
 	}
 	return nil
+}
+
+// Served are the versions that clients see.
+func (r *Resource) Served() iter.Seq[*Version] {
+	return func(yield func(*Version) bool) {
+		for _, v := range r.Versions {
+			if !v.Off && !yield(v) {
+				return
+			}
+		}
+	}
 }
 
 // Serves reports whether the resource serves verb.

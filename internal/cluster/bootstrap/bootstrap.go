@@ -39,6 +39,8 @@ type Options struct {
 	FrontProxies FrontProxies
 	// Server is the API server's URL for machines that join.
 	Server string
+	// Enabled tells which optional features are on; nil: none is.
+	Enabled func(gate string) bool
 }
 
 // FrontProxies are the proxies that are believed who a user is: the authorities

@@ -21,7 +21,8 @@ import (
 )
 
 // policy holds what upstream's API server makes by itself, one object in each
-// line, and in nodes.jsonl what lets machines join by a bootstrap token.
+// line, and in nodes.jsonl what lets machines join by a bootstrap token. What is
+// there only with a feature has its gate beside kind, or in the rule.
 //
 //go:embed policy/*.jsonl
 var policy embed.FS
@@ -33,7 +34,7 @@ func namespaces() []string {
 
 // desired returns all objects but the namespaces.
 func desired(o Options) ([]client.Object, error) {
-	objects, err := readPolicy()
+	objects, err := readPolicy(o.Enabled)
 	if err != nil {
 		return nil, err
 	}
@@ -56,9 +57,9 @@ func desired(o Options) ([]client.Object, error) {
 }
 
 // NodeRules returns the rules of ClusterRole system:node, which the Node
-// authorizer goes by.
-func NodeRules() ([]rbacv1.PolicyRule, error) {
-	objects, err := readPolicy()
+// authorizer goes by. enabled tells which optional features are on.
+func NodeRules(enabled func(gate string) bool) ([]rbacv1.PolicyRule, error) {
+	objects, err := readPolicy(enabled)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +71,8 @@ func NodeRules() ([]rbacv1.PolicyRule, error) {
 	return nil, errors.New("policy: there is no ClusterRole system:node")
 }
 
-func readPolicy() ([]client.Object, error) {
+// readPolicy returns what there is with the features that are on.
+func readPolicy(enabled func(gate string) bool) ([]client.Object, error) {
 	files, err := policy.ReadDir("policy")
 	if err != nil {
 		return nil, err
@@ -82,21 +84,49 @@ func readPolicy() ([]client.Object, error) {
 			return nil, err
 		}
 		for line := range bytes.Lines(data) {
-			var kind metav1.TypeMeta
-			if err := json.Unmarshal(line, &kind); err != nil {
-				return nil, fmt.Errorf("policy/%s: %w", file.Name(), err)
-			}
-			obj, err := newObject(kind.Kind)
-			if err == nil {
-				err = json.Unmarshal(line, obj)
-			}
+			obj, err := readObject(line, enabled)
 			if err != nil {
 				return nil, fmt.Errorf("policy/%s: %w", file.Name(), err)
 			}
-			objects = append(objects, obj)
+			if obj != nil {
+				objects = append(objects, obj)
+			}
 		}
 	}
 	return objects, nil
+}
+
+// gated says with which feature an object, or one of its rules, is there.
+type gated struct {
+	Gate  string
+	Kind  string
+	Rules []struct{ Gate string }
+}
+
+// readObject returns nil if the object is of a feature that is off.
+func readObject(line []byte, enabled func(gate string) bool) (client.Object, error) {
+	on := func(gate string) bool { return gate == "" || enabled != nil && enabled(gate) }
+	var g gated
+	if err := json.Unmarshal(line, &g); err != nil || !on(g.Gate) {
+		return nil, err
+	}
+	obj, err := newObject(g.Kind)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(line, obj); err != nil {
+		return nil, err
+	}
+	if role, ok := obj.(*rbacv1.ClusterRole); ok {
+		var rules []rbacv1.PolicyRule
+		for i, rule := range role.Rules {
+			if on(g.Rules[i].Gate) {
+				rules = append(rules, rule)
+			}
+		}
+		role.Rules = rules
+	}
+	return obj, nil
 }
 
 func newObject(kind string) (client.Object, error) {

@@ -119,7 +119,7 @@ func control(ctx context.Context, p *cluster.ControlPlane) error {
 	}
 	all, err := controllers.New(ctx, controllers.Config{
 		Set: account, Discover: p.PreferredResources,
-		CABundle: p.PKI.CA.PEM, ClusterCIDRs: []netip.Prefix{c.ClusterCIDR}, ServiceCIDRs: []netip.Prefix{c.ServiceCIDR},
+		CABundle: p.PKI.CA.PEM, TrustBundles: p.Serves("certificates.k8s.io", "clustertrustbundles"), ClusterCIDRs: []netip.Prefix{c.ClusterCIDR}, ServiceCIDRs: []netip.Prefix{c.ServiceCIDR},
 		Certificates: csr.Options{Signer: p.PKI.CA, ApproveServing: true}, LocalVolumes: p.NodeVolumes(), Clock: clock.RealClock{}, Log: c.Log,
 		Autoscaler: podautoscaler.Options{REST: autoscaler},
 		Server:     as(identity.Loopback()),

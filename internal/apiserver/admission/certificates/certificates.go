@@ -1,6 +1,7 @@
-// Package certificates says who may approve and sign certificate requests, and
-// what nobody may ask for (CertificateApproval, CertificateSigning,
-// CertificateSubjectRestriction).
+// Package certificates says who may approve and sign certificate requests, what
+// nobody may ask for, and who may say whom a signer's clients trust
+// (CertificateApproval, CertificateSigning, CertificateSubjectRestriction,
+// ClusterTrustBundleAttest).
 package certificates
 
 import (
@@ -13,6 +14,7 @@ import (
 	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"skiff/internal/apiserver/admission"
@@ -57,6 +59,35 @@ func (p *Signing) Validate(ctx context.Context, a *admission.Attributes) error {
 		return a.Forbidden("user not permitted to sign requests with signerName %q", signer)
 	}
 	return nil
+}
+
+// Attest lets only those write a signer's bundle that have the verb attest on
+// the signer.
+type Attest struct{ Authorizer authz.Authorizer }
+
+// Validate implements admission.Validator.
+func (p *Attest) Validate(ctx context.Context, a *admission.Attributes) error {
+	if a.Operation != admission.Create && a.Operation != admission.Update || !a.Is(group, "clustertrustbundles", "") {
+		return nil
+	}
+	bundle := a.Object.(*certificatesv1beta1.ClusterTrustBundle)
+	// An update cannot change the signer.
+	signer := bundle.Spec.SignerName
+	if signer == "" || a.Operation == admission.Update && sameBundle(bundle, a.Old.(*certificatesv1beta1.ClusterTrustBundle)) {
+		return nil
+	}
+	if !allowed(ctx, p.Authorizer, a.User, "attest", signer) {
+		return a.Forbidden("user not permitted to attest for signerName %q", signer)
+	}
+	return nil
+}
+
+// sameBundle reports whether nothing has changed but what a garbage collector
+// changes.
+func sameBundle(bundle, old *certificatesv1beta1.ClusterTrustBundle) bool {
+	mine := *bundle
+	mine.OwnerReferences, mine.Finalizers, mine.ManagedFields = old.OwnerReferences, old.Finalizers, old.ManagedFields
+	return equality.Semantic.DeepEqual(&mine, old)
 }
 
 // allowed asks for the signer itself, and then for all of its domain.

@@ -165,6 +165,7 @@ func (d *Deps) plugins(ctx context.Context, conf configuration) []plugin {
 		{name: "RuntimeClass", new: ready(&runtimeclass.Plugin{Cache: d.Cache, Live: d.Live})},
 		{name: "CertificateApproval", new: ready(&certificates.Approval{Authorizer: d.Authorizer})},
 		{name: "CertificateSigning", new: ready(&certificates.Signing{Authorizer: d.Authorizer})},
+		{name: "ClusterTrustBundleAttest", new: ready(&certificates.Attest{Authorizer: d.Authorizer})},
 		{name: "CertificateSubjectRestriction", new: ready(certificates.Subject{})},
 		{name: "DefaultIngressClass", new: ready(&ingressclass.Plugin{Cache: d.Cache})},
 		{name: "DenyServiceExternalIPs", off: true, new: ready(externalips.Plugin{})},
