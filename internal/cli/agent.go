@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"skiff/internal/apiserver/features"
 	"skiff/internal/cluster"
 	"skiff/internal/cluster/agent"
 	"skiff/internal/kubelet/eviction"
@@ -14,8 +15,9 @@ import (
 
 func newAgent() *cobra.Command {
 	var (
-		c    cluster.AgentConfig
-		node nodeFlags
+		c     cluster.AgentConfig
+		node  nodeFlags
+		gates features.Set
 	)
 	cmd := &cobra.Command{
 		Use:   "agent",
@@ -33,6 +35,7 @@ the node got then.`,
 				return err
 			}
 			c.Log, c.Node = log, node.config
+			c.Node.TrustBundles = gates.Enabled(features.ClusterTrustBundleProjection)
 			c.Ready = serviceManager(log)
 			return agent.Run(cmd.Context(), c)
 		},
@@ -45,6 +48,7 @@ the node got then.`,
 	f.StringVar(&c.CAHash, "ca-hash", "", "hash of the authority's public key, sha256:<hex>")
 	f.Var(&prefixFlag{&c.ClusterCIDR}, "cluster-cidr", "range of the pods' addresses (default 10.244.0.0/16)")
 	f.Var(&prefixFlag{&c.ServiceCIDR}, "service-cidr", "range of the Services' addresses (default 10.96.0.0/16)")
+	f.Var(&gatesFlag{&gates}, "feature-gates", "optional features that are turned on or off, as on the server: NAME=true or NAME=false (can be repeated)")
 	cmd.MarkFlagRequired("server")
 	return cmd
 }

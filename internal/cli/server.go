@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"skiff/internal/apiserver/features"
 	"skiff/internal/cluster"
 	"skiff/internal/cluster/server"
 )
@@ -28,6 +29,7 @@ func newServer() *cobra.Command {
 				return err
 			}
 			c.Log, c.Node = log, node.config
+			c.Node.TrustBundles = c.API.FeatureGates.Enabled(features.ClusterTrustBundleProjection)
 			c.DataDir = node.config.DataDir
 			c.Ready = serviceManager(log)
 			return server.Run(cmd.Context(), c)

@@ -97,6 +97,9 @@ type NodeConfig struct {
 	ResolvConf string
 	// StaticPodDir, when set, is watched for manifests of static pods.
 	StaticPodDir string
+	// TrustBundles lets pods mount ClusterTrustBundles (the feature
+	// ClusterTrustBundleProjection).
+	TrustBundles bool
 	// EvictionHard says how little of its memory and disk may be left before the
 	// node evicts pods, as upstream's kubelet is told. Default: upstream's.
 	EvictionHard string

@@ -44,6 +44,7 @@ import (
 	"skiff/internal/kubelet/server"
 	"skiff/internal/kubelet/status"
 	"skiff/internal/kubelet/timers"
+	"skiff/internal/kubelet/trustbundles"
 	"skiff/internal/kubelet/volumes"
 )
 
@@ -79,6 +80,8 @@ type Config struct {
 	// StaticPodDir, when set, holds manifests of pods that the node runs on its
 	// own account.
 	StaticPodDir string
+	// TrustBundles lets pods mount ClusterTrustBundles.
+	TrustBundles bool
 	// MaxPods defaults to 110.
 	MaxPods int
 	// EvictionThresholds are what must stay available of the node's memory and
@@ -186,15 +189,17 @@ type Kubelet struct {
 	csi        *csi.Drivers
 	dra        *dra.Drivers
 	references *references.Store
-	writer     *status.Writer
-	node       *node.Manager
-	eviction   *eviction.Manager
-	collector  *images.Collector
-	wakes      *timers.Queue[string]
-	state      runtimeState
-	workers    sync.WaitGroup
-	registered chan struct{}
-	static     staticPods
+	// trustBundles are those that pods mount.
+	trustBundles *trustbundles.Store
+	writer       *status.Writer
+	node         *node.Manager
+	eviction     *eviction.Manager
+	collector    *images.Collector
+	wakes        *timers.Queue[string]
+	state        runtimeState
+	workers      sync.WaitGroup
+	registered   chan struct{}
+	static       staticPods
 
 	// admitting is held from looking at what the pods hold to granting more.
 	admitting sync.Mutex
@@ -349,6 +354,7 @@ func (k *Kubelet) build(ctx context.Context) {
 	k.images = images.New(k.runtime, k.recorder, k.Clock)
 	k.probes = probes.New(ctx, k.runner, k.recorder, k.Clock, k.log, k.kick)
 	k.references = references.New(ctx, k.Client.Client, k.Clock, k.log, k.contentChanged)
+	k.trustBundles = trustbundles.New(k.Client.Cache, k.bundlesChanged)
 	k.writer = status.NewWriter(k.Client.Client, k.Clock, k.log)
 	k.wakes = timers.New(k.Clock, k.kick)
 	k.csi = &csi.Drivers{

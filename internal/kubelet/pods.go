@@ -128,6 +128,24 @@ func (k *Kubelet) contentChanged(uid string) {
 	}
 }
 
+// bundlesChanged tells all pods that mount bundles of trust anchors.
+func (k *Kubelet) bundlesChanged() {
+	for _, w := range k.all() {
+		w.mu.Lock()
+		pod := w.mu.pod
+		w.mu.Unlock()
+		if pod != nil && mountsBundles(pod) {
+			w.contentChanged()
+		}
+	}
+}
+
+func mountsBundles(pod *v1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.Volumes, func(v v1.Volume) bool {
+		return v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s v1.VolumeProjection) bool { return s.ClusterTrustBundle != nil })
+	})
+}
+
 // forget drops a pod of which nothing is left.
 func (k *Kubelet) forget(uid string) {
 	k.mu.Lock()

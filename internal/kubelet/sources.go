@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -25,6 +26,14 @@ func (o objects) ConfigMap(ctx context.Context, namespace, name string) (*v1.Con
 // Secret implements volumes.Objects.
 func (o objects) Secret(ctx context.Context, namespace, name string) (*v1.Secret, error) {
 	return o.k.references.Secret(ctx, namespace, name)
+}
+
+// TrustAnchors implements volumes.Objects.
+func (o objects) TrustAnchors(ctx context.Context, p *v1.ClusterTrustBundleProjection) ([]byte, error) {
+	if !o.k.TrustBundles {
+		return nil, errors.New("ClusterTrustBundle projection is not supported: the feature ClusterTrustBundleProjection is off on this node")
+	}
+	return o.k.trustBundles.Anchors(ctx, p)
 }
 
 // PersistentVolumeClaim implements volumes.Objects.

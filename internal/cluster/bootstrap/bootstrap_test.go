@@ -2,7 +2,9 @@ package bootstrap
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -156,4 +158,40 @@ func TestReconcile(t *testing.T) {
 			t.Errorf("got %v", got)
 		}
 	})
+}
+
+// TestGated has what upstream makes and lets nodes do only with a feature.
+func TestGated(t *testing.T) {
+	read := func(gates ...string) (names []string, nodes []rbacv1.PolicyRule) {
+		t.Helper()
+		enabled := func(gate string) bool { return slices.Contains(gates, gate) }
+		objects, err := readPolicy(enabled)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, obj := range objects {
+			names = append(names, fmt.Sprintf("%T %s", obj, obj.GetName()))
+		}
+		if nodes, err = NodeRules(enabled); err != nil {
+			t.Fatal(err)
+		}
+		return names, nodes
+	}
+	without, fewer := read()
+	with, more := read("ClusterTrustBundle")
+	got := slices.DeleteFunc(with, func(name string) bool { return slices.Contains(without, name) })
+	slices.Sort(got)
+	want := []string{
+		"*v1.ClusterRole system:cluster-trust-bundle-discovery",
+		"*v1.ClusterRole system:controller:kube-apiserver-serving-clustertrustbundle-publisher",
+		"*v1.ClusterRoleBinding system:cluster-trust-bundle-discovery",
+		"*v1.ClusterRoleBinding system:controller:kube-apiserver-serving-clustertrustbundle-publisher",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("with the feature there are %q, want %q", got, want)
+	}
+	bundles := []rbacv1.PolicyRule{{APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"clustertrustbundles"}, Verbs: []string{"get", "list", "watch"}}}
+	if ok, _ := validation.Covers(more, bundles); !ok || len(more) != len(fewer)+1 {
+		t.Errorf("with the feature nodes have %d rules, without %d", len(more), len(fewer))
+	}
 }

@@ -79,6 +79,8 @@ func (c *collector) projected(ctx context.Context, s *v1.VolumeProjection) error
 		return c.downward(s.DownwardAPI.Items)
 	case s.ServiceAccountToken != nil:
 		return c.token(ctx, s.ServiceAccountToken)
+	case s.ClusterTrustBundle != nil:
+		return c.trustAnchors(ctx, s.ClusterTrustBundle)
 	}
 	return fmt.Errorf("projected volume source is of a kind this kubelet does not support")
 }
@@ -166,11 +168,28 @@ func (c *collector) token(ctx context.Context, s *v1.ServiceAccountTokenProjecti
 	if c.refresh.IsZero() || token.refresh.Before(c.refresh) {
 		c.refresh = token.refresh
 	}
-	f := File{Data: []byte(token.value), Mode: c.mode, Owner: commonUser(c.pod)}
+	c.addOwned(s.Path, []byte(token.value))
+	return nil
+}
+
+// addOwned adds a file that belongs to the user of all containers, if there is
+// one, and is then nobody else's.
+func (c *collector) addOwned(path string, data []byte) {
+	f := File{Data: data, Mode: c.mode, Owner: commonUser(c.pod)}
 	if f.Owner != nil || fsGroup(c.pod) != nil {
 		f.Mode = 0o600
 	}
-	c.files[s.Path] = f
+	c.files[path] = f
+}
+
+// trustAnchors adds a file even if there is nothing to trust, where that is
+// fine.
+func (c *collector) trustAnchors(ctx context.Context, s *v1.ClusterTrustBundleProjection) error {
+	data, err := c.m.Objects.TrustAnchors(ctx, s)
+	if err != nil {
+		return err
+	}
+	c.addOwned(s.Path, data)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package volumes_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -169,6 +170,10 @@ func (a api) PersistentVolumeClaim(ctx context.Context, ns, name string) (*v1.Pe
 func (a api) PersistentVolume(ctx context.Context, name string) (*v1.PersistentVolume, error) {
 	o := &v1.PersistentVolume{}
 	return o, a.Get(ctx, client.ObjectKey{Name: name}, o)
+}
+
+func (api) TrustAnchors(context.Context, *v1.ClusterTrustBundleProjection) ([]byte, error) {
+	return nil, errors.New("there are none")
 }
 
 func (a api) ClaimExpanded(ctx context.Context, claim *v1.PersistentVolumeClaim, size resource.Quantity) error {

@@ -31,6 +31,8 @@ type Objects interface {
 	podspec.Objects
 	PersistentVolumeClaim(ctx context.Context, namespace, name string) (*v1.PersistentVolumeClaim, error)
 	PersistentVolume(ctx context.Context, name string) (*v1.PersistentVolume, error)
+	// TrustAnchors returns the certificates that the projection selects, PEM.
+	TrustAnchors(ctx context.Context, p *v1.ClusterTrustBundleProjection) ([]byte, error)
 	// ClaimExpanded notes that the claim's file system has the size now.
 	ClaimExpanded(ctx context.Context, claim *v1.PersistentVolumeClaim, size resource.Quantity) error
 }

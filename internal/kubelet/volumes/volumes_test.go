@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	testingclock "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
 
 	"skiff/internal/kubelet/podspec"
 )
@@ -103,6 +104,13 @@ func (o *objects) PersistentVolume(_ context.Context, name string) (*v1.Persiste
 	return pv, nil
 }
 
+func (o *objects) TrustAnchors(_ context.Context, p *v1.ClusterTrustBundleProjection) ([]byte, error) {
+	if p.Name == nil {
+		return nil, errors.New("nothing is selected")
+	}
+	return []byte("anchors of " + *p.Name), nil
+}
+
 func (o *objects) ClaimExpanded(context.Context, *v1.PersistentVolumeClaim, resource.Quantity) error {
 	return nil
 }
@@ -160,6 +168,7 @@ func TestContentVolumes(t *testing.T) {
 		v1.Volume{Name: "secret", VolumeSource: v1.VolumeSource{Secret: &v1.SecretVolumeSource{SecretName: "s", DefaultMode: &mode}}},
 		v1.Volume{Name: "all", VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{
 			{ServiceAccountToken: &v1.ServiceAccountTokenProjection{Path: "token"}},
+			{ClusterTrustBundle: &v1.ClusterTrustBundleProjection{Name: ptr.To("b"), Path: "tls/roots.pem"}},
 			{DownwardAPI: &v1.DownwardAPIProjection{Items: []v1.DownwardAPIVolumeFile{{Path: "labels", FieldRef: &v1.ObjectFieldSelector{FieldPath: "metadata.labels"}}}}},
 		}}}},
 	)
@@ -174,8 +183,11 @@ func TestContentVolumes(t *testing.T) {
 	if got := read(t, m, "map", "dir/file") + read(t, m, "secret", "s") + read(t, m, "all", "token") + read(t, m, "all", "labels"); got != `onesecrettoken-1l="v"` {
 		t.Errorf("content %s", got)
 	}
+	if got := read(t, m, "all", "tls/roots.pem"); got != "anchors of b" {
+		t.Errorf("trust anchors %s", got)
+	}
 	// The group may read what the kubelet wrote, and no more than before.
-	for file, want := range map[[2]string]uint32{{"secret", "s"}: 0o440, {"all", "token"}: 0o640, {"map", "dir/file"}: 0o644, {"map", "dir"}: 0o2755} {
+	for file, want := range map[[2]string]uint32{{"secret", "s"}: 0o440, {"all", "token"}: 0o640, {"all", "tls/roots.pem"}: 0o640, {"map", "dir/file"}: 0o644, {"map", "dir"}: 0o2755} {
 		path, _ := m.Path("u", file[0])
 		var st unix.Stat_t
 		if err := unix.Stat(filepath.Join(path, file[1]), &st); err != nil || st.Gid != 1234 || st.Mode&0o7777 != want {
