@@ -10,20 +10,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff/internal/apiserver/features"
-	"skiff/internal/apiserver/runtimeconfig"
-	"skiff/internal/cluster"
 	"skiff/internal/cluster/testcluster"
 )
 
 // serving starts a server with the flag --runtime-config and features.
 func serving(t *testing.T, flag string, on ...string) *server {
 	t.Helper()
-	c := cluster.APIConfig{RuntimeConfig: runtimeconfig.Config{}, FeatureGates: features.Set{}}
-	c.RuntimeConfig.Parse(flag)
-	for _, gate := range on {
-		c.FeatureGates[gate] = true
-	}
-	return over(t, testcluster.StartWith(t, cluster.ServerConfig{API: c}))
+	return over(t, testcluster.StartServing(t, flag, on...))
 }
 
 // TestBetaResources compares with what upstream serves with api/beta=true and

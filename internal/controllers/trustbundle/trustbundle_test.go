@@ -8,9 +8,6 @@ import (
 	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"skiff/internal/apiserver/features"
-	"skiff/internal/apiserver/runtimeconfig"
-	"skiff/internal/cluster"
 	"skiff/internal/cluster/testcluster"
 	"skiff/internal/controllers/controller"
 	"skiff/internal/controllers/controllertest"
@@ -19,9 +16,7 @@ import (
 
 // TestPublisher runs the publisher with the rights of its role alone.
 func TestPublisher(t *testing.T) {
-	c := controllertest.Of(t, testcluster.StartWith(t, cluster.ServerConfig{API: cluster.APIConfig{
-		RuntimeConfig: runtimeconfig.Config{"certificates.k8s.io/v1beta1": "true"}, FeatureGates: features.Set{features.ClusterTrustBundle: true},
-	}}))
+	c := controllertest.Of(t, testcluster.StartServing(t, "certificates.k8s.io/v1beta1=true", "ClusterTrustBundle"))
 	const signer, prefix = "kubernetes.io/kube-apiserver-serving", "kubernetes.io:kube-apiserver-serving:"
 	ca := string(c.PKI.CA.PEM)
 	bundle := func(name, signer string) *certificatesv1beta1.ClusterTrustBundle {

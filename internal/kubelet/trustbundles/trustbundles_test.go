@@ -19,9 +19,6 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"skiff/internal/apiserver/features"
-	"skiff/internal/apiserver/runtimeconfig"
-	"skiff/internal/cluster"
 	"skiff/internal/cluster/testcluster"
 	"skiff/internal/identity"
 	"skiff/internal/kubelet/trustbundles"
@@ -50,9 +47,7 @@ func bundle(name, signer, color string, anchors ...string) *certificatesv1beta1.
 }
 
 func TestAnchors(t *testing.T) {
-	c := testcluster.StartWith(t, cluster.ServerConfig{API: cluster.APIConfig{
-		RuntimeConfig: runtimeconfig.Config{"certificates.k8s.io/v1beta1": "true"}, FeatureGates: features.Set{features.ClusterTrustBundle: true},
-	}})
+	c := testcluster.StartServing(t, "certificates.k8s.io/v1beta1=true", "ClusterTrustBundle")
 	ctx := t.Context()
 	one, two, three := anchor(t, 1), anchor(t, 2), anchor(t, 3)
 	for _, b := range []*certificatesv1beta1.ClusterTrustBundle{
