@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -249,18 +250,21 @@ func readTail(path string, n int64) string {
 	return string(b)
 }
 
-// logTail returns the text of the last lines of a log in CRI's format.
+// logTail returns the text of the last lines of a log in CRI's format. A line
+// tagged P goes on in the next one.
 func logTail(path string) string {
-	lines := strings.SplitAfter(readTail(path, 4*maxTerminationLog), "\n")
-	if len(lines) > maxTerminationLogLines {
-		lines = lines[len(lines)-maxTerminationLogLines:]
-	}
+	lines := slices.Collect(strings.Lines(readTail(path, 4*maxTerminationLog)))
+	lines = lines[max(0, len(lines)-maxTerminationLogLines):]
 	var text strings.Builder
 	for _, line := range lines {
 		fields := strings.SplitN(line, " ", 4)
-		if len(fields) == 4 {
-			text.WriteString(fields[3])
+		if len(fields) < 4 {
+			continue
 		}
+		if fields[2] == "P" {
+			fields[3] = strings.TrimSuffix(fields[3], "\n")
+		}
+		text.WriteString(fields[3])
 	}
 	s := text.String()
 	if len(s) > maxTerminationLog {
