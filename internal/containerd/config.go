@@ -60,6 +60,11 @@ type Config struct {
 // processors, to tell how much that is at the moment: it wakes every shim for it.
 const statsPeriod = "15s"
 
+// registriesDir is where containerd's own installations, too, are told of
+// mirrors of registries and their certificates: <host>/hosts.toml each
+// (containerd's docs/hosts.md).
+const registriesDir = "/etc/containerd/certs.d"
+
 // shimName is the name under which the pods' program is a shim; its form is
 // containerd's rule (containerd-shim-<name>-<version>).
 const shimName = "containerd-shim-runc-v2"
@@ -142,6 +147,9 @@ func (c *Config) toml() ([]byte, error) {
 			"io.containerd.cri.v1.images": table{
 				"snapshotter":   "overlayfs",
 				"pinned_images": table{"sandbox": PauseImage},
+				// Without it containerd takes a list of two directories for
+				// one, which it does not find.
+				"registry": table{"config_path": registriesDir},
 			},
 			"io.containerd.cri.v1.runtime": table{
 				"enable_unprivileged_ports":    true,

@@ -64,7 +64,7 @@ func TestConfigurationSaysWhatIsSet(t *testing.T) {
 	if got.Version != 4 || got.Root != "/data/containerd" || cni["conf_dir"] != "/conf" || len(dirs) != 2 || dirs[0] != "/data/bin" || dirs[1] != "/more" {
 		t.Errorf("the configuration is\n%s", text)
 	}
-	for _, want := range []string{"/bin/runc", "/data/bin/containerd-shim-runc-v2", "/state/containerd.sock.ttrpc", PauseImage} {
+	for _, want := range []string{"/bin/runc", "/data/bin/containerd-shim-runc-v2", "/state/containerd.sock.ttrpc", PauseImage, "config_path = '/etc/containerd/certs.d'"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the configuration does not name %s:\n%s", want, text)
 		}
