@@ -49,14 +49,15 @@ func customResourceDefinition() *apis.Resource {
 }
 
 // noteStorageVersion keeps the list of versions that objects may be stored in
-// complete; only the status subresource takes from it.
+// complete; only the status subresource takes from it. Of several storage
+// versions, which validation refuses, the first counts.
 func noteStorageVersion(d *definition) {
-	for i := range d.Spec.Versions {
-		if v := &d.Spec.Versions[i]; v.Storage && !slices.Contains(d.Status.StoredVersions, v.Name) {
-			// Never in place: the list may be the old object's.
-			d.Status.StoredVersions = append(slices.Clone(d.Status.StoredVersions), v.Name)
-		}
+	i := slices.IndexFunc(d.Spec.Versions, func(v apiextensionsv1.CustomResourceDefinitionVersion) bool { return v.Storage })
+	if i < 0 || slices.Contains(d.Status.StoredVersions, d.Spec.Versions[i].Name) {
+		return
 	}
+	// Never in place: the list may be the old object's.
+	d.Status.StoredVersions = append(slices.Clone(d.Status.StoredVersions), d.Spec.Versions[i].Name)
 }
 
 // awaitCleanup makes a definition whose deletion begins wait until its objects
@@ -122,7 +123,8 @@ func validateDefinitionStatus(_ context.Context, d, old *definition) field.Error
 // is checked for all resources alike.
 func withoutMetadata(errs field.ErrorList) field.ErrorList {
 	return slices.DeleteFunc(errs, func(e *field.Error) bool {
-		return strings.HasPrefix(e.Field, "metadata.") && e.Field != "metadata.name" && !strings.HasPrefix(e.Field, "metadata.annotations[")
+		named := e.Field == "metadata.name" && e.Type != field.ErrorTypeRequired
+		return strings.HasPrefix(e.Field, "metadata.") && !named && !strings.HasPrefix(e.Field, "metadata.annotations[")
 	})
 }
 

@@ -105,7 +105,9 @@ func (c *checks) obey(ctx context.Context, s *structural.Structural, found field
 	if c.rules == nil {
 		return nil
 	}
-	if slices.ContainsFunc(found, malformed) {
+	// What else is wrong with metadata is found elsewhere, and rules bear it.
+	name, _, _ := unstructured.NestedString(obj, "metadata", "name")
+	if name == "" || slices.ContainsFunc(found, malformed) {
 		return field.ErrorList{field.Invalid(nil, nil, "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation")}
 	}
 	var was any // a nil map would be an old object

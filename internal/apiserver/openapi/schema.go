@@ -120,6 +120,9 @@ func (d *definitions) build(t reflect.Type) spec.Schema {
 	if anyObjects[t.Name()] {
 		return s
 	}
+	if atomicTypes[nameOf(t)] {
+		s.AddExtension("x-kubernetes-map-type", "atomic")
+	}
 	if t.Kind() == reflect.Struct {
 		s.Properties = map[string]spec.Schema{}
 		d.fields(t, docs, &s)
@@ -129,6 +132,38 @@ func (d *definitions) build(t reflect.Type) spec.Schema {
 		return inline
 	}
 	return s
+}
+
+// atomicTypes are the structs that change as a whole, of which only comments
+// tell so.
+var atomicTypes = map[string]bool{
+	"io.k8s.api.admissionregistration.v1.MatchResources":          true,
+	"io.k8s.api.admissionregistration.v1.NamedRuleWithOperations": true,
+	"io.k8s.api.admissionregistration.v1.ParamKind":               true,
+	"io.k8s.api.admissionregistration.v1.ParamRef":                true,
+	"io.k8s.api.admissionregistration.v1.Variable":                true,
+	"io.k8s.api.autoscaling.v1.CrossVersionObjectReference":       true,
+	"io.k8s.api.core.v1.ConfigMapKeySelector":                     true,
+	"io.k8s.api.core.v1.EndpointAddress":                          true,
+	"io.k8s.api.core.v1.EndpointPort":                             true,
+	"io.k8s.api.core.v1.FileKeySelector":                          true,
+	"io.k8s.api.core.v1.LocalObjectReference":                     true,
+	"io.k8s.api.core.v1.NodeSelector":                             true,
+	"io.k8s.api.core.v1.NodeSelectorTerm":                         true,
+	"io.k8s.api.core.v1.ObjectFieldSelector":                      true,
+	"io.k8s.api.core.v1.ObjectReference":                          true,
+	"io.k8s.api.core.v1.ResourceFieldSelector":                    true,
+	"io.k8s.api.core.v1.ScopeSelector":                            true,
+	"io.k8s.api.core.v1.SecretKeySelector":                        true,
+	"io.k8s.api.core.v1.SecretReference":                          true,
+	"io.k8s.api.core.v1.TopologySelectorTerm":                     true,
+	"io.k8s.api.core.v1.TypedLocalObjectReference":                true,
+	"io.k8s.api.discovery.v1.EndpointPort":                        true,
+	"io.k8s.api.networking.v1.ServiceBackendPort":                 true,
+	"io.k8s.api.rbac.v1.RoleRef":                                  true,
+	"io.k8s.api.rbac.v1.Subject":                                  true,
+	"io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector":          true,
+	"io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference":         true,
 }
 
 // listKeys are the keys of lists of which only comments tell that they are sets.
