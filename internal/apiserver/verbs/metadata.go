@@ -178,12 +178,12 @@ func keepAllButStatus(obj, old apis.Object) {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
 		o := old.(*unstructured.Unstructured)
 		for k := range u.Object {
-			if k != "status" && k != "metadata" && k != "apiVersion" && k != "kind" {
+			if k != "status" && k != "metadata" {
 				delete(u.Object, k)
 			}
 		}
 		for k, v := range o.Object {
-			if k != "status" && k != "metadata" && k != "apiVersion" && k != "kind" {
+			if k != "status" && k != "metadata" {
 				u.Object[k] = v
 			}
 		}

@@ -274,6 +274,12 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 		}
 		hub := obj.(apis.Object)
 		clearKind(hub)
+		if prune := working.Prune; prune != nil {
+			// What was merged is read like what is sent.
+			if _, err := prune(hub); err != nil {
+				return nil, apierrors.NewBadRequest(err.Error())
+			}
+		}
 		if d := req.Resource().Default; d != nil {
 			d(hub)
 		}
