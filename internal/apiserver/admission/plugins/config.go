@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	apiserverv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 	"sigs.k8s.io/yaml"
@@ -14,11 +15,40 @@ import (
 
 // Config changes upstream's choice of plug-ins and configures them.
 type Config struct {
-	// Enable and Disable name plug-ins; enabling wins.
+	// Enable and Disable name plug-ins.
 	Enable, Disable []string
 	// File holds an AdmissionConfiguration (apiserver.config.k8s.io/v1); empty
 	// means none.
 	File string
+}
+
+// check returns an error if a plug-in is named that there is not, or is to be
+// both enabled and disabled.
+func (c *Config) check(known []string) error {
+	var problems []string
+	for _, list := range []struct {
+		flag  string
+		names []string
+	}{{"enable-admission-plugins", c.Enable}, {"disable-admission-plugins", c.Disable}} {
+		for _, name := range list.names {
+			if !slices.Contains(known, name) {
+				problems = append(problems, fmt.Sprintf("%s plugin %q is unknown", list.flag, name))
+			}
+		}
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("%s; there are %s", strings.Join(problems, ", "), strings.Join(known, ", "))
+	}
+	var both []string
+	for _, name := range c.Enable {
+		if slices.Contains(c.Disable, name) {
+			both = append(both, name)
+		}
+	}
+	if len(both) > 0 {
+		return fmt.Errorf("%v in enable-admission-plugins and disable-admission-plugins overlapped", both)
+	}
+	return nil
 }
 
 // configuration reads the configuration of a plug-in.

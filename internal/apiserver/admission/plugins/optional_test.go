@@ -139,7 +139,6 @@ func TestConfiguration(t *testing.T) {
 		config plugins.Config
 		want   string
 	}{
-		"unknown plug-in": {plugins.Config{Disable: []string{"Nothing"}}, `admission plug-in "Nothing" is unknown; there are AlwaysAdmit, `},
 		"no file":         {plugins.Config{File: "/nowhere"}, "reading the admission configuration: open /nowhere"},
 		"another kind":    {plugins.Config{File: write(t, "a", "kind: Other")}, "it must be an AdmissionConfiguration of version apiserver.config.k8s.io/v1"},
 		"unknown field":   {plugins.Config{File: write(t, "a", head+"x: 1")}, `unknown field "x"`},
