@@ -66,7 +66,12 @@ type node struct {
 
 func start(t *testing.T) *node {
 	t.Helper()
-	n := &node{runtime: runtimetest.Start(t), Cluster: testcluster.Start(t), root: t.TempDir(), logs: t.TempDir(), manifests: t.TempDir()}
+	return startOn(t, testcluster.Start(t))
+}
+
+func startOn(t *testing.T, c *testcluster.Cluster) *node {
+	t.Helper()
+	n := &node{runtime: runtimetest.Start(t), Cluster: c, root: t.TempDir(), logs: t.TempDir(), manifests: t.TempDir()}
 	account := &v1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}}
 	if err := n.Client.Create(t.Context(), account); err != nil {
 		t.Fatal(err)
@@ -114,7 +119,7 @@ func (n *node) startKubelet(t *testing.T) {
 	}
 	k, err := kubelet.New(kubelet.Config{
 		NodeName: nodeName, NodeIPs: []netip.Addr{loopback}, RootDir: n.root, PodLogsDir: n.logs, StaticPodDir: n.manifests, EvictionThresholds: n.thresholds,
-		RuntimeEndpoint: n.runtime.Endpoint(), CgroupRoot: cgroupRoot, Address: loopback, Port: port,
+		TrustBundles: true, RuntimeEndpoint: n.runtime.Endpoint(), CgroupRoot: cgroupRoot, Address: loopback, Port: port,
 		ServingCert: func() (*tls.Certificate, error) { return serving.Certificate(), nil },
 		ClientCA:    n.PKI.CA.Pool(), Authorize: kubelet.AuthorizeByReview(n.Client, nodeName),
 		Version: "v1.36.0", Client: set, Log: log,
