@@ -1,6 +1,7 @@
 package apis
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 
@@ -10,12 +11,18 @@ import (
 
 // Twin is a further version with the same fields as the hub, whose type is H.
 func Twin[H, T any, PH pointer[H], PT pointer[T]](gvk schema.GroupVersionKind, newList func() runtime.Object) Version {
+	return Cousin[H, T, PH, PT](gvk, newList, nil, nil)
+}
+
+// Cousin is a further version whose fields are the hub's after toHub has changed
+// an object's JSON form; fromHub does the opposite.
+func Cousin[H, T any, PH pointer[H], PT pointer[T]](gvk schema.GroupVersionKind, newList func() runtime.Object, toHub, fromHub func(doc map[string]any)) Version {
 	return Version{
 		Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind,
 		New:     func() Object { return PT(new(T)) },
 		NewList: newList,
-		ToHub:   func(obj Object) (Object, error) { return Translate(obj, PH(new(H))) },
-		FromHub: func(hub Object) (Object, error) { return Translate(hub, PT(new(T))) },
+		ToHub:   func(obj Object) (Object, error) { return translate(obj, PH(new(H)), toHub) },
+		FromHub: func(hub Object) (Object, error) { return translate(hub, PT(new(T)), fromHub) },
 	}
 }
 
@@ -24,9 +31,12 @@ type pointer[T any] interface {
 	Object
 }
 
-// Translate fills into, which is empty, with what from says, but for its kind.
-func Translate(from, into Object) (Object, error) {
+// translate fills into, which is empty, with what from says, but for its kind.
+func translate(from, into Object, change func(doc map[string]any)) (Object, error) {
 	data, err := json.Marshal(from)
+	if err == nil && change != nil {
+		data, err = changed(data, change)
+	}
 	if err == nil {
 		err = json.Unmarshal(data, into)
 	}
@@ -35,4 +45,15 @@ func Translate(from, into Object) (Object, error) {
 	}
 	into.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 	return into, nil
+}
+
+func changed(data []byte, change func(doc map[string]any)) ([]byte, error) {
+	var doc map[string]any
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber() // numbers stay as exact as they are
+	if err := d.Decode(&doc); err != nil {
+		return nil, err
+	}
+	change(doc)
+	return json.Marshal(doc)
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	resourcev1beta1 "k8s.io/api/resource/v1beta1"
 	resourcev1beta2 "k8s.io/api/resource/v1beta2"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validate/content"
@@ -29,6 +30,7 @@ func deviceClass() *apis.Resource {
 		NewList: func() runtime.Object { return &resourcev1.DeviceClassList{} },
 		Other: []apis.Version{
 			apis.Twin[resourcev1.DeviceClass, resourcev1beta2.DeviceClass](resourcev1beta2.SchemeGroupVersion.WithKind("DeviceClass"), func() runtime.Object { return &resourcev1beta2.DeviceClassList{} }),
+			apis.Twin[resourcev1.DeviceClass, resourcev1beta1.DeviceClass](resourcev1beta1.SchemeGroupVersion.WithKind("DeviceClass"), func() runtime.Object { return &resourcev1beta1.DeviceClassList{} }),
 		},
 		Generation: true,
 		ValidateName: func(name string, prefix bool) []string {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	resourcev1beta1 "k8s.io/api/resource/v1beta1"
 	resourcev1beta2 "k8s.io/api/resource/v1beta2"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +27,7 @@ func resourceClaim(g Grants) *apis.Resource {
 		NewList: func() runtime.Object { return &resourcev1.ResourceClaimList{} },
 		Other: []apis.Version{
 			apis.Twin[resourcev1.ResourceClaim, resourcev1beta2.ResourceClaim](resourcev1beta2.SchemeGroupVersion.WithKind("ResourceClaim"), func() runtime.Object { return &resourcev1beta2.ResourceClaimList{} }),
+			apis.Cousin[resourcev1.ResourceClaim, resourcev1beta1.ResourceClaim](resourcev1beta1.SchemeGroupVersion.WithKind("ResourceClaim"), func() runtime.Object { return &resourcev1beta1.ResourceClaimList{} }, claimFromV1beta1, claimToV1beta1),
 		},
 		HasStatus: true,
 		Default:   defaultClaim,

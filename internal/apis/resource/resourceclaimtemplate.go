@@ -4,6 +4,7 @@ import (
 	"context"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	resourcev1beta1 "k8s.io/api/resource/v1beta1"
 	resourcev1beta2 "k8s.io/api/resource/v1beta2"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +27,7 @@ func resourceClaimTemplate(g Grants) *apis.Resource {
 		NewList: func() runtime.Object { return &resourcev1.ResourceClaimTemplateList{} },
 		Other: []apis.Version{
 			apis.Twin[resourcev1.ResourceClaimTemplate, resourcev1beta2.ResourceClaimTemplate](resourcev1beta2.SchemeGroupVersion.WithKind("ResourceClaimTemplate"), func() runtime.Object { return &resourcev1beta2.ResourceClaimTemplateList{} }),
+			apis.Cousin[resourcev1.ResourceClaimTemplate, resourcev1beta1.ResourceClaimTemplate](resourcev1beta1.SchemeGroupVersion.WithKind("ResourceClaimTemplate"), func() runtime.Object { return &resourcev1beta1.ResourceClaimTemplateList{} }, templateFromV1beta1, templateToV1beta1),
 		},
 		Default: func(t *resourcev1.ResourceClaimTemplate) { defaultClaimSpec(&t.Spec.Spec) },
 		Validate: func(ctx context.Context, t *resourcev1.ResourceClaimTemplate) field.ErrorList {

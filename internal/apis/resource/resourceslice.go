@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	resourcev1beta1 "k8s.io/api/resource/v1beta1"
 	resourcev1beta2 "k8s.io/api/resource/v1beta2"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,6 +34,7 @@ func resourceSlice() *apis.Resource {
 		NewList: func() runtime.Object { return &resourcev1.ResourceSliceList{} },
 		Other: []apis.Version{
 			apis.Twin[resourcev1.ResourceSlice, resourcev1beta2.ResourceSlice](resourcev1beta2.SchemeGroupVersion.WithKind("ResourceSlice"), func() runtime.Object { return &resourcev1beta2.ResourceSliceList{} }),
+			apis.Cousin[resourcev1.ResourceSlice, resourcev1beta1.ResourceSlice](resourcev1beta1.SchemeGroupVersion.WithKind("ResourceSlice"), func() runtime.Object { return &resourcev1beta1.ResourceSliceList{} }, sliceFromV1beta1, sliceToV1beta1),
 		},
 		Generation:    true,
 		PrepareCreate: func(_ context.Context, s *resourcev1.ResourceSlice) { noteTaints(s) },

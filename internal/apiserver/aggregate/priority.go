@@ -26,8 +26,6 @@ func PriorityOf(gv schema.GroupVersion, isCustom bool) (p Priority, ok bool) {
 		return Priority{17500, 30}, true
 	case schema.GroupVersion{Group: "resource.k8s.io", Version: "v1"}:
 		return Priority{16200, 20}, true
-	case schema.GroupVersion{Group: "resource.k8s.io", Version: "v1beta2"}:
-		return Priority{16200, 15}, true
 	case schema.GroupVersion{Group: "flowcontrol.apiserver.k8s.io", Version: "v1"}:
 		return Priority{16100, 21}, true
 	}
@@ -48,6 +46,7 @@ var betas = map[schema.GroupVersion]int32{
 	{Group: "admissionregistration.k8s.io", Version: "v1beta1"}: 12,
 	{Group: "certificates.k8s.io", Version: "v1beta1"}:          9,
 	{Group: "networking.k8s.io", Version: "v1beta1"}:            9,
+	{Group: "resource.k8s.io", Version: "v1beta1"}:              9,
 	{Group: "storage.k8s.io", Version: "v1beta1"}:               9,
 }
 
@@ -70,4 +69,5 @@ var groups = map[string]int32{
 	"coordination.k8s.io":          16500,
 	"node.k8s.io":                  16300,
 	"discovery.k8s.io":             16200,
+	"resource.k8s.io":              16200,
 }

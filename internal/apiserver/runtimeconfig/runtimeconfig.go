@@ -45,7 +45,6 @@ var unavailable = []schema.GroupVersion{
 	{Group: "coordination.k8s.io", Version: "v1beta1"},
 	{Group: "internal.apiserver.k8s.io", Version: "v1alpha1"},
 	{Group: "resource.k8s.io", Version: "v1alpha3"},
-	{Group: "resource.k8s.io", Version: "v1beta1"},
 	{Group: "scheduling.k8s.io", Version: "v1alpha2"},
 	{Group: "storagemigration.k8s.io", Version: "v1beta1"},
 }

@@ -139,13 +139,13 @@ func TestConfiguration(t *testing.T) {
 		config plugins.Config
 		want   string
 	}{
-		"no file":         {plugins.Config{File: "/nowhere"}, "reading the admission configuration: open /nowhere"},
-		"another kind":    {plugins.Config{File: write(t, "a", "kind: Other")}, "it must be an AdmissionConfiguration of version apiserver.config.k8s.io/v1"},
-		"unknown field":   {plugins.Config{File: write(t, "a", head+"x: 1")}, `unknown field "x"`},
-		"not to be set":   {plugins.Config{File: write(t, "a", head+"plugins: [{name: Priority}]")}, `plug-in "Priority" takes no configuration`},
-		"level":           {plugins.Config{File: write(t, "a", head+"plugins: [{name: PodSecurity, configuration: {defaults: {warn: strict}}}]")}, `defaults.warn: Invalid value: "strict": must be one of privileged, baseline, restricted`},
-		"limits":          {plugins.Config{Enable: []string{"EventRateLimit"}}, "limits: Required value"},
-		"limit":           {plugins.Config{Enable: []string{"EventRateLimit"}, File: write(t, "a", head+"plugins: [{name: EventRateLimit, path: "+write(t, "b", "limits: [{type: Moon, qps: 1, burst: 1}]")+"}]")}, `limits[0].type: Unsupported value: "Moon"`},
+		"no file":       {plugins.Config{File: "/nowhere"}, "reading the admission configuration: open /nowhere"},
+		"another kind":  {plugins.Config{File: write(t, "a", "kind: Other")}, "it must be an AdmissionConfiguration of version apiserver.config.k8s.io/v1"},
+		"unknown field": {plugins.Config{File: write(t, "a", head+"x: 1")}, `unknown field "x"`},
+		"not to be set": {plugins.Config{File: write(t, "a", head+"plugins: [{name: Priority}]")}, `plug-in "Priority" takes no configuration`},
+		"level":         {plugins.Config{File: write(t, "a", head+"plugins: [{name: PodSecurity, configuration: {defaults: {warn: strict}}}]")}, `defaults.warn: Invalid value: "strict": must be one of privileged, baseline, restricted`},
+		"limits":        {plugins.Config{Enable: []string{"EventRateLimit"}}, "limits: Required value"},
+		"limit":         {plugins.Config{Enable: []string{"EventRateLimit"}, File: write(t, "a", head+"plugins: [{name: EventRateLimit, path: "+write(t, "b", "limits: [{type: Moon, qps: 1, burst: 1}]")+"}]")}, `limits[0].type: Unsupported value: "Moon"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := plugins.New(t.Context(), e.deps, c.config)
