@@ -38,7 +38,7 @@ func TestBetaResources(t *testing.T) {
 			got = append(got, betaLine(list.GroupVersion, &r))
 		}
 	}
-	lacking := []string{"coordination.k8s.io/v1beta1 leasecandidates *", "resource.k8s.io/v1beta2 devicetaintrules*", "certificates.k8s.io/v1beta1 podcertificaterequests*"}
+	lacking := []string{"resource.k8s.io/v1beta2 devicetaintrules*", "certificates.k8s.io/v1beta1 podcertificaterequests*"}
 	compare(t, got, facts(t, "beta-resources.txt"), lacking, nil)
 }
 

@@ -7,5 +7,6 @@ import "skiff/internal/apis"
 func Resources() []*apis.Resource {
 	return []*apis.Resource{
 		lease(),
+		leaseCandidate(),
 	}
 }

@@ -45,6 +45,7 @@ func PriorityOf(gv schema.GroupVersion, isCustom bool) (p Priority, ok bool) {
 var betas = map[schema.GroupVersion]int32{
 	{Group: "admissionregistration.k8s.io", Version: "v1beta1"}: 12,
 	{Group: "certificates.k8s.io", Version: "v1beta1"}:          9,
+	{Group: "coordination.k8s.io", Version: "v1beta1"}:          13,
 	{Group: "networking.k8s.io", Version: "v1beta1"}:            9,
 	{Group: "resource.k8s.io", Version: "v1beta1"}:              9,
 	{Group: "storage.k8s.io", Version: "v1beta1"}:               9,

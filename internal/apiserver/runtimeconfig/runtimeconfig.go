@@ -42,7 +42,6 @@ var unavailable = []schema.GroupVersion{
 	{Group: "admissionregistration.k8s.io", Version: "v1alpha1"},
 	{Group: "certificates.k8s.io", Version: "v1alpha1"},
 	{Group: "coordination.k8s.io", Version: "v1alpha2"},
-	{Group: "coordination.k8s.io", Version: "v1beta1"},
 	{Group: "internal.apiserver.k8s.io", Version: "v1alpha1"},
 	{Group: "resource.k8s.io", Version: "v1alpha3"},
 	{Group: "scheduling.k8s.io", Version: "v1alpha2"},
