@@ -316,7 +316,7 @@ func (s *Server) PreferredResources() ([]*metav1.APIResourceList, error) {
 		seen := map[string]bool{}
 		for _, v := range group.Versions {
 			gv := schema.GroupVersion{Group: group.Name, Version: v.Version}
-			if docs.stale[gv] {
+			if docs.stale[gv] || docs.resources[gv] == nil {
 				continue
 			}
 			list := &metav1.APIResourceList{GroupVersion: gv.String()}

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff/internal/apiserver/features"
@@ -183,5 +185,33 @@ func TestPodsWithoutTheFeature(t *testing.T) {
 	}
 	if got := sources(features.ClusterTrustBundle, features.ClusterTrustBundleProjection); got != `[{"clusterTrustBundle":{"name":"x","path":"p"}}]` {
 		t.Errorf("on: %s", got)
+	}
+}
+
+// TestWithoutTheCoreGroup shows that the parts of a server do without what its
+// clients do not see.
+func TestWithoutTheCoreGroup(t *testing.T) {
+	t.Parallel()
+	s := serving(t, "api/all=false,flowcontrol.apiserver.k8s.io/v1=true,apps/v1/deployments=true")
+	for path, code := range map[string]int{"/api/v1": 404, "/api/v1/pods": 404, "/apis/apps/v1/deployments": 200, "/apis/apps/v1/daemonsets": 404, "/readyz": 200} {
+		if a := s.do(call{Method: "GET", Path: path}); a.Code != code {
+			t.Errorf("%s: %d, want %d: %.200s", path, a.Code, code, a.Body)
+		}
+	}
+	lists, err := s.Discover(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, list := range lists {
+		if !strings.HasPrefix(list.GroupVersion, "metrics.k8s.io/") {
+			got = append(got, list.GroupVersion)
+		}
+	}
+	if want := []string{"apps/v1", "flowcontrol.apiserver.k8s.io/v1"}; !slices.Equal(got, want) {
+		t.Errorf("controllers are told of %q, want %q", got, want)
+	}
+	if list := (&corev1.NamespaceList{}); s.Client.List(t.Context(), list) != nil || len(list.Items) == 0 {
+		t.Error("parts of the server see no namespaces")
 	}
 }
