@@ -21,8 +21,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/common"
+	"k8s.io/apiserver/pkg/warning"
 
 	"skiff/internal/apis"
+	"skiff/internal/apiserver/verbs"
 )
 
 // The checks below look at one object in the version that it says it has. What
@@ -115,9 +117,16 @@ func (c *checks) obey(ctx context.Context, s *structural.Structural, found field
 		was = old
 	}
 	defer c.cel.Evaluated(time.Now())
+	// What an update may leave wrong is warned of.
+	ctx = warning.WithWarningRecorder(ctx, warner(func(text string) { verbs.Warn(ctx, text) }))
 	errs, _ := c.rules.Validate(ctx, nil, s, obj, was, celconfig.RuntimeCELCostBudget, options...)
 	return errs
 }
+
+// warner is told of warnings, whoever gives them.
+type warner func(text string)
+
+func (w warner) AddWarning(_, text string) { w(text) }
 
 func malformed(e *field.Error) bool {
 	switch e.Type {

@@ -10,6 +10,7 @@ import (
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	flowcontrolv1apply "k8s.io/client-go/applyconfigurations/flowcontrol/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -167,11 +168,10 @@ func (c *Controller) writeStatus(ctx context.Context, writer client.StatusClient
 	if want == nil {
 		return nil
 	}
-	want.LastTransitionTime = metav1.NewTime(c.clock.Now())
-	changed := s.DeepCopy()
-	changed.Status.Conditions = slices.DeleteFunc(changed.Status.Conditions, func(have flowcontrolv1.FlowSchemaCondition) bool { return have.Type == want.Type })
-	changed.Status.Conditions = append(changed.Status.Conditions, *want)
-	return writer.Status().Patch(ctx, changed, client.MergeFrom(s), client.FieldOwner(fieldManager))
+	condition := flowcontrolv1apply.FlowSchemaCondition().WithType(want.Type).WithStatus(want.Status).
+		WithReason(want.Reason).WithMessage(want.Message).WithLastTransitionTime(metav1.NewTime(c.clock.Now()))
+	status := flowcontrolv1apply.FlowSchemaStatus().WithConditions(condition)
+	return writer.Status().Apply(ctx, flowcontrolv1apply.FlowSchema(s.Name).WithStatus(status), client.ForceOwnership, client.FieldOwner(fieldManager))
 }
 
 // mandatoryLevels and mandatorySchemas are in force even when nobody has stored
