@@ -2,6 +2,7 @@ package admissionregistration
 
 import (
 	"context"
+	"reflect"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,7 +26,11 @@ func mutatingWebhookConfiguration(admission *cel.Admission) *apis.Resource {
 		New: func() *admissionregistrationv1.MutatingWebhookConfiguration {
 			return &admissionregistrationv1.MutatingWebhookConfiguration{}
 		},
-		NewList:                func() runtime.Object { return &admissionregistrationv1.MutatingWebhookConfigurationList{} },
+		NewList: func() runtime.Object { return &admissionregistrationv1.MutatingWebhookConfigurationList{} },
+		// Even what means the same counts.
+		NewGeneration: func(c, old *admissionregistrationv1.MutatingWebhookConfiguration) bool {
+			return !reflect.DeepEqual(c.Webhooks, old.Webhooks)
+		},
 		Generation:             true,
 		RequireResourceVersion: true,
 		Default: func(c *admissionregistrationv1.MutatingWebhookConfiguration) {

@@ -2,6 +2,7 @@ package admissionregistration
 
 import (
 	"context"
+	"reflect"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,7 +24,11 @@ func validatingWebhookConfiguration(admission *cel.Admission) *apis.Resource {
 		New: func() *admissionregistrationv1.ValidatingWebhookConfiguration {
 			return &admissionregistrationv1.ValidatingWebhookConfiguration{}
 		},
-		NewList:                func() runtime.Object { return &admissionregistrationv1.ValidatingWebhookConfigurationList{} },
+		NewList: func() runtime.Object { return &admissionregistrationv1.ValidatingWebhookConfigurationList{} },
+		// Even what means the same counts.
+		NewGeneration: func(c, old *admissionregistrationv1.ValidatingWebhookConfiguration) bool {
+			return !reflect.DeepEqual(c.Webhooks, old.Webhooks)
+		},
 		Generation:             true,
 		RequireResourceVersion: true,
 		Default: func(c *admissionregistrationv1.ValidatingWebhookConfiguration) {

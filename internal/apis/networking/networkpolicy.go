@@ -2,6 +2,7 @@ package networking
 
 import (
 	"context"
+	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -27,11 +28,13 @@ func networkPolicy() *apis.Resource {
 			ShortNames: []string{"netpol"},
 			Namespaced: true,
 		},
-		Version:    "v1",
-		New:        func() *networkingv1.NetworkPolicy { return &networkingv1.NetworkPolicy{} },
-		NewList:    func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
-		Generation: true,
-		Default:    defaultNetworkPolicy,
+		Version: "v1",
+		New:     func() *networkingv1.NetworkPolicy { return &networkingv1.NetworkPolicy{} },
+		NewList: func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
+		// Even what means the same counts.
+		NewGeneration: func(p, old *networkingv1.NetworkPolicy) bool { return !reflect.DeepEqual(p.Spec, old.Spec) },
+		Generation:    true,
+		Default:       defaultNetworkPolicy,
 		Validate: func(_ context.Context, p *networkingv1.NetworkPolicy) field.ErrorList {
 			return validateNetworkPolicy(&p.Spec, policyChecks{})
 		},
