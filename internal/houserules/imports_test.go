@@ -172,13 +172,15 @@ func TestLightPackages(t *testing.T) {
 	}
 }
 
-// leaves are the libraries inside upstream's server modules: CEL functions,
-// types of configuration files, schema helpers. They serve and store nothing.
+// leaves are the libraries inside upstream's server modules: CEL functions and
+// how they warn, types of configuration files, schema helpers. They serve and
+// store nothing.
 var leaves = []string{
 	"k8s.io/apiserver/pkg/apis",
 	"k8s.io/apiserver/pkg/authentication/user",
 	"k8s.io/apiserver/pkg/authorization/authorizer",
 	"k8s.io/apiserver/pkg/cel",
+	"k8s.io/apiserver/pkg/warning",
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers",
 	"k8s.io/apiextensions-apiserver/pkg/apis",
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema",

@@ -2,6 +2,7 @@ package resource
 
 import (
 	"fmt"
+	"strconv"
 
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -44,7 +45,7 @@ func validatePolicyValues(values []resource.Quantity, wish, capacity resource.Qu
 		}
 	}
 	found := false
-	errs = append(errs, checks.Set(values, maxPolicyValues, path, func(q *resource.Quantity) string { return q.String() },
+	errs = append(errs, checks.Set(values, maxPolicyValues, path, func(q *resource.Quantity) string { return strconv.FormatInt(q.Value(), 10) },
 		func(q *resource.Quantity, at *field.Path) field.ErrorList {
 			found = found || q.Cmp(wish) == 0
 			if q.Cmp(capacity) > 0 {

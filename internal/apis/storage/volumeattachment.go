@@ -56,15 +56,16 @@ func volumeAttachment() *apis.Resource {
 }
 
 func validateVolumeAttachment(_ context.Context, a *storagev1.VolumeAttachment) field.ErrorList {
-	return append(validateAttachment(a), validateAttacher(a)...)
+	return append(validateAttacher(a), validateAttachment(a)...)
 }
 
 // validateVolumeAttachmentUpdate lets attachers that older rules accepted pass.
 func validateVolumeAttachmentUpdate(_ context.Context, a, old *storagev1.VolumeAttachment) field.ErrorList {
-	errs := validateAttachment(a)
+	var errs field.ErrorList
 	if a.Spec.Attacher != old.Spec.Attacher {
-		errs = append(errs, validateAttacher(a)...)
+		errs = validateAttacher(a)
 	}
+	errs = append(errs, validateAttachment(a)...)
 	return append(errs, validation.ValidateImmutableField(a.Spec, old.Spec, field.NewPath("spec"))...)
 }
 
