@@ -142,6 +142,20 @@ func TestRatcheting(t *testing.T) {
 			if err := patch("{spec: {touched: 1}}"); k.strict && wrong(err) || !k.strict && err != nil {
 				t.Errorf("a change beside: %v", err)
 			}
+			if k.name == "rule" {
+				stored, err := c.Get(t.Context(), k.name, metav1.GetOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				js, err := stored.MarshalJSON()
+				if err != nil {
+					t.Fatal(err)
+				}
+				const left = `spec.rule: Invalid value: "b": needs an a`
+				if _, err := f.raw("PUT", "/apis/example.com/v1/namespaces/default/tights/rule", "application/json", string(js)); err != nil || !f.warned[left] {
+					t.Errorf("what stays wrong is not warned of: %v, %v", f.warned, err)
+				}
+			}
 			if err := patch(fmt.Sprintf("{spec: {%s: %s}}", k.name, k.other)); k.waived && err != nil || !k.waived && wrong(err) {
 				t.Errorf("a change of what is forbidden: %v", err)
 			}
