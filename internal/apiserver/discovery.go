@@ -255,7 +255,7 @@ func (s *Server) serveDiscoveryPath(w http.ResponseWriter, r *http.Request, info
 	case path == "apis":
 		writeObject(w, r, m, http.StatusOK, &metav1.APIGroupList{Groups: docs.groups}, schema.GroupVersionKind{Version: "v1", Kind: "APIGroupList"})
 	case parts[0] == "api" && len(parts) == 2:
-		return s.writeResources(w, r, m, docs.resources[schema.GroupVersion{Version: parts[1]}])
+		return s.writeResources(w, r, m, docs, schema.GroupVersion{Version: parts[1]})
 	case parts[0] == "apis" && len(parts) == 2:
 		for i := range docs.groups {
 			if docs.groups[i].Name == parts[1] {
@@ -265,19 +265,23 @@ func (s *Server) serveDiscoveryPath(w http.ResponseWriter, r *http.Request, info
 		}
 		return false
 	case parts[0] == "apis" && len(parts) == 3:
-		return s.writeResources(w, r, m, docs.resources[schema.GroupVersion{Group: parts[1], Version: parts[2]}])
+		return s.writeResources(w, r, m, docs, schema.GroupVersion{Group: parts[1], Version: parts[2]})
 	default:
 		return false
 	}
 	return true
 }
 
-func (s *Server) writeResources(w http.ResponseWriter, r *http.Request, m *mediaType, list *metav1.APIResourceList) bool {
-	if list == nil {
-		return false
+func (s *Server) writeResources(w http.ResponseWriter, r *http.Request, m *mediaType, docs *discoveryDocs, gv schema.GroupVersion) bool {
+	if list := docs.resources[gv]; list != nil {
+		writeObject(w, r, m, http.StatusOK, list, listGVK)
+		return true
 	}
-	writeObject(w, r, m, http.StatusOK, list, listGVK)
-	return true
+	if s.builtIn(gv.Group) {
+		writeError(w, r, notFound())
+		return true
+	}
+	return false
 }
 
 // rootPaths lists everything that can be asked for below /.

@@ -125,11 +125,21 @@ func pathHasName(info *requestInfo) bool {
 	return strings.Contains(info.Path, "/watch/") && strings.HasSuffix(info.Path, "/"+info.Name)
 }
 
-// builtIn reports whether the group has resources that are not custom. As with
-// upstream, what is unknown there is told in a Status, and elsewhere by the last
-// of all handlers, in plain text.
+// builtIn reports whether clients see resources in the group that are not
+// custom. As with upstream, what is unknown there is told in a Status, and
+// elsewhere by the last of all handlers, in plain text.
 func (s *Server) builtIn(group string) bool {
-	return slices.ContainsFunc(s.Verbs.Resources(), func(r *verbs.Resource) bool { return r.Custom == nil && r.Group == group })
+	return slices.ContainsFunc(s.Verbs.Resources(), func(r *verbs.Resource) bool {
+		if r.Custom != nil {
+			return false
+		}
+		for v := range r.Served() {
+			if v.Group == group {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // methodNotAllowed is the answer to what a path does not serve, in upstream's

@@ -79,6 +79,15 @@ func TestTurnedOff(t *testing.T) {
 			t.Errorf("%s: %d, want %d: %.200s", tt.path, a.Code, tt.code, a.Body)
 		}
 	}
+	// In a group of which there is something, a Status says that there is nothing.
+	for path, text := range map[string]string{
+		"/apis/certificates.k8s.io/v1beta1": "the server could not find the requested resource", "/apis/apps/v9": "the server could not find the requested resource",
+		"/apis/batch/v1/jobs": "404 page not found", "/apis/batch/v1": "404 page not found",
+	} {
+		if a := s.do(call{Method: "GET", Path: path}); !strings.Contains(string(a.Body), text) {
+			t.Errorf("%s: %s, want %s", path, a.Body, text)
+		}
+	}
 	// What can be seen in both versions is one object.
 	const at = "/apis/networking.k8s.io/%s/ipaddresses"
 	s.ok(201, call{Method: "POST", Path: fmt.Sprintf(at, "v1beta1"), Body: `{"metadata":{"name":"10.9.8.7"},"spec":{"parentRef":{"resource":"x","name":"y"}}}`})
