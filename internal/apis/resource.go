@@ -56,6 +56,12 @@ type Resource struct {
 	// ValidateUpdate alone decides on an update: it contains as much of
 	// Validate as holds for objects that exist.
 	ValidateUpdate func(ctx context.Context, obj, old Object) field.ErrorList
+	// MetadataOnUpdate and MetadataOnStatusUpdate are the checks of an update's
+	// metadata that follow the check that all resources have in common; nil is
+	// AsChanged. They show in causes that are said again, and in what is asked
+	// of finalizers and generateName.
+	MetadataOnUpdate       []MetadataCheck
+	MetadataOnStatusUpdate []MetadataCheck
 	// ValidateName checks metadata.name (prefix=true: generateName). Nil means
 	// DNS subdomain.
 	ValidateName func(name string, prefix bool) []string
@@ -125,6 +131,16 @@ type Resource struct {
 	// Custom is set for resources whose objects have no Go type.
 	Custom *Custom
 }
+
+// MetadataCheck is a way to check the metadata of an update.
+type MetadataCheck int
+
+const (
+	// AsChanged compares it with what it was.
+	AsChanged MetadataCheck = iota
+	// AsNew checks it as that of a new object.
+	AsNew
+)
 
 // Custom is what there is to say of custom resources. Their objects are
 // unstructured and carry their version. Each request works in its own version:
@@ -305,6 +321,8 @@ type Of[T Object] struct {
 	PrepareUpdate          func(ctx context.Context, obj, old T)
 	Validate               func(ctx context.Context, obj T) field.ErrorList
 	ValidateUpdate         func(ctx context.Context, obj, old T) field.ErrorList
+	MetadataOnUpdate       []MetadataCheck
+	MetadataOnStatusUpdate []MetadataCheck
 	ValidateName           func(name string, prefix bool) []string
 	Warnings               func(ctx context.Context, obj, old T) []string
 	HasStatus              bool
@@ -340,6 +358,8 @@ func (d Of[T]) Resource() *Resource {
 		Default:                lift(d.Default),
 		PrepareCreate:          liftCtx(d.PrepareCreate),
 		PrepareUpdate:          liftCtx2(d.PrepareUpdate),
+		MetadataOnUpdate:       d.MetadataOnUpdate,
+		MetadataOnStatusUpdate: d.MetadataOnStatusUpdate,
 		ValidateName:           d.ValidateName,
 		HasStatus:              d.HasStatus,
 		PrepareStatusUpdate:    liftCtx2(d.PrepareStatusUpdate),

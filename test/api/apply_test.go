@@ -129,7 +129,6 @@ func (s *server) applyOwnership(t *testing.T) {
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: owned, namespace: default}\n":  "does not match the namespace",
 		"- not\n- an object\n": "error decoding YAML",
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: owned, uid: other}\ndata: {z: z}\n": "",
-		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: owned}\ndata: {a: {b: c}}\n":        "",
 	} {
 		a := s.apply(path, "bad", body)
 		if a.Code < 400 || !strings.Contains(a.status(t).Message, text) || a.Code >= 500 {
@@ -137,9 +136,19 @@ func (s *server) applyOwnership(t *testing.T) {
 		}
 	}
 	// What does not fit the schema is upstream's error without a reason.
-	a = s.apply(path, "bad", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: owned, finalizers: [x/y, x/y]}\n")
-	if st := a.status(t); a.Code != 500 || st.Reason != "" || !strings.Contains(st.Message, "failed to create typed patch object (applied/owned; /v1, Kind=ConfigMap): .metadata.finalizers: duplicate entries") {
-		t.Errorf("a set with something twice: %d %s", a.Code, a.Body)
+	for body, text := range map[string]string{
+		"metadata: {name: owned, finalizers: [x/y, x/y]}\n":   "failed to create typed patch object (/owned; /v1, Kind=ConfigMap): .metadata.finalizers: duplicate entries for key [=\"x/y\"]",
+		"metadata: {name: owned}\ndata: {a: {b: c}}\n":        `failed to create typed patch object (/owned; /v1, Kind=ConfigMap): .data.a: expected string, got &value.valueUnstructured{Value:map[string]interface {}{"b":"c"}}`,
+		"metadata: {name: owned, unknown: 1}\n":               "failed to create typed patch object (/owned; /v1, Kind=ConfigMap): .metadata.unknown: field not declared in schema",
+		"metadata: {name: owned, deletionTimestamp: \"5\"}\n": `failed to convert new object (/owned; /v1, Kind=ConfigMap) to proper version: unable to convert unstructured object to /v1, Kind=ConfigMap: parsing time "5" as "2006-01-02T15:04:05Z07:00": cannot parse "5" as "2006"`,
+	} {
+		a = s.apply(path, "bad", "apiVersion: v1\nkind: ConfigMap\n"+body)
+		if st := a.status(t); a.Code != 500 || st.Reason != "" || st.Message != text {
+			t.Errorf("%s: %d %s", body, a.Code, a.Body)
+		}
+	}
+	if a = s.apply(path, "bad", "apiVersion: v1\nkind: ConfigMap\n"); a.Code != 400 || a.status(t).Message != "the name of the object (owned based on URL) was undeterminable: name must be provided" {
+		t.Errorf("without a name: %d %s", a.Code, a.Body)
 	}
 }
 

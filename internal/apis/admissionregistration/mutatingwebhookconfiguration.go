@@ -33,6 +33,7 @@ func mutatingWebhookConfiguration(admission *cel.Admission) *apis.Resource {
 		},
 		Generation:             true,
 		RequireResourceVersion: true,
+		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew},
 		Default: func(c *admissionregistrationv1.MutatingWebhookConfiguration) {
 			for i := range c.Webhooks {
 				w := &c.Webhooks[i]

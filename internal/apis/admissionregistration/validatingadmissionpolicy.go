@@ -35,6 +35,7 @@ func validatingAdmissionPolicy(admission *cel.Admission, g Grants) *apis.Resourc
 		HasStatus:              true,
 		Generation:             true,
 		RequireResourceVersion: true,
+		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew},
 		Default: func(p *admissionregistrationv1.ValidatingAdmissionPolicy) {
 			fill.Pointer(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
 			defaultMatch(p.Spec.MatchConstraints)

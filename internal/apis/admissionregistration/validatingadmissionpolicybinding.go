@@ -28,6 +28,7 @@ func validatingAdmissionPolicyBinding(g Grants) *apis.Resource {
 		NewList:                func() runtime.Object { return &admissionregistrationv1.ValidatingAdmissionPolicyBindingList{} },
 		Generation:             true,
 		RequireResourceVersion: true,
+		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew},
 		Default:                func(b *admissionregistrationv1.ValidatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
 		Validate: func(ctx context.Context, b *admissionregistrationv1.ValidatingAdmissionPolicyBinding) field.ErrorList {
 			change := bindingChange{policy: b.Spec.PolicyName, ref: b.Spec.ParamRef}

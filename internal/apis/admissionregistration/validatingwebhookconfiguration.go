@@ -31,6 +31,7 @@ func validatingWebhookConfiguration(admission *cel.Admission) *apis.Resource {
 		},
 		Generation:             true,
 		RequireResourceVersion: true,
+		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew},
 		Default: func(c *admissionregistrationv1.ValidatingWebhookConfiguration) {
 			for i := range c.Webhooks {
 				defaultWebhook(&c.Webhooks[i])

@@ -32,6 +32,7 @@ func apiService() *apis.Resource {
 		HasStatus:              true,
 		RequireResourceVersion: true,
 		ValidateName:           func(name string, _ bool) []string { return pathvalidation.IsValidPathSegmentName(name) },
+		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
 		Default: func(s *apiregistrationv1.APIService) {
 			if s.Spec.Service != nil {
 				fill.Pointer(&s.Spec.Service.Port, 443)

@@ -159,7 +159,7 @@ spec:
     spec: {containers: [{name: main, image: postgres, volumeMounts: [{name: data, mountPath: /data}]}]}
 `)
 	s := valid.Spec
-	if s.PodManagementPolicy != "OrderedReady" || *s.UpdateStrategy.RollingUpdate.Partition != 0 || s.UpdateStrategy.RollingUpdate.MaxUnavailable.IntVal != 1 {
+	if s.PodManagementPolicy != "OrderedReady" || *s.UpdateStrategy.RollingUpdate.Partition != 0 || s.UpdateStrategy.RollingUpdate.MaxUnavailable != nil {
 		t.Errorf("wrong defaults: %+v", s)
 	}
 	if p := s.PersistentVolumeClaimRetentionPolicy; p.WhenDeleted != "Retain" || p.WhenScaled != "Retain" {
@@ -177,8 +177,11 @@ spec:
 			"spec.updateStrategy.rollingUpdate: Invalid value: only allowed for updateStrategy 'RollingUpdate'"),
 		change("partition", func(s *appsv1.StatefulSet) { s.Spec.UpdateStrategy.RollingUpdate.Partition = ptr.To[int32](-1) },
 			"spec.updateStrategy.rollingUpdate.partition: Invalid value: must be greater than or equal to 0"),
-		change("unavailable", func(s *appsv1.StatefulSet) { s.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable = number(0) },
-			"spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: cannot be 0"),
+		change("label", func(s *appsv1.StatefulSet) { s.Spec.Template.Labels["x"] = "b c" },
+			"spec.template.labels: Invalid value: a valid label must be", "spec.template.labels: Invalid value: a valid label must be"),
+		change("two claims of a name", func(s *appsv1.StatefulSet) {
+			s.Spec.VolumeClaimTemplates = append(s.Spec.VolumeClaimTemplates, s.Spec.VolumeClaimTemplates[0])
+		}),
 		change("ordinals", func(s *appsv1.StatefulSet) { s.Spec.Ordinals = &appsv1.StatefulSetOrdinals{Start: -1} },
 			"spec.ordinals.start: Invalid value: must be greater than or equal to 0"),
 		change("service", func(s *appsv1.StatefulSet) { s.Spec.ServiceName = "a.b" },
@@ -195,6 +198,10 @@ spec:
 		change("service", func(s *appsv1.StatefulSet) { s.Spec.ServiceName = "other" }, forbidden),
 		change("management", func(s *appsv1.StatefulSet) { s.Spec.PodManagementPolicy = "Parallel" }, forbidden),
 	)
+	broken := valid.DeepCopy()
+	broken.Spec.Template.Spec.Containers[0].Image = ""
+	checkstest.Update(t, r, broken,
+		change("was not valid", func(s *appsv1.StatefulSet) { s.Spec.Template.Spec.Containers[0].Name = "" }))
 }
 
 func TestDaemonSet(t *testing.T) {

@@ -128,8 +128,8 @@ func validateDaemonSet(_ context.Context, d *appsv1.DaemonSet) field.ErrorList {
 
 func validateDaemonSetUpdate(_ context.Context, d, old *appsv1.DaemonSet) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateDaemonSetSpec(&d.Spec, &old.Spec, path)
-	return append(errs, validation.ValidateImmutableField(d.Spec.Selector, old.Spec.Selector, path.Child("selector"))...)
+	errs := validation.ValidateImmutableField(d.Spec.Selector, old.Spec.Selector, path.Child("selector"))
+	return append(errs, validateDaemonSetSpec(&d.Spec, &old.Spec, path)...)
 }
 
 // validateDaemonSetSpec checks a spec; old is the one before an update.

@@ -114,22 +114,27 @@ func annotationsChanged(d, old *appsv1.Deployment) bool {
 }
 
 func validateDeployment(_ context.Context, d *appsv1.Deployment) field.ErrorList {
-	return validateDeploymentSpec(&d.Spec, nil, field.NewPath("spec"))
+	return validateDeploymentSpec(d, nil, field.NewPath("spec"))
 }
 
 func validateDeploymentUpdate(_ context.Context, d, old *appsv1.Deployment) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateDeploymentSpec(&d.Spec, &old.Spec.Template, path)
+	errs := validateDeploymentSpec(d, &old.Spec.Template, path)
 	return append(errs, validation.ValidateImmutableField(d.Spec.Selector, old.Spec.Selector, path.Child("selector"))...)
 }
 
 // validateDeploymentSpec checks a spec; old is the template before an update.
-func validateDeploymentSpec(s *appsv1.DeploymentSpec, old *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
+func validateDeploymentSpec(d *appsv1.Deployment, old *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
+	s := &d.Spec
 	errs := checks.OptionalNonnegative(s.Replicas, path.Child("replicas"))
 	errs = append(errs, validateReplicated(s.Selector, &s.Template, old, path)...)
 	errs = append(errs, validateStrategy(&s.Strategy, path.Child("strategy"))...)
 	errs = append(errs, checks.Nonnegative(s.MinReadySeconds, path.Child("minReadySeconds"))...)
 	errs = append(errs, checks.OptionalNonnegative(s.RevisionHistoryLimit, path.Child("revisionHistoryLimit"))...)
+	// A field of older versions; what is no number has been refused already.
+	if revision, err := strconv.ParseInt(d.Annotations[appsv1.DeprecatedRollbackTo], 10, 64); err == nil {
+		errs = append(errs, checks.Nonnegative(revision, path.Child("rollback", "version"))...)
+	}
 	if deadline := s.ProgressDeadlineSeconds; deadline != nil {
 		errs = append(errs, checks.Nonnegative(*deadline, path.Child("progressDeadlineSeconds"))...)
 		if *deadline <= s.MinReadySeconds {

@@ -9,8 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -90,7 +90,10 @@ func defaultStatefulSet(obj *appsv1.StatefulSet) {
 	}
 	if rolling := s.UpdateStrategy.RollingUpdate; s.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType && rolling != nil {
 		fill.Pointer(&rolling.Partition, 0)
-		fill.Pointer(&rolling.MaxUnavailable, intstr.FromInt32(1))
+	}
+	// The feature is not on upstream.
+	if rolling := s.UpdateStrategy.RollingUpdate; rolling != nil {
+		rolling.MaxUnavailable = nil
 	}
 	fill.Pointer(&s.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
 	retention := s.PersistentVolumeClaimRetentionPolicy
@@ -111,12 +114,19 @@ func defaultStatefulSet(obj *appsv1.StatefulSet) {
 }
 
 func validateStatefulSet(_ context.Context, s *appsv1.StatefulSet) field.ErrorList {
-	return validateStatefulSetSpec(&s.Spec, nil, field.NewPath("spec"))
+	path := field.NewPath("spec")
+	return validateStatefulSetSpec(&s.Spec, true, validateTemplate(completed(&s.Spec), nil, path.Child("template")), path)
 }
 
 func validateStatefulSetUpdate(_ context.Context, s, old *appsv1.StatefulSet) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateStatefulSetSpec(&s.Spec, &old.Spec, path)
+	template := path.Child("template")
+	// A set whose template is no longer valid can be updated all the same.
+	var ofTemplate field.ErrorList
+	if len(validateStatefulSetSpec(&old.Spec, false, validateTemplate(completed(&old.Spec), nil, template), path)) == 0 {
+		ofTemplate = validateTemplate(completed(&s.Spec), completed(&old.Spec), template)
+	}
+	errs := validateStatefulSetSpec(&s.Spec, false, ofTemplate, path)
 
 	changed := s.Spec.DeepCopy()
 	changed.Replicas = old.Spec.Replicas
@@ -146,6 +156,9 @@ func completed(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 	var volumes []corev1.Volume
 	for i := range s.VolumeClaimTemplates {
 		name := s.VolumeClaimTemplates[i].Name
+		if claimed[name] {
+			continue
+		}
 		claimed[name] = true
 		volumes = append(volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
 			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name},
@@ -160,10 +173,10 @@ func completed(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 	return &template
 }
 
-// validateStatefulSetSpec checks a spec; old is the one before an update, which
-// leaves the claims and the service's name alone: they cannot change, and older
-// servers took any.
-func validateStatefulSetSpec(s, old *appsv1.StatefulSetSpec, path *field.Path) field.ErrorList {
+// validateStatefulSetSpec checks a spec; what is wrong with the template that
+// pods are made from is given. The claims and the service's name are checked in
+// new sets alone: they cannot change, and older servers took any.
+func validateStatefulSetSpec(s *appsv1.StatefulSetSpec, isNew bool, ofTemplate field.ErrorList, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	switch s.PodManagementPolicy {
 	case "":
@@ -174,15 +187,15 @@ func validateStatefulSetSpec(s, old *appsv1.StatefulSetSpec, path *field.Path) f
 	}
 	errs = append(errs, validateStatefulSetStrategy(&s.UpdateStrategy, path.Child("updateStrategy"))...)
 	errs = append(errs, validateRetention(s.PersistentVolumeClaimRetentionPolicy, path.Child("persistentVolumeClaimRetentionPolicy"))...)
-	if old == nil {
+	if isNew {
 		errs = append(errs, validateClaims(s.VolumeClaimTemplates, path.Child("volumeClaimTemplates"))...)
 	}
 	errs = append(errs, checks.OptionalNonnegative(s.Replicas, path.Child("replicas"))...)
 	errs = append(errs, checks.Nonnegative(s.MinReadySeconds, path.Child("minReadySeconds"))...)
 	if s.Ordinals != nil {
-		errs = append(errs, checks.Nonnegative(s.Ordinals.Start, path.Child("ordinals", "start"))...)
+		errs = append(errs, checks.Nonnegative(s.Ordinals.Start, path.Child("ordinals.start"))...)
 	}
-	if old == nil && s.ServiceName != "" {
+	if isNew && s.ServiceName != "" {
 		errs = append(errs, checks.Name(s.ServiceName, path.Child("serviceName"), utilvalidation.IsDNS1123Label)...)
 	}
 	errs = append(errs, validateSelector(s.Selector, "statefulset", path.Child("selector"))...)
@@ -190,7 +203,9 @@ func validateStatefulSetSpec(s, old *appsv1.StatefulSetSpec, path *field.Path) f
 		errs = append(errs, field.Invalid(path.Child("selector"), s.Selector, ""))
 	} else {
 		errs = append(errs, validateMatch(s.Selector, &s.Template, path.Child("template"))...)
-		errs = append(errs, validateCompleted(s, old, path.Child("template"))...)
+		errs = append(errs, ofTemplate...)
+		errs = append(errs, metav1validation.ValidateLabels(s.Template.Labels, path.Child("template", "labels"))...)
+		errs = append(errs, validation.ValidateAnnotations(s.Template.Annotations, path.Child("template", "annotations"))...)
 	}
 	return append(errs, validateEndless(&s.Template, "StatefulSet", path.Child("template"))...)
 }
@@ -201,13 +216,6 @@ func validateClaims(claims []corev1.PersistentVolumeClaim, path *field.Path) fie
 		errs = append(errs, core.ValidatePersistentVolumeClaimSpec(&claims[i].Spec, path.Index(i).Child("spec"))...)
 	}
 	return errs
-}
-
-func validateCompleted(s, old *appsv1.StatefulSetSpec, path *field.Path) field.ErrorList {
-	if old == nil {
-		return validateTemplate(completed(s), nil, path)
-	}
-	return validateTemplate(completed(s), completed(old), path)
 }
 
 func validateStatefulSetStrategy(s *appsv1.StatefulSetUpdateStrategy, path *field.Path) field.ErrorList {
@@ -224,15 +232,7 @@ func validateStatefulSetStrategy(s *appsv1.StatefulSetUpdateStrategy, path *fiel
 		if rolling == nil {
 			return nil
 		}
-		errs := checks.OptionalNonnegative(rolling.Partition, rollingPath.Child("partition"))
-		if unavailable := rolling.MaxUnavailable; unavailable != nil {
-			errs = append(errs, checks.NumberOrPercent(*unavailable, rollingPath.Child("maxUnavailable"))...)
-			if checks.IsZero(*unavailable) {
-				errs = append(errs, field.Invalid(rollingPath.Child("maxUnavailable"), *unavailable, "cannot be 0"))
-			}
-			errs = append(errs, checks.AtMost100Percent(*unavailable, rollingPath.Child("maxUnavailable"))...)
-		}
-		return errs
+		return checks.OptionalNonnegative(rolling.Partition, rollingPath.Child("partition"))
 	}
 	return field.ErrorList{field.Invalid(path, *s, "must be 'RollingUpdate' or 'OnDelete'")}
 }

@@ -96,6 +96,7 @@ func TestValidation(t *testing.T) {
 			"spec.metrics[0].pods: Required value: must populate information for the given metric source"),
 		change("no type", func(h *hpa) { h.Spec.Metrics[0].Type = "" },
 			"spec.metrics[0].type: Required value: must specify a metric source type",
+			`spec.metrics[0].type: Unsupported value: supported values: "ContainerResource", "External", "Object", "Pods", "Resource"`,
 			`spec.metrics[0].type: Unsupported value: supported values: "ContainerResource", "External", "Object", "Pods", "Resource"`),
 		change("core target", func(h *hpa) { h.Spec.ScaleTargetRef.APIVersion = "v1" },
 			"spec.scaleTargetRef.apiVersion: Invalid value: apiVersion must specify API group"),

@@ -43,8 +43,11 @@ func validateSpec(s, old *autoscalingv2.HorizontalPodAutoscalerSpec) field.Error
 	if s.MinReplicas != nil && *s.MinReplicas < least {
 		errs = append(errs, field.Invalid(path.Child("minReplicas"), *s.MinReplicas, fmt.Sprintf("must be greater than or equal to %d", least)))
 	}
-	if s.MaxReplicas < 1 {
-		errs = append(errs, field.Invalid(path.Child("maxReplicas"), s.MaxReplicas, "must be greater than 0"))
+	switch {
+	case s.MaxReplicas == 0:
+		errs = append(errs, field.Required(path.Child("maxReplicas"), "must be set and greater than 0"))
+	case s.MaxReplicas < 0:
+		errs = append(errs, field.Invalid(path.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to 1"))
 	}
 	if s.MinReplicas != nil && s.MaxReplicas < *s.MinReplicas {
 		errs = append(errs, field.Invalid(path.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`"))
@@ -126,6 +129,12 @@ func validateMetrics(s *autoscalingv2.HorizontalPodAutoscalerSpec, described ver
 	return errs
 }
 
+// metricSources are the known types of metrics.
+var metricSources = []autoscalingv2.MetricSourceType{
+	autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType,
+	autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType, autoscalingv2.ResourceMetricSourceType,
+}
+
 // validateMetric checks the first source that is set, and that it is the only
 // one and the one that the type names.
 func validateMetric(m *autoscalingv2.MetricSpec, described versions, path *field.Path) field.ErrorList {
@@ -155,6 +164,7 @@ func validateMetric(m *autoscalingv2.MetricSpec, described versions, path *field
 	if m.Type == "" {
 		errs = append(errs, field.Required(path.Child("type"), "must specify a metric source type"))
 	}
+	errs = append(errs, checks.Supported(m.Type, path.Child("type"), metricSources...)...)
 	known, set := false, 0
 	for _, s := range sources {
 		at := path.Child(s.name)
@@ -172,10 +182,7 @@ func validateMetric(m *autoscalingv2.MetricSpec, described versions, path *field
 		}
 	}
 	if !known {
-		wrong = append(wrong, field.NotSupported(path.Child("type"), m.Type, []autoscalingv2.MetricSourceType{
-			autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType,
-			autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType, autoscalingv2.ResourceMetricSourceType,
-		}))
+		wrong = append(wrong, checks.Supported(m.Type, path.Child("type"), metricSources...)...)
 	}
 	for _, s := range sources {
 		if set > 1 && s.set && s.kind != m.Type {

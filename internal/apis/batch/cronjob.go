@@ -36,14 +36,15 @@ func cronJob() *apis.Resource {
 			Categories: []string{"all"},
 			Namespaced: true,
 		},
-		Version:        "v1",
-		New:            func() *batchv1.CronJob { return &batchv1.CronJob{} },
-		NewList:        func() runtime.Object { return &batchv1.CronJobList{} },
-		HasStatus:      true,
-		Generation:     true,
-		Default:        defaultCronJob,
-		Validate:       validateCronJob,
-		ValidateUpdate: validateCronJobUpdate,
+		Version:                "v1",
+		New:                    func() *batchv1.CronJob { return &batchv1.CronJob{} },
+		NewList:                func() runtime.Object { return &batchv1.CronJobList{} },
+		HasStatus:              true,
+		Generation:             true,
+		MetadataOnStatusUpdate: []apis.MetadataCheck{},
+		Default:                defaultCronJob,
+		Validate:               validateCronJob,
+		ValidateUpdate:         validateCronJobUpdate,
 		Warnings: func(_ context.Context, c, old *batchv1.CronJob) []string {
 			var warnings []string
 			if old == nil {
@@ -107,8 +108,6 @@ func defaultCronJob(c *batchv1.CronJob) {
 
 func validateCronJob(_ context.Context, c *batchv1.CronJob) field.ErrorList {
 	errs := validateCronJobSpec(&c.Spec, nil)
-	template := field.NewPath("spec", "jobTemplate", "spec", "template")
-	errs = append(errs, core.ValidatePodTemplateSpec(&c.Spec.JobTemplate.Spec.Template, template)...)
 	if len(c.Name) > maxCronJobName {
 		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), c.Name, fmt.Sprintf("must be no more than %d characters", maxCronJobName)))
 	}
@@ -116,12 +115,9 @@ func validateCronJob(_ context.Context, c *batchv1.CronJob) field.ErrorList {
 }
 
 func validateCronJobUpdate(_ context.Context, c, old *batchv1.CronJob) field.ErrorList {
-	errs := validateCronJobSpec(&c.Spec, &old.Spec)
-	template := field.NewPath("spec", "jobTemplate", "spec", "template")
-	return append(errs, core.ValidatePodTemplateSpecUpdate(&c.Spec.JobTemplate.Spec.Template, &old.Spec.JobTemplate.Spec.Template, template)...)
+	return validateCronJobSpec(&c.Spec, &old.Spec)
 }
 
-// validateCronJobSpec checks all but the pod template itself.
 func validateCronJobSpec(s, old *batchv1.CronJobSpec) field.ErrorList {
 	path := field.NewPath("spec")
 	errs := validateSchedule(s, old, path)
@@ -130,18 +126,21 @@ func validateCronJobSpec(s, old *batchv1.CronJobSpec) field.ErrorList {
 		errs = append(errs, validateTimeZone(s.TimeZone, path.Child("timeZone"))...)
 	}
 	errs = append(errs, checks.Enum(s.ConcurrencyPolicy, path.Child("concurrencyPolicy"), batchv1.AllowConcurrent, batchv1.ForbidConcurrent, batchv1.ReplaceConcurrent)...)
-	errs = append(errs, checks.OptionalNonnegative(s.SuccessfulJobsHistoryLimit, path.Child("successfulJobsHistoryLimit"))...)
-	errs = append(errs, checks.OptionalNonnegative(s.FailedJobsHistoryLimit, path.Child("failedJobsHistoryLimit"))...)
 
 	job, jobPath := &s.JobTemplate.Spec, path.Child("jobTemplate", "spec")
-	errs = append(errs, validateJobSpec(job, jobPath)...)
+	var was *batchv1.JobSpec
+	if old != nil {
+		was = &old.JobTemplate.Spec
+	}
+	errs = append(errs, validateJobSpec(job, was, jobPath)...)
 	if job.Selector != nil {
 		errs = append(errs, field.Invalid(jobPath.Child("selector"), job.Selector, "`selector` will be auto-generated"))
 	}
 	if ptr.Deref(job.ManualSelector, false) {
 		errs = append(errs, field.NotSupported(jobPath.Child("manualSelector"), *job.ManualSelector, []string{"nil", "false"}))
 	}
-	return errs
+	errs = append(errs, checks.OptionalNonnegative(s.SuccessfulJobsHistoryLimit, path.Child("successfulJobsHistoryLimit"))...)
+	return append(errs, checks.OptionalNonnegative(s.FailedJobsHistoryLimit, path.Child("failedJobsHistoryLimit"))...)
 }
 
 func validateSchedule(s, old *batchv1.CronJobSpec, path *field.Path) field.ErrorList {

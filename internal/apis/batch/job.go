@@ -43,6 +43,7 @@ func job() *apis.Resource {
 		Generation: true,
 		// Clients of batch/v1 have always had to ask for the pods to go too.
 		DefaultPropagation:   metav1.DeletePropagationOrphan,
+		MetadataOnUpdate:     []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
 		Default:              defaultJob,
 		PrepareCreate:        func(_ context.Context, j *batchv1.Job) { generateSelector(j) },
 		Validate:             validateJob,
@@ -130,6 +131,10 @@ func generateSelector(j *batchv1.Job) {
 	}
 	if _, found := j.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel]; !found {
 		j.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel] = string(j.UID)
+	}
+	// As defaulting would have it that sees the template now.
+	if len(j.Labels) == 0 {
+		j.Labels = labels
 	}
 }
 

@@ -30,12 +30,11 @@ const (
 )
 
 func validateJob(_ context.Context, j *batchv1.Job) field.ErrorList {
-	errs := validateHostNames(j)
-	errs = append(errs, validateGeneratedSelector(j, true)...)
 	path := field.NewPath("spec")
-	errs = append(errs, validateJobSpec(&j.Spec, path)...)
-	errs = append(errs, core.ValidatePodTemplateSpec(&j.Spec.Template, path.Child("template"))...)
-	return append(errs, validateSelector(&j.Spec, path)...)
+	errs := validateGeneratedSelector(j, true)
+	errs = append(errs, validateJobSpec(&j.Spec, nil, path)...)
+	errs = append(errs, validateSelector(&j.Spec, path)...)
+	return append(errs, validateHostNames(j)...)
 }
 
 func validateHostNames(j *batchv1.Job) field.ErrorList {
@@ -80,18 +79,21 @@ func validateGeneratedSelector(j *batchv1.Job, prefixed bool) field.ErrorList {
 }
 
 func validateSelector(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	if s.Selector == nil {
-		return field.ErrorList{field.Required(path.Child("selector"), "")}
+		errs = append(errs, field.Required(path.Child("selector"), ""))
+	} else {
+		errs = metav1validation.ValidateLabelSelector(s.Selector, metav1validation.LabelSelectorValidationOptions{}, path.Child("selector"))
 	}
-	errs := metav1validation.ValidateLabelSelector(s.Selector, metav1validation.LabelSelectorValidationOptions{}, path.Child("selector"))
 	if selector, err := metav1.LabelSelectorAsSelector(s.Selector); err == nil && !selector.Matches(labels.Set(s.Template.Labels)) {
 		errs = append(errs, field.Invalid(path.Child("template", "metadata", "labels"), s.Template.Labels, "`selector` does not match template `labels`"))
 	}
 	return errs
 }
 
-// validateJobSpec checks all but the selector and the pod template itself.
-func validateJobSpec(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
+// validateJobSpec checks all but the selector; old is what was there before an
+// update.
+func validateJobSpec(s, old *batchv1.JobSpec, path *field.Path) field.ErrorList {
 	errs := checks.OptionalNonnegative(s.Parallelism, path.Child("parallelism"))
 	errs = append(errs, checks.OptionalNonnegative(s.Completions, path.Child("completions"))...)
 	errs = append(errs, checks.OptionalNonnegative(s.ActiveDeadlineSeconds, path.Child("activeDeadlineSeconds"))...)
@@ -125,7 +127,12 @@ func validateJobSpec(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
 			// Pods that are still terminating have no known outcome yet.
 			supported = supported[:1]
 		}
-		errs = append(errs, checks.Enum(*policy, path.Child("podReplacementPolicy"), supported...)...)
+		errs = append(errs, checks.Supported(*policy, path.Child("podReplacementPolicy"), supported...)...)
+	}
+	if template := path.Child("template"); old == nil {
+		errs = append(errs, core.ValidatePodTemplateSpec(&s.Template, template)...)
+	} else {
+		errs = append(errs, core.ValidatePodTemplateSpecUpdate(&s.Template, &old.Template, template)...)
 	}
 	return append(errs, validateRestartPolicy(s, path.Child("template", "spec", "restartPolicy"))...)
 }
@@ -149,9 +156,12 @@ func validateRestartPolicy(s *batchv1.JobSpec, path *field.Path) field.ErrorList
 func validateCompletionMode(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if s.CompletionMode != nil {
-		errs = append(errs, checks.Enum(*s.CompletionMode, path.Child("completionMode"), batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)...)
+		errs = append(errs, checks.Supported(*s.CompletionMode, path.Child("completionMode"), batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)...)
 	}
 	const needsIndexed = "requires indexed completion mode"
+	if s.CompletionMode != nil && *s.CompletionMode != batchv1.NonIndexedCompletion && *s.CompletionMode != batchv1.IndexedCompletion {
+		return errs
+	}
 	if !isIndexed(s) {
 		if s.BackoffLimitPerIndex != nil {
 			errs = append(errs, field.Invalid(path.Child("backoffLimitPerIndex"), *s.BackoffLimitPerIndex, needsIndexed))
@@ -195,11 +205,12 @@ func validateJobUpdate(_ context.Context, j, old *batchv1.Job) field.ErrorList {
 	s, was, path := &j.Spec, &old.Spec, field.NewPath("spec")
 	_, hadName := was.Template.Labels[batchv1.JobNameLabel]
 	_, hadUID := was.Template.Labels[batchv1.ControllerUidLabel]
-	errs := validateHostNames(j)
-	errs = append(errs, validateGeneratedSelector(j, hadName && hadUID)...)
-	errs = append(errs, validateJobSpec(s, path)...)
-	errs = append(errs, core.ValidatePodTemplateSpecUpdate(&s.Template, &was.Template, path.Child("template"))...)
-	errs = append(errs, validateSelector(s, path)...)
+	errs := validateGeneratedSelector(j, hadName && hadUID)
+	// Like upstream, as a job and then as a change of one.
+	spec := append(validateJobSpec(s, was, path), validateSelector(s, path)...)
+	errs = append(errs, spec...)
+	errs = append(errs, validateHostNames(j)...)
+	errs = append(errs, spec...)
 	errs = append(errs, validateCompletionsUpdate(s, was, path)...)
 	errs = append(errs, validation.ValidateImmutableField(s.Selector, was.Selector, path.Child("selector"))...)
 	errs = append(errs, validateTemplateUpdate(j, old, path.Child("template"))...)

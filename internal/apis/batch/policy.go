@@ -9,6 +9,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
@@ -81,7 +82,7 @@ func validateConditionPatterns(patterns []batchv1.PodFailurePolicyOnPodCondition
 	}
 	statuses := []corev1.ConditionStatus{corev1.ConditionFalse, corev1.ConditionTrue, corev1.ConditionUnknown}
 	for i, p := range patterns {
-		errs = append(errs, checks.QualifiedName(string(p.Type), path.Index(i).Child("type"))...)
+		errs = append(errs, checks.Name(string(p.Type), path.Index(i).Child("type"), validation.IsQualifiedName)...)
 		errs = append(errs, enum(p.Status, path.Index(i).Child("status"), statuses)...)
 	}
 	return errs

@@ -24,11 +24,13 @@ func certificateSigningRequest() *apis.Resource {
 			Group: "certificates.k8s.io", Resource: "certificatesigningrequests", Singular: "certificatesigningrequest", Kind: "CertificateSigningRequest",
 			ShortNames: []string{"csr"},
 		},
-		Version:       "v1",
-		New:           func() *certificatesv1.CertificateSigningRequest { return &certificatesv1.CertificateSigningRequest{} },
-		NewList:       func() runtime.Object { return &certificatesv1.CertificateSigningRequestList{} },
-		HasStatus:     true,
-		PrepareCreate: prepareRequest,
+		Version:                "v1",
+		New:                    func() *certificatesv1.CertificateSigningRequest { return &certificatesv1.CertificateSigningRequest{} },
+		NewList:                func() runtime.Object { return &certificatesv1.CertificateSigningRequestList{} },
+		HasStatus:              true,
+		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnStatusUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		PrepareCreate:          prepareRequest,
 		PrepareUpdate: func(_ context.Context, r, old *certificatesv1.CertificateSigningRequest) {
 			r.Spec = *old.Spec.DeepCopy()
 		},

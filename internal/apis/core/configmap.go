@@ -20,12 +20,13 @@ const sealed = "field is immutable when `immutable` is set"
 
 func configMaps() *apis.Resource {
 	return apis.Of[*corev1.ConfigMap]{
-		Names:          apis.Names{Resource: "configmaps", Singular: "configmap", Kind: "ConfigMap", ShortNames: []string{"cm"}, Namespaced: true},
-		Version:        "v1",
-		New:            func() *corev1.ConfigMap { return &corev1.ConfigMap{} },
-		NewList:        func() runtime.Object { return &corev1.ConfigMapList{} },
-		Validate:       func(_ context.Context, c *corev1.ConfigMap) field.ErrorList { return validateConfigMap(c) },
-		ValidateUpdate: validateConfigMapUpdate,
+		Names:            apis.Names{Resource: "configmaps", Singular: "configmap", Kind: "ConfigMap", ShortNames: []string{"cm"}, Namespaced: true},
+		Version:          "v1",
+		New:              func() *corev1.ConfigMap { return &corev1.ConfigMap{} },
+		NewList:          func() runtime.Object { return &corev1.ConfigMapList{} },
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		Validate:         func(_ context.Context, c *corev1.ConfigMap) field.ErrorList { return validateConfigMap(c) },
+		ValidateUpdate:   validateConfigMapUpdate,
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("Data", corev1.ConfigMap{}.SwaggerDoc()["data"]),

@@ -27,6 +27,7 @@ func endpoints() *apis.Resource {
 		New:                 func() *corev1.Endpoints { return &corev1.Endpoints{} },
 		NewList:             func() runtime.Object { return &corev1.EndpointsList{} },
 		AllowCreateOnUpdate: true,
+		MetadataOnUpdate:    []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
 		Default: func(e *corev1.Endpoints) {
 			for i := range e.Subsets {
 				for j := range e.Subsets[i].Ports {

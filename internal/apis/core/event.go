@@ -25,10 +25,11 @@ const eventSeconds = 3600
 // events.k8s.io/v1 with other names for some fields and stricter rules.
 func events() *apis.Resource {
 	r := apis.Of[*corev1.Event]{
-		Names:   apis.Names{Resource: "events", Singular: "event", Kind: "Event", ShortNames: []string{"ev"}, Namespaced: true},
-		Version: "v1",
-		New:     func() *corev1.Event { return &corev1.Event{} },
-		NewList: func() runtime.Object { return &corev1.EventList{} },
+		MetadataOnUpdate: []apis.MetadataCheck{},
+		Names:            apis.Names{Resource: "events", Singular: "event", Kind: "Event", ShortNames: []string{"ev"}, Namespaced: true},
+		Version:          "v1",
+		New:              func() *corev1.Event { return &corev1.Event{} },
+		NewList:          func() runtime.Object { return &corev1.EventList{} },
 		Other: []apis.Version{{
 			Group: "events.k8s.io", Version: "v1", Kind: "Event",
 			New:     func() apis.Object { return &eventsv1.Event{} },

@@ -22,6 +22,7 @@ func limitRanges() *apis.Resource {
 		New:                 func() *corev1.LimitRange { return &corev1.LimitRange{} },
 		NewList:             func() runtime.Object { return &corev1.LimitRangeList{} },
 		AllowCreateOnUpdate: true,
+		MetadataOnUpdate:    []apis.MetadataCheck{apis.AsNew},
 		Default:             defaultLimitRange,
 		Validate:            validateLimitRange,
 	}.Resource()

@@ -25,8 +25,9 @@ func namespaces() *apis.Resource {
 		New:     func() *corev1.Namespace { return &corev1.Namespace{} },
 		NewList: func() runtime.Object { return &corev1.NamespaceList{} },
 
-		Default:       defaultNamespace,
-		PrepareCreate: prepareNamespace,
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		Default:          defaultNamespace,
+		PrepareCreate:    prepareNamespace,
 		PrepareUpdate: func(_ context.Context, ns, old *corev1.Namespace) {
 			ns.Spec.Finalizers = old.Spec.Finalizers
 		},

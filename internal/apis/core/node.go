@@ -22,15 +22,16 @@ import (
 
 func nodes() *apis.Resource {
 	return apis.Of[*corev1.Node]{
-		Names:          apis.Names{Resource: "nodes", Singular: "node", Kind: "Node", ShortNames: []string{"no"}},
-		Version:        "v1",
-		Prefix:         "/registry/minions",
-		New:            func() *corev1.Node { return &corev1.Node{} },
-		NewList:        func() runtime.Object { return &corev1.NodeList{} },
-		Default:        defaultNode,
-		Validate:       func(_ context.Context, n *corev1.Node) field.ErrorList { return validateNode(n) },
-		ValidateUpdate: func(_ context.Context, n, old *corev1.Node) field.ErrorList { return validateNodeUpdate(n, old) },
-		HasStatus:      true,
+		Names:            apis.Names{Resource: "nodes", Singular: "node", Kind: "Node", ShortNames: []string{"no"}},
+		Version:          "v1",
+		Prefix:           "/registry/minions",
+		New:              func() *corev1.Node { return &corev1.Node{} },
+		NewList:          func() runtime.Object { return &corev1.NodeList{} },
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		Default:          defaultNode,
+		Validate:         func(_ context.Context, n *corev1.Node) field.ErrorList { return validateNode(n) },
+		ValidateUpdate:   func(_ context.Context, n, old *corev1.Node) field.ErrorList { return validateNodeUpdate(n, old) },
+		HasStatus:        true,
 		// A kubelet registers its node with a status.
 		KeepStatusOnCreate:   true,
 		ValidateStatusUpdate: func(_ context.Context, n, old *corev1.Node) field.ErrorList { return validateNodeUpdate(n, old) },

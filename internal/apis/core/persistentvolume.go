@@ -6,7 +6,6 @@ import (
 	"path"
 	"strings"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -17,16 +16,18 @@ import (
 
 	"skiff/internal/apis"
 	"skiff/internal/apis/columns"
+	"skiff/internal/apis/unversioned"
 )
 
 func persistentVolumes() *apis.Resource {
 	return apis.Of[*corev1.PersistentVolume]{
-		Names:    apis.Names{Resource: "persistentvolumes", Singular: "persistentvolume", Kind: "PersistentVolume", ShortNames: []string{"pv"}},
-		Version:  "v1",
-		Warnings: volumeWarnings,
-		New:      func() *corev1.PersistentVolume { return &corev1.PersistentVolume{} },
-		NewList:  func() runtime.Object { return &corev1.PersistentVolumeList{} },
-		Default:  defaultPersistentVolume,
+		Names:            apis.Names{Resource: "persistentvolumes", Singular: "persistentvolume", Kind: "PersistentVolume", ShortNames: []string{"pv"}},
+		Version:          "v1",
+		Warnings:         volumeWarnings,
+		New:              func() *corev1.PersistentVolume { return &corev1.PersistentVolume{} },
+		NewList:          func() runtime.Object { return &corev1.PersistentVolumeList{} },
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsNew, apis.AsNew},
+		Default:          defaultPersistentVolume,
 		PrepareCreate: func(_ context.Context, pv *corev1.PersistentVolume) {
 			now := metav1.Now()
 			pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: &now}
@@ -290,7 +291,7 @@ func validatePersistentVolumeUpdate(_ context.Context, pv, old *corev1.Persisten
 	}
 	if !apiequality.Semantic.DeepEqual(now, was) {
 		p.forbidden(field.NewPath("spec", "persistentvolumesource"),
-			fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", cmp.Diff(was, now)))
+			fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", unversioned.Diff(was, now)))
 	}
 	p.immutable(field.NewPath("volumeMode"), pv.Spec.VolumeMode, old.Spec.VolumeMode)
 	if old.Spec.NodeAffinity != nil && !apiequality.Semantic.DeepEqual(withoutBetaLabels(pv.Spec.NodeAffinity), withoutBetaLabels(old.Spec.NodeAffinity)) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -17,16 +16,18 @@ import (
 
 	"skiff/internal/apis"
 	"skiff/internal/apis/columns"
+	"skiff/internal/apis/unversioned"
 )
 
 func persistentVolumeClaims() *apis.Resource {
 	return apis.Of[*corev1.PersistentVolumeClaim]{
 		Names: apis.Names{Resource: "persistentvolumeclaims", Singular: "persistentvolumeclaim", Kind: "PersistentVolumeClaim",
 			ShortNames: []string{"pvc"}, Namespaced: true},
-		Version:  "v1",
-		Warnings: claimWarnings,
-		New:      func() *corev1.PersistentVolumeClaim { return &corev1.PersistentVolumeClaim{} },
-		NewList:  func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
+		Version:          "v1",
+		Warnings:         claimWarnings,
+		New:              func() *corev1.PersistentVolumeClaim { return &corev1.PersistentVolumeClaim{} },
+		NewList:          func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
 		Default: func(c *corev1.PersistentVolumeClaim) {
 			DefaultPersistentVolumeClaimSpec(&c.Spec)
 			if c.Status.Phase == "" {
@@ -188,7 +189,7 @@ func validateClaimUpdate(_ context.Context, c, old *corev1.PersistentVolumeClaim
 		}
 	}
 	if !apiequality.Semantic.DeepEqual(now, was) {
-		p.forbidden(spec, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", cmp.Diff(*was, *now)))
+		p.forbidden(spec, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", unversioned.Diff(*was, *now)))
 	}
 	// A claim whose expansion failed can be asked to be smaller again, but not
 	// smaller than it is.

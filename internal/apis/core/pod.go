@@ -24,6 +24,7 @@ func pods() *apis.Resource {
 		Version:              "v1",
 		New:                  func() *corev1.Pod { return &corev1.Pod{} },
 		NewList:              func() runtime.Object { return &corev1.PodList{} },
+		MetadataOnUpdate:     []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
 		Default:              defaultPod,
 		PrepareCreate:        func(_ context.Context, pod *corev1.Pod) { preparePod(pod) },
 		Validate:             func(_ context.Context, pod *corev1.Pod) field.ErrorList { return validatePodCreate(pod) },

@@ -22,9 +22,6 @@ func TestPodCauses(t *testing.T) {
 			change(p)
 		}
 	}
-	signal := func(p *corev1.Pod) {
-		p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{StopSignal: ptr.To[corev1.Signal]("SIGSPAM")}
-	}
 	for name, c := range map[string]struct {
 		change func(*corev1.Pod)
 		want   []string
@@ -46,11 +43,6 @@ func TestPodCauses(t *testing.T) {
 			"spec.hostnameOverride: Forbidden: may not be specified when setHostnameAsFQDN is true",
 			"spec.hostnameOverride: Forbidden: may not be specified when hostNetwork is true",
 		}},
-		"signal of no system":      {signal, []string{"spec.containers[0].lifecycle.stopSignal: Forbidden: may not be set for containers with empty `spec.os.name`"}},
-		"signal of another system": {system("windows", signal), []string{`spec.containers[0].lifecycle.stopSignal: Unsupported value: "SIGSPAM": supported values: "SIGKILL", "SIGTERM"`}},
-		"real-time signal": {system("linux", func(p *corev1.Pod) {
-			p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{StopSignal: ptr.To(corev1.SIGRTMAXMINUS14)}
-		}), nil},
 		"rules of a sidecar": {func(p *corev1.Pod) {
 			p.Spec.InitContainers = []corev1.Container{{Name: "s", Image: "x", RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
 				RestartPolicyRules: []corev1.ContainerRestartRule{{}}}}

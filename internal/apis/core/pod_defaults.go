@@ -3,6 +3,7 @@ package core
 import (
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/utils/ptr"
@@ -42,9 +43,6 @@ func defaultPod(pod *corev1.Pod) {
 		}
 	}
 	DefaultPodSpec(spec)
-	if pod.Status.Phase == "" {
-		pod.Status.Phase = corev1.PodPending
-	}
 }
 
 // defaultPodResources completes resources that are given for the pod as a
@@ -131,6 +129,7 @@ func DefaultPodSpec(spec *corev1.PodSpec) {
 	for i := range spec.EphemeralContainers {
 		defaultContainer((*corev1.Container)(&spec.EphemeralContainers[i].EphemeralContainerCommon))
 	}
+	dropGated(spec)
 	roundUp(spec.Overhead)
 	if spec.Resources != nil {
 		roundUp(spec.Resources.Limits)
@@ -301,22 +300,30 @@ func podQOS(pod *corev1.Pod) corev1.PodQOSClass {
 			}
 		}
 	}
-	guaranteed, bestEffort := true, true
-	for _, r := range all {
-		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-			limit, request := r.Limits[name], r.Requests[name]
-			if limit.Sign() > 0 || request.Sign() > 0 {
-				bestEffort = false
-			}
-			if limit.Sign() <= 0 || request.Sign() > 0 && request.Cmp(limit) != 0 {
-				guaranteed = false
-			}
+	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
+	add := func(total corev1.ResourceList, name corev1.ResourceName, q resource.Quantity) {
+		if q.Sign() > 0 {
+			q.Add(total[name])
+			total[name] = q
 		}
 	}
-	switch {
-	case bestEffort:
+	limited := true
+	for _, r := range all {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			limit := r.Limits[name]
+			add(requests, name, r.Requests[name].DeepCopy())
+			add(limits, name, limit.DeepCopy())
+			limited = limited && limit.Sign() > 0
+		}
+	}
+	if len(requests) == 0 && len(limits) == 0 {
 		return corev1.PodQOSBestEffort
-	case guaranteed:
+	}
+	same := len(requests) == len(limits)
+	for name, request := range requests {
+		same = same && request.Cmp(limits[name]) == 0
+	}
+	if limited && same {
 		return corev1.PodQOSGuaranteed
 	}
 	return corev1.PodQOSBurstable
@@ -362,5 +369,27 @@ func requireValues(s *metav1.LabelSelector, keys []string, operator metav1.Label
 		if value, ok := labels[key]; ok {
 			s.MatchExpressions = append(s.MatchExpressions, metav1.LabelSelectorRequirement{Key: key, Operator: operator, Values: []string{value}})
 		}
+	}
+}
+
+// dropGated empties the fields whose features upstream has not turned on.
+func dropGated(spec *corev1.PodSpec) {
+	spec.SchedulingGroup = nil
+	drop := func(c *corev1.Container) {
+		if c.Lifecycle == nil || c.Lifecycle.StopSignal == nil {
+			return
+		}
+		if c.Lifecycle.StopSignal = nil; *c.Lifecycle == (corev1.Lifecycle{}) {
+			c.Lifecycle = nil
+		}
+	}
+	for i := range spec.InitContainers {
+		drop(&spec.InitContainers[i])
+	}
+	for i := range spec.Containers {
+		drop(&spec.Containers[i])
+	}
+	for i := range spec.EphemeralContainers {
+		drop((*corev1.Container)(&spec.EphemeralContainers[i].EphemeralContainerCommon))
 	}
 }

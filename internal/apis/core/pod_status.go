@@ -16,6 +16,8 @@ import (
 // preparePodStatus keeps what a kubelet that does not know a field would lose.
 func preparePodStatus(pod, old *corev1.Pod) {
 	pod.OwnerReferences = old.OwnerReferences
+	pod.DeletionTimestamp = old.DeletionTimestamp
+	pod.Status.NodeAllocatableResourceClaimStatuses = nil
 	if pod.Status.QOSClass == "" {
 		pod.Status.QOSClass = old.Status.QOSClass
 	}

@@ -73,7 +73,6 @@ func TestPodDefaults(t *testing.T) {
 		"security context":   pod.Spec.SecurityContext != nil,
 		"service links":      *pod.Spec.EnableServiceLinks,
 		"service account":    pod.Spec.ServiceAccountName == "robot",
-		"phase":              pod.Status.Phase == corev1.PodPending,
 		"pull policy":        c.ImagePullPolicy == corev1.PullAlways,
 		"protocol":           c.Ports[0].Protocol == corev1.ProtocolTCP,
 		"host port":          c.Ports[0].HostPort == 80,
@@ -527,7 +526,7 @@ func TestPodCells(t *testing.T) {
 		change                  func(*corev1.Pod)
 		ready, reason, restarts string
 	}{
-		"new": {func(*corev1.Pod) {}, "0/1", "Pending", "0"},
+		"new": {preparePod, "0/1", "Pending", "0"},
 		"running": {func(p *corev1.Pod) {
 			p.Status = corev1.PodStatus{Phase: "Running", ContainerStatuses: []corev1.ContainerStatus{status("c", running, 2)}}
 		}, "1/1", "Running", "2"},

@@ -6,11 +6,12 @@ import (
 	"reflect"
 	"strings"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skiff/internal/apis/unversioned"
 )
 
 // contentOfUpdate checks a changed pod as a new one is, but for what was
@@ -60,7 +61,7 @@ func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 			"`spec.activeDeadlineSeconds`",
 			"`spec.tolerations` (only additions to existing tolerations)",
 			"`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
-		}, ","), cmp.Diff(old.Spec, *rest)))
+		}, ","), unversioned.Diff(old.Spec, *rest)))
 	}
 	return p.list()
 }
@@ -206,7 +207,7 @@ func validateEphemeralContainersUpdate(pod, old *corev1.Pod) field.ErrorList {
 		if is := now[was.Name]; is == nil {
 			p.forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", was.Name))
 		} else if !apiequality.Semantic.DeepEqual(is, was) {
-			p.forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, cmp.Diff(*was, *is)))
+			p.forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, unversioned.Diff(*was, *is)))
 		}
 	}
 	return p.list()

@@ -123,6 +123,7 @@ func (c *podCheck) podSpec(at *field.Path) {
 		c.resources(at.Child("overhead"), &corev1.ResourceRequirements{Limits: spec.Overhead}, nil, c.containerResourceName)
 	}
 	c.operatingSystem(at)
+	c.fileKeyVolumes(at)
 }
 
 // names checks what refers to other objects, or names the pod to others.
@@ -147,17 +148,17 @@ func (c *podCheck) names(at *field.Path) {
 	}
 	if override := spec.HostnameOverride; override != nil {
 		at := at.Child("hostnameOverride")
-		c.dnsSubdomain(at, *override)
-		const longest = 64
-		if len(*override) > longest {
-			c.one(field.TooLong(at, *override, longest))
+		if spec.SetHostnameAsFQDN != nil && *spec.SetHostnameAsFQDN {
+			c.forbidden(at, "may not be specified when setHostnameAsFQDN is true")
 		}
 		if spec.HostNetwork {
 			c.forbidden(at, "may not be specified when hostNetwork is true")
 		}
-		if spec.SetHostnameAsFQDN != nil && *spec.SetHostnameAsFQDN {
-			c.forbidden(at, "may not be specified when setHostnameAsFQDN is true")
+		const longest = 64
+		if len(*override) > longest {
+			c.one(field.TooLong(at, *override, longest))
 		}
+		c.dnsSubdomain(at, *override)
 	}
 }
 

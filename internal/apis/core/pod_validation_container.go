@@ -2,7 +2,6 @@ package core
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -196,7 +195,7 @@ func (c *podCheck) restartRules(at *field.Path, ctr *corev1.Container) {
 		corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)
 	at = at.Child("restartPolicyRules")
 	if most := 20; len(rules) > most {
-		c.one(field.TooLong(at, rules, most))
+		c.one(field.TooMany(at, len(rules), most))
 	}
 	for i, rule := range rules {
 		at := at.Index(i)
@@ -208,7 +207,7 @@ func (c *podCheck) restartRules(at *field.Path, ctr *corev1.Container) {
 		at = at.Child("exitCodes")
 		anyOf(&c.problems, at.Child("operator"), &rule.ExitCodes.Operator, corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)
 		if most := 255; len(rule.ExitCodes.Values) > most {
-			c.one(field.TooLong(at.Child("values"), rule.ExitCodes.Values, most))
+			c.one(field.TooMany(at.Child("values"), len(rule.ExitCodes.Values), most))
 		}
 	}
 }
@@ -219,6 +218,8 @@ func (c *podCheck) initRestartRules(at *field.Path, ctr *corev1.Container) {
 	switch {
 	case isSidecar(ctr) && len(ctr.RestartPolicyRules) > 0:
 		c.forbidden(at.Child("restartPolicyRules"), "restartPolicyRules are not allowed for init containers with restart policy Always")
+	case ctr.RestartPolicy == nil && len(ctr.RestartPolicyRules) > 0:
+		c.missing(at.Child("restartPolicy"), "must specify restartPolicy when restart rules are used")
 	case ctr.RestartPolicy != nil:
 		c.restartRules(at, ctr)
 	}
@@ -234,7 +235,7 @@ func (c *podCheck) resizePolicy(at *field.Path, policies []corev1.ContainerResiz
 		oneOf(&c.problems, at, policy.ResourceName, corev1.ResourceCPU, corev1.ResourceMemory)
 		oneOf(&c.problems, at, policy.RestartPolicy, corev1.NotRequired, corev1.RestartContainer)
 		if c.spec.RestartPolicy == corev1.RestartPolicyNever && policy.RestartPolicy != corev1.NotRequired {
-			c.invalid(at, policy.RestartPolicy, "must be 'NotRequired' when `restartPolicy` is 'Never'")
+			c.invalid(at, policy.RestartPolicy, "must be 'NotRequired' when pod `restartPolicy` is 'Never'")
 		}
 	}
 }
@@ -247,9 +248,6 @@ func (c *podCheck) lifecycleAndProbes(at *field.Path, ctr *corev1.Container) {
 		}
 		if l.PreStop != nil {
 			c.handler(at.Child("preStop"), handler{exec: l.PreStop.Exec, httpGet: l.PreStop.HTTPGet, tcpSocket: l.PreStop.TCPSocket, sleep: l.PreStop.Sleep})
-		}
-		if l.StopSignal != nil {
-			c.stopSignal(at.Child("stopSignal"), *l.StopSignal)
 		}
 	}
 	once := func(name string, probe *corev1.Probe) {
@@ -264,43 +262,6 @@ func (c *podCheck) lifecycleAndProbes(at *field.Path, ctr *corev1.Container) {
 	if p := ctr.ReadinessProbe; p != nil && p.TerminationGracePeriodSeconds != nil {
 		c.invalid(at.Child("readinessProbe", "terminationGracePeriodSeconds"), p.TerminationGracePeriodSeconds, "must not be set for readinessProbes")
 	}
-}
-
-// stopSignal checks a signal, which the pod's system must have.
-func (c *podCheck) stopSignal(at *field.Path, signal corev1.Signal) {
-	if c.spec.OS == nil {
-		c.forbidden(at, "may not be set for containers with empty `spec.os.name`")
-		return
-	}
-	var known []corev1.Signal
-	switch c.spec.OS.Name {
-	case corev1.Windows:
-		known = []corev1.Signal{corev1.SIGKILL, corev1.SIGTERM}
-	case corev1.Linux:
-		known = linuxSignals()
-	default:
-		return
-	}
-	anyOf(&c.problems, at, &signal, known...)
-}
-
-func linuxSignals() []corev1.Signal {
-	signals := []corev1.Signal{
-		corev1.SIGABRT, corev1.SIGALRM, corev1.SIGBUS, corev1.SIGCHLD, corev1.SIGCLD, corev1.SIGCONT, corev1.SIGFPE, corev1.SIGHUP,
-		corev1.SIGILL, corev1.SIGINT, corev1.SIGIO, corev1.SIGIOT, corev1.SIGKILL, corev1.SIGPIPE, corev1.SIGPOLL, corev1.SIGPROF,
-		corev1.SIGPWR, corev1.SIGQUIT, corev1.SIGRTMAX, corev1.SIGRTMIN, corev1.SIGSEGV, corev1.SIGSTKFLT, corev1.SIGSTOP, corev1.SIGSYS,
-		corev1.SIGTERM, corev1.SIGTRAP, corev1.SIGTSTP, corev1.SIGTTIN, corev1.SIGTTOU, corev1.SIGURG, corev1.SIGUSR1, corev1.SIGUSR2,
-		corev1.SIGVTALRM, corev1.SIGWINCH, corev1.SIGXCPU, corev1.SIGXFSZ,
-	}
-	// Each of the 32 real-time signals is named from the nearer end.
-	for n := 1; n <= 15; n++ {
-		signals = append(signals, corev1.Signal(fmt.Sprintf("%s+%d", corev1.SIGRTMIN, n)))
-	}
-	for n := 1; n <= 14; n++ {
-		signals = append(signals, corev1.Signal(fmt.Sprintf("%s-%d", corev1.SIGRTMAX, n)))
-	}
-	slices.Sort(signals)
-	return signals
 }
 
 func (c *podCheck) probe(at *field.Path, p *corev1.Probe) {

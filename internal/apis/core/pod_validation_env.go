@@ -85,12 +85,24 @@ func (c *podCheck) fileKeyRef(at *field.Path, ref *corev1.FileKeySelector) {
 	if ref.VolumeName != "" {
 		c.dnsLabel(at.Child("volumeName"), ref.VolumeName)
 	}
-	i := slices.IndexFunc(c.spec.Volumes, func(v corev1.Volume) bool { return v.Name == ref.VolumeName })
-	if i < 0 {
-		c.one(field.NotFound(at.Child("volumeName"), ref.VolumeName))
-	} else if c.spec.Volumes[i].EmptyDir == nil {
-		c.invalid(at.Child("volumeName"), ref.VolumeName, "referenced volume must be of type emptyDir")
-	}
+}
+
+// fileKeyVolumes checks the volumes that such variables are read from.
+func (c *podCheck) fileKeyVolumes(at *field.Path) {
+	visitContainers(c.spec, at, func(ctr *corev1.Container, at *field.Path) {
+		for i, v := range ctr.Env {
+			if v.ValueFrom == nil || v.ValueFrom.FileKeyRef == nil {
+				continue
+			}
+			name, at := v.ValueFrom.FileKeyRef.VolumeName, at.Child("env").Index(i).Child("valueFrom", "fileKeyRef", "volumeName")
+			i := slices.IndexFunc(c.spec.Volumes, func(v corev1.Volume) bool { return v.Name == name })
+			if i < 0 {
+				c.one(field.NotFound(at, name))
+			} else if c.spec.Volumes[i].EmptyDir == nil {
+				c.invalid(at, name, "referenced volume must be of type emptyDir")
+			}
+		}
+	})
 }
 
 // subscripted takes metadata.labels['key'] and the like apart.

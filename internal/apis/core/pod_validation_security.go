@@ -31,11 +31,12 @@ func (c *podCheck) podSecurityContext(at *field.Path) {
 	}
 	c.sysctls(at.Child("sysctls"), sc.Sysctls)
 	anyOf(&c.problems, at.Child("fsGroupChangePolicy"), sc.FSGroupChangePolicy, corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)
-	anyOf(&c.problems, at.Child("supplementalGroupsPolicy"), sc.SupplementalGroupsPolicy, corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)
-	anyOf(&c.problems, at.Child("seLinuxChangePolicy"), sc.SELinuxChangePolicy, corev1.SELinuxChangePolicyMountOption, corev1.SELinuxChangePolicyRecursive)
 	c.seccomp(at.Child("seccompProfile"), sc.SeccompProfile)
-	c.appArmor(at.Child("appArmorProfile"), sc.AppArmorProfile)
 	c.windowsOptions(at.Child("windowsOptions"), sc.WindowsOptions)
+	c.appArmor(at.Child("appArmorProfile"), sc.AppArmorProfile)
+	anyOf(&c.problems, at.Child("supplementalGroupsPolicy"), sc.SupplementalGroupsPolicy, corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)
+	// The mounting of volumes with a label (MountOption) is not on upstream.
+	anyOf(&c.problems, at.Child("seLinuxChangePolicy"), sc.SELinuxChangePolicy, corev1.SELinuxChangePolicyRecursive)
 }
 
 func (c *podCheck) userID(at *field.Path, id *int64) {

@@ -17,13 +17,14 @@ import (
 
 func secrets() *apis.Resource {
 	return apis.Of[*corev1.Secret]{
-		Names:          apis.Names{Resource: "secrets", Singular: "secret", Kind: "Secret", Namespaced: true},
-		Version:        "v1",
-		New:            func() *corev1.Secret { return &corev1.Secret{} },
-		NewList:        func() runtime.Object { return &corev1.SecretList{} },
-		Default:        defaultSecret,
-		Validate:       func(_ context.Context, s *corev1.Secret) field.ErrorList { return validateSecret(s) },
-		ValidateUpdate: validateSecretUpdate,
+		Names:            apis.Names{Resource: "secrets", Singular: "secret", Kind: "Secret", Namespaced: true},
+		Version:          "v1",
+		New:              func() *corev1.Secret { return &corev1.Secret{} },
+		NewList:          func() runtime.Object { return &corev1.SecretList{} },
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		Default:          defaultSecret,
+		Validate:         func(_ context.Context, s *corev1.Secret) field.ErrorList { return validateSecret(s) },
+		ValidateUpdate:   validateSecretUpdate,
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("Type", corev1.Secret{}.SwaggerDoc()["type"]),

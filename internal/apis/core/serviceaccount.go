@@ -21,13 +21,14 @@ const mountableSecrets = "kubernetes.io/enforce-mountable-secrets"
 
 func serviceAccounts() *apis.Resource {
 	return apis.Of[*corev1.ServiceAccount]{
-		Names:        apis.Names{Resource: "serviceaccounts", Singular: "serviceaccount", Kind: "ServiceAccount", ShortNames: []string{"sa"}, Namespaced: true},
-		Version:      "v1",
-		New:          func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
-		NewList:      func() runtime.Object { return &corev1.ServiceAccountList{} },
-		ValidateName: apivalidation.ValidateServiceAccountName,
-		Warnings:     serviceAccountWarnings,
-		Columns:      []metav1.TableColumnDefinition{columns.Name(), columns.AgeColumn()},
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		Names:            apis.Names{Resource: "serviceaccounts", Singular: "serviceaccount", Kind: "ServiceAccount", ShortNames: []string{"sa"}, Namespaced: true},
+		Version:          "v1",
+		New:              func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
+		NewList:          func() runtime.Object { return &corev1.ServiceAccountList{} },
+		ValidateName:     apivalidation.ValidateServiceAccountName,
+		Warnings:         serviceAccountWarnings,
+		Columns:          []metav1.TableColumnDefinition{columns.Name(), columns.AgeColumn()},
 		Cells: func(s *corev1.ServiceAccount) []any {
 			return []any{s.Name, columns.Age(s.CreationTimestamp)}
 		},

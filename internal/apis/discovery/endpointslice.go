@@ -42,11 +42,12 @@ func endpointSlice() *apis.Resource {
 			Group: "discovery.k8s.io", Resource: "endpointslices", Singular: "endpointslice", Kind: "EndpointSlice",
 			Namespaced: true,
 		},
-		Version:    "v1",
-		New:        func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
-		NewList:    func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
-		Generation: true,
-		Default:    defaultEndpointSlice,
+		Version:          "v1",
+		New:              func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} },
+		NewList:          func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsNew},
+		Generation:       true,
+		Default:          defaultEndpointSlice,
 		NewGeneration: func(s, old *discoveryv1.EndpointSlice) bool {
 			return !equality.Semantic.DeepEqual(s.Labels, old.Labels)
 		},

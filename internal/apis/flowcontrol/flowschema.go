@@ -26,14 +26,15 @@ func flowSchema() *apis.Resource {
 		Names: apis.Names{
 			Group: "flowcontrol.apiserver.k8s.io", Resource: "flowschemas", Singular: "flowschema", Kind: "FlowSchema",
 		},
-		Version:    "v1",
-		New:        func() *flowcontrolv1.FlowSchema { return &flowcontrolv1.FlowSchema{} },
-		NewList:    func() runtime.Object { return &flowcontrolv1.FlowSchemaList{} },
-		HasStatus:  true,
-		Generation: true,
-		Default:    func(s *flowcontrolv1.FlowSchema) { fill.Value(&s.Spec.MatchingPrecedence, defaultPrecedence) },
-		Validate:   validateFlowSchema,
-		Reset:      map[string][]string{"status": {"metadata"}},
+		Version:          "v1",
+		New:              func() *flowcontrolv1.FlowSchema { return &flowcontrolv1.FlowSchema{} },
+		NewList:          func() runtime.Object { return &flowcontrolv1.FlowSchemaList{} },
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsNew},
+		HasStatus:        true,
+		Generation:       true,
+		Default:          func(s *flowcontrolv1.FlowSchema) { fill.Value(&s.Spec.MatchingPrecedence, defaultPrecedence) },
+		Validate:         validateFlowSchema,
+		Reset:            map[string][]string{"status": {"metadata"}},
 		PrepareStatusUpdate: func(_ context.Context, o, old *flowcontrolv1.FlowSchema) {
 			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
 		},

@@ -24,14 +24,15 @@ func priorityLevelConfiguration() *apis.Resource {
 		Names: apis.Names{
 			Group: "flowcontrol.apiserver.k8s.io", Resource: "prioritylevelconfigurations", Singular: "prioritylevelconfiguration", Kind: "PriorityLevelConfiguration",
 		},
-		Version:    "v1",
-		New:        func() *flowcontrolv1.PriorityLevelConfiguration { return &flowcontrolv1.PriorityLevelConfiguration{} },
-		NewList:    func() runtime.Object { return &flowcontrolv1.PriorityLevelConfigurationList{} },
-		HasStatus:  true,
-		Generation: true,
-		Default:    defaultPriorityLevel,
-		Validate:   validatePriorityLevel,
-		Reset:      map[string][]string{"status": {"metadata"}},
+		Version:          "v1",
+		New:              func() *flowcontrolv1.PriorityLevelConfiguration { return &flowcontrolv1.PriorityLevelConfiguration{} },
+		NewList:          func() runtime.Object { return &flowcontrolv1.PriorityLevelConfigurationList{} },
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsNew},
+		HasStatus:        true,
+		Generation:       true,
+		Default:          defaultPriorityLevel,
+		Validate:         validatePriorityLevel,
+		Reset:            map[string][]string{"status": {"metadata"}},
 		PrepareStatusUpdate: func(_ context.Context, o, old *flowcontrolv1.PriorityLevelConfiguration) {
 			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
 		},

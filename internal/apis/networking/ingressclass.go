@@ -27,10 +27,11 @@ func ingressClass() *apis.Resource {
 		Names: apis.Names{
 			Group: "networking.k8s.io", Resource: "ingressclasses", Singular: "ingressclass", Kind: "IngressClass",
 		},
-		Version:    "v1",
-		New:        func() *networkingv1.IngressClass { return &networkingv1.IngressClass{} },
-		NewList:    func() runtime.Object { return &networkingv1.IngressClassList{} },
-		Generation: true,
+		Version:          "v1",
+		New:              func() *networkingv1.IngressClass { return &networkingv1.IngressClass{} },
+		NewList:          func() runtime.Object { return &networkingv1.IngressClassList{} },
+		Generation:       true,
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
 		Default: func(c *networkingv1.IngressClass) {
 			if c.Spec.Parameters != nil {
 				fill.Pointer(&c.Spec.Parameters.Scope, networkingv1.IngressClassParametersReferenceScopeCluster)

@@ -29,8 +29,9 @@ func ipAddress() *apis.Resource {
 		Other: []apis.Version{
 			apis.Twin[networkingv1.IPAddress, networkingv1beta1.IPAddress](networkingv1beta1.SchemeGroupVersion.WithKind("IPAddress"), func() runtime.Object { return &networkingv1beta1.IPAddressList{} }),
 		},
-		ValidateName: validateIPAddressName,
-		Validate:     validateIPAddress,
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		ValidateName:     validateIPAddressName,
+		Validate:         validateIPAddress,
 		ValidateUpdate: func(ctx context.Context, a, old *networkingv1.IPAddress) field.ErrorList {
 			return append(validateIPAddress(ctx, a), validation.ValidateImmutableField(a.Spec.ParentRef, old.Spec.ParentRef, field.NewPath("spec", "parentRef"))...)
 		},

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	policyv1 "k8s.io/api/policy/v1"
+	pathsegment "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -28,6 +29,9 @@ func podDisruptionBudget() *apis.Resource {
 		HasStatus:              true,
 		Generation:             true,
 		RequireResourceVersion: true,
+		ValidateName:           pathsegment.ValidatePathSegmentName,
+		MetadataOnUpdate:       []apis.MetadataCheck{},
+		MetadataOnStatusUpdate: []apis.MetadataCheck{},
 		Validate:               validateNewBudget,
 		ValidateUpdate:         validateBudgetUpdate,
 		ValidateStatusUpdate:   validateBudgetStatus,

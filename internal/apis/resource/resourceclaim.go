@@ -29,9 +29,10 @@ func resourceClaim(g Grants) *apis.Resource {
 			apis.Twin[resourcev1.ResourceClaim, resourcev1beta2.ResourceClaim](resourcev1beta2.SchemeGroupVersion.WithKind("ResourceClaim"), func() runtime.Object { return &resourcev1beta2.ResourceClaimList{} }),
 			apis.Cousin[resourcev1.ResourceClaim, resourcev1beta1.ResourceClaim](resourcev1beta1.SchemeGroupVersion.WithKind("ResourceClaim"), func() runtime.Object { return &resourcev1beta1.ResourceClaimList{} }, claimFromV1beta1, claimToV1beta1),
 		},
-		HasStatus: true,
-		Default:   defaultClaim,
-		Reset:     map[string][]string{"status": {"metadata"}},
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		HasStatus:        true,
+		Default:          defaultClaim,
+		Reset:            map[string][]string{"status": {"metadata"}},
 		PrepareStatusUpdate: func(_ context.Context, c, old *resourcev1.ResourceClaim) {
 			metav1.ResetObjectMetaForStatus(&c.ObjectMeta, &old.ObjectMeta)
 			dropDeallocated(c, old)

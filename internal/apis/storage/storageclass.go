@@ -30,9 +30,10 @@ func storageClass() *apis.Resource {
 			Group: "storage.k8s.io", Resource: "storageclasses", Singular: "storageclass", Kind: "StorageClass",
 			ShortNames: []string{"sc"},
 		},
-		Version: "v1",
-		New:     func() *storagev1.StorageClass { return &storagev1.StorageClass{} },
-		NewList: func() runtime.Object { return &storagev1.StorageClassList{} },
+		Version:          "v1",
+		New:              func() *storagev1.StorageClass { return &storagev1.StorageClass{} },
+		NewList:          func() runtime.Object { return &storagev1.StorageClassList{} },
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
 		Default: func(c *storagev1.StorageClass) {
 			fill.Pointer(&c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)
 			fill.Pointer(&c.VolumeBindingMode, storagev1.VolumeBindingImmediate)

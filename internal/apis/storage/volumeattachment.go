@@ -29,6 +29,7 @@ func volumeAttachment() *apis.Resource {
 		NewList:                func() runtime.Object { return &storagev1.VolumeAttachmentList{} },
 		HasStatus:              true,
 		RequireResourceVersion: true,
+		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew},
 		Validate:               validateVolumeAttachment,
 		ValidateUpdate:         validateVolumeAttachmentUpdate,
 		Reset:                  map[string][]string{"status": {"metadata"}},

@@ -26,7 +26,8 @@ func volumeAttributesClass() *apis.Resource {
 		Other: []apis.Version{
 			apis.Twin[storagev1.VolumeAttributesClass, storagev1beta1.VolumeAttributesClass](storagev1beta1.SchemeGroupVersion.WithKind("VolumeAttributesClass"), func() runtime.Object { return &storagev1beta1.VolumeAttributesClassList{} }),
 		},
-		Validate: validateVolumeAttributesClass,
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		Validate:         validateVolumeAttributesClass,
 		ValidateUpdate: func(ctx context.Context, c, old *storagev1.VolumeAttributesClass) field.ErrorList {
 			var errs field.ErrorList
 			if c.DriverName != old.DriverName {

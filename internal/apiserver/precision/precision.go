@@ -16,10 +16,11 @@ import (
 var (
 	timeType      = reflect.TypeFor[metav1.Time]()
 	microTimeType = reflect.TypeFor[metav1.MicroTime]()
+	bytesType     = reflect.TypeFor[map[string][]byte]()
 )
 
-// Rounder rounds the times in objects of one type. It goes only where that type
-// has times; nil rounds nothing.
+// Rounder rounds objects of one type. It goes only where there is something to
+// round; nil rounds nothing.
 type Rounder struct{ round walk }
 
 // walk rounds what is in v, and reports whether it changed anything. It writes
@@ -38,7 +39,7 @@ func Of(example any, protobuf bool) *Rounder {
 	return &Rounder{round}
 }
 
-// Round rounds the times in the object that pointer points to.
+// Round rounds the object that pointer points to.
 func (r *Rounder) Round(pointer any) {
 	if r != nil {
 		r.round(reflect.ValueOf(pointer).Elem())
@@ -52,13 +53,15 @@ type builder struct {
 	lists bool
 }
 
-// walk returns the walk of a type, nil if there are no times in it.
+// walk returns the walk of a type, nil if there is nothing to round in it.
 func (b builder) walk(t reflect.Type) walk {
 	switch {
 	case t == timeType:
 		return roundTime
 	case t == microTimeType:
 		return roundMicroTime
+	case b.lists && t == bytesType:
+		return emptyBytes
 	case !b.reaches(t, map[reflect.Type]bool{}):
 		return nil
 	}
@@ -84,7 +87,7 @@ func (b builder) walk(t reflect.Type) walk {
 // type. Times in interfaces and in fields that are not exported are no part of
 // an API.
 func (b builder) reaches(t reflect.Type, seen map[reflect.Type]bool) bool {
-	if t == timeType || t == microTimeType {
+	if t == timeType || t == microTimeType || b.lists && t == bytesType {
 		return true
 	}
 	if seen[t] {
@@ -123,6 +126,18 @@ func emptied(others walk) walk {
 		}
 		return there
 	}
+}
+
+// emptyBytes makes values that are not there empty.
+func emptyBytes(v reflect.Value) bool {
+	changed := false
+	for key, value := range v.Interface().(map[string][]byte) {
+		if value == nil {
+			v.SetMapIndex(reflect.ValueOf(key), reflect.ValueOf([]byte{}))
+			changed = true
+		}
+	}
+	return changed
 }
 
 func roundTime(v reflect.Value) bool {

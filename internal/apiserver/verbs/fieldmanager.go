@@ -235,7 +235,7 @@ func (c converter) typed(obj apis.Object, v *Version) (apis.Object, error) {
 		return obj, nil
 	}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, out); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("unable to convert unstructured object to %v: %w", v.GVK(), err)
 	}
 	return out, nil
 }

@@ -4,11 +4,15 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
+	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/rand"
@@ -16,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/unversioned"
 )
 
 // Lengths of generated names: the random suffix, and the longest base before
@@ -52,6 +57,9 @@ func checkNamespace(req *Request, obj apis.Object) error {
 // checkName makes sure that an object that replaces another has its name and
 // namespace.
 func checkName(req *Request, obj apis.Object) error {
+	if err := checkNamespace(req, obj); err != nil {
+		return err
+	}
 	bad := func(format string, args ...any) error { return apierrors.NewBadRequest(fmt.Sprintf(format, args...)) }
 	if obj.GetName() == "" {
 		return bad("the name of the object (%s based on URL) was undeterminable: name must be provided", req.Name)
@@ -59,11 +67,32 @@ func checkName(req *Request, obj apis.Object) error {
 	if obj.GetName() != req.Name {
 		return bad("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), req.Name)
 	}
-	if ns := obj.GetNamespace(); req.Namespace != "" && ns != "" && ns != req.Namespace {
-		return bad("the namespace of the object (%s) does not match the namespace on the request (%s)", ns, req.Namespace)
-	}
 	return nil
 }
+
+// uniqueOwners drops from obj's owners those that it has twice, and tells the
+// requester, who sees when that was found.
+func uniqueOwners(ctx context.Context, obj apis.Object, when string) {
+	var unique []metav1.OwnerReference
+	var twice []string
+	for _, owner := range obj.GetOwnerReferences() {
+		if slices.ContainsFunc(unique, func(o metav1.OwnerReference) bool { return equality.Semantic.DeepEqual(o, owner) }) {
+			twice = append(twice, string(owner.UID))
+		} else {
+			unique = append(unique, owner)
+		}
+	}
+	if len(twice) == 0 {
+		return
+	}
+	obj.SetOwnerReferences(unique)
+	Warn(ctx, fmt.Sprintf(".metadata.ownerReferences contains duplicate entries%s; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: %s",
+		when, strings.Join(twice, ", ")))
+}
+
+// afterAdmission is when what plug-ins and webhooks have made of an object is
+// looked at.
+const afterAdmission = " after mutating admission happens"
 
 // wipeSystemFields empties what creators have no say in.
 func wipeSystemFields(obj apis.Object) {
@@ -82,7 +111,6 @@ func (s *Server) prepareCreate(ctx context.Context, v *Version, obj apis.Object)
 	obj.SetSelfLink("")
 	obj.SetUID(uuid.NewUUID())
 	obj.SetCreationTimestamp(metav1.NewTime(s.clock.Now()))
-	obj.SetGeneration(0)
 	if r.Generation {
 		obj.SetGeneration(1)
 	}
@@ -133,17 +161,21 @@ func (s *Server) countGeneration(v *Version, obj, old apis.Object) {
 	}
 }
 
+// carrySystemFields takes from old what no update changes. An update that says
+// that a deletion begins, or adds finalizers when one has begun, is for
+// validation to refuse.
 func carrySystemFields(obj, old apis.Object) {
 	obj.SetUID(old.GetUID())
 	obj.SetCreationTimestamp(old.GetCreationTimestamp())
-	obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
-	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	if t := old.GetDeletionTimestamp(); t != nil {
+		obj.SetDeletionTimestamp(t)
+	}
+	if grace := old.GetDeletionGracePeriodSeconds(); grace != nil && obj.GetDeletionGracePeriodSeconds() == nil {
+		obj.SetDeletionGracePeriodSeconds(grace)
+	}
 	obj.SetGeneration(old.GetGeneration())
 	obj.SetSelfLink("")
 	obj.SetName(old.GetName())
-	obj.SetGenerateName(old.GetGenerateName())
-	// Finalizers may be removed but not added once deletion has begun; that is
-	// for validation to say.
 }
 
 func structOf(obj apis.Object) reflect.Value { return reflect.ValueOf(obj).Elem() }
@@ -253,11 +285,7 @@ func unchanged(obj, old apis.Object) bool {
 
 func (s *Server) validateCreate(ctx context.Context, v *Version, obj apis.Object) error {
 	r := v.resource
-	check := validation.NameIsDNSSubdomain
-	if r.ValidateName != nil {
-		check = r.ValidateName
-	}
-	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced, check, field.NewPath("metadata"))
+	errs := validateMetadata(r, obj)
 	if r.Validate != nil {
 		errs = append(errs, r.Validate(ctx, obj)...)
 	}
@@ -267,9 +295,22 @@ func (s *Server) validateCreate(ctx context.Context, v *Version, obj apis.Object
 	return invalid(r, obj.GetName(), errs)
 }
 
+// validateUpdate says things about metadata as often as upstream does, which
+// checks it for all resources alike and then again for each.
 func (s *Server) validateUpdate(ctx context.Context, req *Request, obj, old apis.Object) error {
 	r := req.Resource()
-	errs := validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
+	at := field.NewPath("metadata")
+	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced, path.ValidatePathSegmentName, at)
+	errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, at)...)
+	for _, check := range metadataChecks(req) {
+		switch check {
+		case apis.AsChanged:
+			errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, at)...)
+			errs = append(errs, unqualifiedFinalizers(r, obj)...)
+		case apis.AsNew:
+			errs = append(errs, validateMetadata(r, obj)...)
+		}
+	}
 	switch {
 	case req.Subresource == "status":
 		if r.ValidateStatusUpdate != nil {
@@ -290,11 +331,57 @@ func (s *Server) validateUpdate(ctx context.Context, req *Request, obj, old apis
 	return invalid(r, obj.GetName(), errs)
 }
 
+// metadataChecks are the resource's own checks of an update's metadata.
+func metadataChecks(req *Request) []apis.MetadataCheck {
+	var checks []apis.MetadataCheck
+	switch req.Subresource {
+	case "":
+		checks = req.Resource().MetadataOnUpdate
+	case "status":
+		checks = req.Resource().MetadataOnStatusUpdate
+	}
+	if checks == nil {
+		return []apis.MetadataCheck{apis.AsChanged}
+	}
+	return checks
+}
+
+// validateMetadata checks the metadata of a new object.
+func validateMetadata(r *Resource, obj apis.Object) field.ErrorList {
+	check := validation.NameIsDNSSubdomain
+	if r.ValidateName != nil {
+		check = r.ValidateName
+	}
+	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced, check, field.NewPath("metadata"))
+	return append(errs, unqualifiedFinalizers(r, obj)...)
+}
+
+// anyFinalizer are the groups whose objects, like custom ones, may have
+// finalizers without a domain.
+var anyFinalizer = map[string]bool{
+	"admissionregistration.k8s.io": true, "apiextensions.k8s.io": true, "apiregistration.k8s.io": true,
+	"coordination.k8s.io": true, "node.k8s.io": true, "policy": true,
+}
+
+// unqualifiedFinalizers finds finalizers without a domain that are not the
+// system's own.
+func unqualifiedFinalizers(r *Resource, obj apis.Object) (errs field.ErrorList) {
+	if r.Custom != nil || anyFinalizer[r.Group] {
+		return nil
+	}
+	for i, f := range obj.GetFinalizers() {
+		if !strings.Contains(f, "/") && f != string(corev1.FinalizerKubernetes) && f != metav1.FinalizerOrphanDependents && f != metav1.FinalizerDeleteDependents {
+			errs = append(errs, field.Invalid(field.NewPath("metadata", "finalizers").Index(i), f, "name is neither a standard finalizer name nor is it fully qualified"))
+		}
+	}
+	return errs
+}
+
 func invalid(r *Resource, name string, errs field.ErrorList) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return apierrors.NewInvalid(r.GroupKind(), name, errs)
+	return apierrors.NewInvalid(r.GroupKind(), name, unversioned.Errors(errs))
 }
 
 func (r *Resource) subresource(name string) *apis.Subresource {

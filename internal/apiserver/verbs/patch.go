@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -90,9 +89,6 @@ func (s *Server) patched(ctx context.Context, req *Request, old apis.Object, t t
 	}
 	clearKind(obj)
 	if err := checkName(req, obj); err != nil {
-		return nil, err
-	}
-	if err := checkNamespace(req, obj); err != nil {
 		return nil, err
 	}
 	hub, err := req.Version.ToHub(obj)
@@ -240,25 +236,6 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 	if err := decodeApply(ctx, body, applied, o.FieldValidation); err != nil {
 		return nil, false, err
 	}
-	if applied.GetName() != "" && applied.GetName() != req.Name {
-		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", applied.GetName(), req.Name))
-	}
-	if err := checkNamespace(req, applied); err != nil {
-		return nil, false, err
-	}
-	if applied.GetName() == "" {
-		applied.SetName(req.Name)
-	}
-	if o.FieldValidation != metav1.FieldValidationIgnore && req.Resource().Custom == nil {
-		// The typed form tells unknown fields; the field manager below only
-		// knows the schema's.
-		if js, err := applied.MarshalJSON(); err == nil {
-			typed := req.Version.Version.New()
-			if err := DecodeJSON(ctx, js, typed, o.FieldValidation); err != nil {
-				return nil, false, apierrors.NewBadRequest(err.Error())
-			}
-		}
-	}
 	force := o.Force != nil && *o.Force
 	working := req.Version.working()
 	merged := func(live apis.Object) (apis.Object, error) {
@@ -279,6 +256,9 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 			if _, err := prune(hub); err != nil {
 				return nil, apierrors.NewBadRequest(err.Error())
 			}
+		}
+		if err := checkName(req, hub); err != nil {
+			return nil, err
 		}
 		if d := req.Resource().Default; d != nil {
 			d(hub)
@@ -338,8 +318,8 @@ func decodeApply(ctx context.Context, body []byte, into *unstructured.Unstructur
 	if err != nil {
 		return apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
-	if err := into.UnmarshalJSON(js); err != nil {
-		return apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", strings.TrimSpace(err.Error())))
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(js, &into.Object); err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
 	return nil
 }

@@ -63,6 +63,7 @@ func (s *Server) Create(ctx context.Context, req *Request, obj apis.Object, o *m
 	if obj.GetResourceVersion() != "" {
 		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
+	uniqueOwners(ctx, obj, "")
 	hub, err := req.Version.ToHub(obj)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
@@ -94,6 +95,7 @@ func (s *Server) create(ctx context.Context, req *Request, obj apis.Object, o *m
 	if err := s.mutate(ctx, a, obj); err != nil {
 		return nil, err
 	}
+	uniqueOwners(ctx, obj, afterAdmission)
 	if obj.GetName() != "" || obj.GetGenerateName() == "" {
 		return s.createMutated(ctx, &named, a, obj)
 	}
@@ -473,9 +475,7 @@ func (s *Server) Update(ctx context.Context, req *Request, obj apis.Object, o *m
 	if err := checkName(req, obj); err != nil {
 		return nil, false, err
 	}
-	if err := checkNamespace(req, obj); err != nil {
-		return nil, false, err
-	}
+	uniqueOwners(ctx, obj, "")
 	hub, err := req.Version.ToHub(obj)
 	if err != nil {
 		return nil, false, apierrors.NewBadRequest(err.Error())
@@ -509,6 +509,7 @@ func (s *Server) admitUpdate(ctx context.Context, req *Request, obj, old apis.Ob
 	if err := s.mutate(ctx, a, obj); err != nil {
 		return nil, err
 	}
+	uniqueOwners(ctx, obj, afterAdmission)
 	s.prepareUpdate(ctx, req, obj, old)
 	if err := s.admission.Complete(ctx, a); err != nil {
 		return nil, err

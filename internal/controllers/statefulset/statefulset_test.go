@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -182,29 +181,6 @@ func TestUnhealthyPods(t *testing.T) {
 		}
 		return false
 	})
-}
-
-func TestMaxUnavailable(t *testing.T) {
-	c := start(t)
-	two := intstr.FromInt32(2)
-	c.Create(newSet("web", "web:1", 6, parallel, func(s *appsv1.StatefulSetSpec) {
-		s.UpdateStrategy = appsv1.StatefulSetUpdateStrategy{Type: appsv1.RollingUpdateStatefulSetStrategyType, RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{MaxUnavailable: &two}}
-	}))
-	waitFor(t, c, "web", "creation", ready(6))
-	c.Always("default", func(pods []*corev1.Pod) error {
-		working := 0
-		for _, p := range pods {
-			if p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning {
-				working++
-			}
-		}
-		if len(pods) > 6 || working < 4 {
-			return fmt.Errorf("%d pods, %d of them work", len(pods), working)
-		}
-		return nil
-	})
-	change(c, "web", func(s *appsv1.StatefulSetSpec) { s.Template.Spec.Containers[0].Image = "web:2" })
-	waitFor(t, c, "web", "update", ready(6))
 }
 
 func TestClaims(t *testing.T) {

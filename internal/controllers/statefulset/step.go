@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	crclient "sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -209,12 +208,9 @@ func (s *step) shrink(ctx context.Context, p, unhealthy *corev1.Pod) (wait bool,
 }
 
 // roll replaces pods of older revisions, the highest ordinal first: those that
-// do not work, and others as long as no more than maxUnavailable do not.
+// do not work, and others as long as no more than one does not.
 func (s *step) roll(ctx context.Context) error {
-	room, err := s.maxUnavailable()
-	if err != nil {
-		return err
-	}
+	room := 1
 	for _, p := range s.replicas {
 		if !s.available(p) || s.terminating(p) {
 			room--
@@ -236,15 +232,6 @@ func (s *step) roll(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func (s *step) maxUnavailable() (int, error) {
-	u := s.set.Spec.UpdateStrategy.RollingUpdate
-	if u == nil || u.MaxUnavailable == nil {
-		return 1, nil
-	}
-	n, err := intstr.GetScaledValueFromIntOrPercent(u.MaxUnavailable, len(s.replicas), false)
-	return max(n, 1), err
 }
 
 func (s *step) create(ctx context.Context, p *corev1.Pod) error {
