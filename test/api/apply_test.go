@@ -147,7 +147,7 @@ func (s *server) applyOwnership(t *testing.T) {
 			t.Errorf("%s: %d %s", body, a.Code, a.Body)
 		}
 	}
-	if a = s.apply(path, "bad", "apiVersion: v1\nkind: ConfigMap\n"); a.Code != 400 || a.status(t).Message != "the name of the object (owned based on URL) was undeterminable: name must be provided" {
+	if a = s.apply("/api/v1/namespaces/applied/configmaps/nameless", "bad", "apiVersion: v1\nkind: ConfigMap\n"); a.Code != 400 || a.status(t).Message != "the name of the object (nameless based on URL) was undeterminable: name must be provided" {
 		t.Errorf("without a name: %d %s", a.Code, a.Body)
 	}
 }

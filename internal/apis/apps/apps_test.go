@@ -1,6 +1,7 @@
 package apps
 
 import (
+	"strings"
 	"context"
 	"testing"
 
@@ -177,8 +178,8 @@ spec:
 			"spec.updateStrategy.rollingUpdate: Invalid value: only allowed for updateStrategy 'RollingUpdate'"),
 		change("partition", func(s *appsv1.StatefulSet) { s.Spec.UpdateStrategy.RollingUpdate.Partition = ptr.To[int32](-1) },
 			"spec.updateStrategy.rollingUpdate.partition: Invalid value: must be greater than or equal to 0"),
-		change("label", func(s *appsv1.StatefulSet) { s.Spec.Template.Labels["x"] = "b c" },
-			"spec.template.labels: Invalid value: a valid label must be", "spec.template.labels: Invalid value: a valid label must be"),
+		change("label", func(s *appsv1.StatefulSet) { s.Spec.Template.Labels["x"] = strings.Repeat("x", 64) },
+			"spec.template.labels: Invalid value: must be no more than 63 bytes", "spec.template.labels: Invalid value: must be no more than 63 bytes"),
 		change("two claims of a name", func(s *appsv1.StatefulSet) {
 			s.Spec.VolumeClaimTemplates = append(s.Spec.VolumeClaimTemplates, s.Spec.VolumeClaimTemplates[0])
 		}),
