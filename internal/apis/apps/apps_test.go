@@ -1,8 +1,8 @@
 package apps
 
 import (
-	"strings"
 	"context"
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
