@@ -162,6 +162,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 	review := &tokenReviewer{audiences: tokens.audiences}
 	declared := builtin.Resources(builtin.Hooks{
 		Authorizer: authorizer, Rules: authorizer, Tokens: review, Namespace: p.namespaceLabels, Params: p.params(authorizer), Enabled: c.API.FeatureGates.Enabled,
+		Components: p.components(clk),
 	})
 	for _, d := range c.API.RuntimeConfig.Select(declared, c.API.FeatureGates.Enabled) {
 		serveTokens(d, serviceaccount.TokenCreate(tokens.issuer, tokens.audiences, clk, audit.Annotate))

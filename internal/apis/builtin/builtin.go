@@ -38,6 +38,8 @@ type Hooks struct {
 	Namespace func(ctx context.Context, name string) (labels map[string]string, err error)
 	// Params are who may read the parameters of policies.
 	Params admissionregistration.Grants
+	// Components are the parts of the control plane.
+	Components []core.Component
 	// Enabled tells whether an optional feature is on; nil: none is.
 	Enabled func(gate string) bool
 }
@@ -56,7 +58,7 @@ func Resources(h Hooks) []*apis.Resource {
 		batch.Resources(),
 		certificates.Resources(),
 		coordination.Resources(),
-		core.Resources(),
+		core.Resources(h.Components...),
 		discovery.Resources(),
 		flowcontrol.Resources(),
 		networking.Resources(),

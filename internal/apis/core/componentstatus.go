@@ -13,10 +13,24 @@ import (
 	"skiff/internal/apis/columns"
 )
 
-// componentStatuses is a deprecated view of the control plane's daemons. Skiff
-// has none apart from the server itself, whose health is at /livez and
-// /readyz, so the list is empty.
-func componentStatuses() *apis.Resource {
+// Component is a part of the control plane.
+type Component struct {
+	Name string
+	// Check returns what is wrong with it.
+	Check func(ctx context.Context) error
+}
+
+func (c *Component) status(ctx context.Context) apis.Object {
+	healthy := corev1.ComponentCondition{Type: corev1.ComponentHealthy, Status: corev1.ConditionTrue, Message: "ok"}
+	if err := c.Check(ctx); err != nil {
+		healthy.Status, healthy.Message = corev1.ConditionFalse, err.Error()
+	}
+	return &corev1.ComponentStatus{ObjectMeta: metav1.ObjectMeta{Name: c.Name}, Conditions: []corev1.ComponentCondition{healthy}}
+}
+
+// componentStatuses is a deprecated view of the health of the control plane's
+// parts, which is also at /livez and /readyz.
+func componentStatuses(components []Component) *apis.Resource {
 	return apis.Of[*corev1.ComponentStatus]{
 		Names:   apis.Names{Resource: "componentstatuses", Singular: "componentstatus", Kind: "ComponentStatus", ShortNames: []string{"cs"}},
 		Version: "v1",
@@ -44,10 +58,21 @@ func componentStatuses() *apis.Resource {
 			return []any{c.Name, status, message, problem}
 		},
 		Virtual: &apis.Virtual{
-			Get: func(_ context.Context, _, name string) (apis.Object, error) {
-				return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "componentstatuses"}, name)
+			Get: func(ctx context.Context, _, name string) (apis.Object, error) {
+				for i := range components {
+					if components[i].Name == name {
+						return components[i].status(ctx), nil
+					}
+				}
+				return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "componentstatus"}, name)
 			},
-			List: func(context.Context, string) ([]apis.Object, error) { return nil, nil },
+			List: func(ctx context.Context, _ string) ([]apis.Object, error) {
+				list := make([]apis.Object, len(components))
+				for i := range components {
+					list[i] = components[i].status(ctx)
+				}
+				return list, nil
+			},
 		},
 	}.Resource()
 }

@@ -5,11 +5,12 @@ package core
 
 import "skiff/internal/apis"
 
-// Resources returns fresh declarations of all resources of the core group.
-func Resources() []*apis.Resource {
+// Resources returns fresh declarations of all resources of the core group;
+// components are shown by one of them.
+func Resources(components ...Component) []*apis.Resource {
 	return []*apis.Resource{
 		bindings(),
-		componentStatuses(),
+		componentStatuses(components),
 		configMaps(),
 		endpoints(),
 		events(),

@@ -1,7 +1,10 @@
 package core
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,8 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
-
-	"skiff/internal/apis"
 )
 
 const configMapKey = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
@@ -320,8 +321,31 @@ func TestVirtualResources(t *testing.T) {
 			t.Errorf("%s: virtual is %v", r.Names.Resource, r.Virtual != nil)
 		}
 	}
-	var none []apis.Object
-	if list, err := componentStatuses().Virtual.List(t.Context(), ""); err != nil || len(list) != len(none) {
-		t.Errorf("componentstatuses are %v, %v", list, err)
+}
+
+func TestComponentStatuses(t *testing.T) {
+	components := []Component{
+		{Name: "scheduler", Check: func(context.Context) error { return errors.New("no server leads") }},
+		{Name: "etcd-0", Check: func(context.Context) error { return nil }},
+	}
+	r := componentStatuses(components)
+	list, err := r.Virtual.List(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := [][]any{{"scheduler", "Unhealthy", "no server leads", ""}, {"etcd-0", "Healthy", "ok", ""}}
+	for i, c := range list {
+		if got := r.Cells(c); !slices.Equal(got, want[i]) {
+			t.Errorf("%v, want %v", got, want[i])
+		}
+	}
+	if len(list) != len(want) {
+		t.Errorf("%d components, want %d", len(list), len(want))
+	}
+	if got, err := r.Virtual.Get(t.Context(), "", "etcd-0"); err != nil || got.GetName() != "etcd-0" {
+		t.Errorf("etcd-0 is %v, %v", got, err)
+	}
+	if _, err := r.Virtual.Get(t.Context(), "", "none"); err == nil || err.Error() != `componentstatus "none" not found` {
+		t.Errorf("none: %v", err)
 	}
 }

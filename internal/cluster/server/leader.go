@@ -46,7 +46,7 @@ func lead(ctx context.Context, p *cluster.ControlPlane, work func(context.Contex
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Name: "kube-controller-manager",
 		Lock: &resourcelock.LeaseLock{
-			LeaseMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "kube-controller-manager"},
+			LeaseMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: cluster.LeaderLease},
 			Client:     leases,
 			LockConfig: resourcelock.ResourceLockConfig{Identity: p.Config.Node.Name + "_" + string(uuid.NewUUID())},
 		},
