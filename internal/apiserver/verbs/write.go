@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -59,9 +60,6 @@ func (s *Server) Create(ctx context.Context, req *Request, obj apis.Object, o *m
 	}
 	if err := checkNamespace(req, obj); err != nil {
 		return nil, err
-	}
-	if obj.GetResourceVersion() != "" {
-		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
 	uniqueOwners(ctx, obj, "")
 	hub, err := req.Version.ToHub(obj)
@@ -159,6 +157,9 @@ func (s *Server) createMutated(ctx context.Context, req *Request, a *admission.A
 		}
 		return cache.DetachedEntry(key, obj), nil
 	}
+	if obj.GetResourceVersion() != "" {
+		return nil, errVersionOnCreate
+	}
 	e, err := s.commitAccounted(ctx, a, r, key, obj, 0)
 	var conflict *store.ConflictError
 	if errors.As(err, &conflict) {
@@ -166,6 +167,12 @@ func (s *Server) createMutated(ctx context.Context, req *Request, a *admission.A
 	}
 	return e, err
 }
+
+// errVersionOnCreate comes last, and without a reason, as upstream's does, whose
+// storage finds it.
+var errVersionOnCreate = &apierrors.StatusError{ErrStatus: metav1.Status{
+	Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: "resourceVersion should not be set on objects to be created",
+}}
 
 // trackCreate records in obj's managedFields that the manager set all that it
 // holds.
