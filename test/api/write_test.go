@@ -171,7 +171,7 @@ func (s *server) refusals(t *testing.T) {
 		"patch type of data": {call{Method: "PATCH", Path: maps + "/here", Type: mergePatch, Body: `{"data":[]}`}, 422, "Invalid", "cannot unmarshal array into Go struct field ConfigMap.data"},
 		"patch name":         {call{Method: "PATCH", Path: maps + "/here", Type: mergePatch, Body: `{"metadata":{"name":"there"}}`}, 400, "BadRequest", "the name of the object (there) does not match the name on the URL (here)"},
 		"stale patch":        {call{Method: "PATCH", Path: maps + "/here", Type: mergePatch, Body: `{"metadata":{"resourceVersion":"1"}}`}, 409, "Conflict", `Operation cannot be fulfilled on configmaps "here": the object has been modified; please apply your changes to the latest version and try again`},
-		"bad binding":        {call{Method: "POST", Path: "/api/v1/namespaces/writes/pods/absent/binding", Body: `{"target":{"name":"n"}}`}, 404, "NotFound", `pods "absent" not found`},
+		"bad binding":        {call{Method: "POST", Path: "/api/v1/namespaces/writes/pods/absent/binding", Body: `{"metadata":{"name":"absent"},"target":{"name":"n"}}`}, 404, "NotFound", `pods "absent" not found`},
 		"forbidden":          {call{Method: "GET", Path: maps, User: "nobody"}, 403, "Forbidden", `configmaps is forbidden: User "nobody" cannot list resource "configmaps" in API group "" in the namespace "writes"`},
 		"forbidden path":     {call{Method: "GET", Path: "/metrics", User: "nobody"}, 403, "Forbidden", `forbidden: User "nobody" cannot get path "/metrics"`},
 	} {

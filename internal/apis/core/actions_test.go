@@ -83,7 +83,7 @@ func testActionsOnPods(t *testing.T, c *kubernetes.Clientset, ns string) {
 		t.Errorf("binding again: %v", err)
 	}
 	binding.Target.Name = ""
-	if err := pods.Bind(ctx, binding, metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
+	if err := pods.Bind(ctx, binding, metav1.CreateOptions{}); err == nil || err.Error() != "target.name: Required value" {
 		t.Errorf("binding to nothing: %v", err)
 	}
 	must(pods.Create(ctx, pod("q"), metav1.CreateOptions{}))(t)

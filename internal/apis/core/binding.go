@@ -44,7 +44,7 @@ func podBinding() apis.Subresource {
 
 // bind assigns a pod to a node, once and for all.
 func bind(ctx context.Context, s apis.Storage, namespace, name string, b *corev1.Binding, dryRun bool) (runtime.Object, error) {
-	if b.Name != "" && b.Name != name {
+	if b.Name != name {
 		return nil, apierrors.NewBadRequest("name in URL does not match name in Binding object")
 	}
 	var p problems
@@ -55,7 +55,8 @@ func bind(ctx context.Context, s apis.Storage, namespace, name string, b *corev1
 		p.required(field.NewPath("target", "name"))
 	}
 	if p.count() > 0 {
-		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "Binding"}, name, p.list())
+		// Upstream's error has no reason.
+		return nil, p.list().ToAggregate()
 	}
 	_, err := s.Update(ctx, podResource(), namespace, name, dryRun, func(obj apis.Object) error {
 		pod := obj.(*corev1.Pod)

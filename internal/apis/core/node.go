@@ -201,7 +201,8 @@ func taintEffects() []corev1.TaintEffect {
 }
 
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
-	var p problems
+	// Like upstream, as a node and then as a change of one.
+	p := problems(validateNode(n))
 	spec, status := field.NewPath("spec"), field.NewPath("status")
 	p.nodeResources(n)
 	for i, a := range n.Status.Addresses {

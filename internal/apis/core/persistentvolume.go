@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -281,7 +282,9 @@ func (p *problems) secretReference(at *field.Path, ref *corev1.SecretReference) 
 }
 
 func validatePersistentVolumeUpdate(_ context.Context, pv, old *corev1.PersistentVolume) field.ErrorList {
-	p := problems(tolerate(validatePersistentVolume(pv), func() field.ErrorList { return validatePersistentVolume(old) }))
+	// Like upstream, as a volume and then as a change of one.
+	content := tolerate(validatePersistentVolume(pv), func() field.ErrorList { return validatePersistentVolume(old) })
+	p := problems(slices.Concat(content, content))
 	now, was := pv.Spec.PersistentVolumeSource, old.Spec.PersistentVolumeSource
 	if now.CSI != nil && was.CSI != nil && was.CSI.ControllerExpandSecretRef == nil {
 		// It may be set once, for volumes made before drivers could expand.

@@ -38,9 +38,15 @@ func persistentVolumeClaims() *apis.Resource {
 		},
 		PrepareCreate: func(_ context.Context, c *corev1.PersistentVolumeClaim) {
 			c.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
+			dropUnknownSource(&c.Spec)
 			alignDataSource(&c.Spec)
 		},
-		PrepareUpdate: func(_ context.Context, c, _ *corev1.PersistentVolumeClaim) { alignDataSource(&c.Spec) },
+		PrepareUpdate: func(_ context.Context, c, old *corev1.PersistentVolumeClaim) {
+			if old.Spec.DataSource == nil && old.Spec.DataSourceRef == nil {
+				dropUnknownSource(&c.Spec)
+			}
+			alignDataSource(&c.Spec)
+		},
 		Validate: func(_ context.Context, c *corev1.PersistentVolumeClaim) field.ErrorList {
 			return ValidatePersistentVolumeClaimSpec(&c.Spec, field.NewPath("spec"))
 		},
@@ -87,6 +93,21 @@ func DefaultPersistentVolumeClaimSpec(spec *corev1.PersistentVolumeClaimSpec) {
 	}
 	roundUp(spec.Resources.Limits)
 	roundUp(spec.Resources.Requests)
+}
+
+// dropUnknownSource drops a dataSource of a kind that it cannot be. Clients that
+// want such a source name it in dataSourceRef.
+func dropUnknownSource(spec *corev1.PersistentVolumeClaimSpec) {
+	from := spec.DataSource
+	if from == nil || spec.DataSourceRef != nil {
+		return
+	}
+	switch group := ptr.Deref(from.APIGroup, ""); {
+	case group == "" && from.Kind == "PersistentVolumeClaim":
+	case group == "snapshot.storage.k8s.io" && from.Kind == "VolumeSnapshot":
+	default:
+		spec.DataSource = nil
+	}
 }
 
 // alignDataSource copies between dataSource and the newer dataSourceRef, which

@@ -27,6 +27,7 @@ func resourceQuotas() *apis.Resource {
 			roundUp(q.Status.Hard)
 			roundUp(q.Status.Used)
 		},
+		Warnings:             resourceQuotaWarnings,
 		Validate:             func(_ context.Context, q *corev1.ResourceQuota) field.ErrorList { return validateResourceQuota(q) },
 		ValidateUpdate:       validateResourceQuotaUpdate,
 		HasStatus:            true,
@@ -171,4 +172,24 @@ func validateResourceQuotaStatus(_ context.Context, q, _ *corev1.ResourceQuota) 
 	p.quotaList(field.NewPath("status", "hard"), q.Status.Hard)
 	p.quotaList(field.NewPath("status", "used"), q.Status.Used)
 	return p.list()
+}
+
+// resourceQuotaWarnings tells of a new quota that lets pods ask for more than
+// they may use.
+func resourceQuotaWarnings(_ context.Context, q, old *corev1.ResourceQuota) (warnings []string) {
+	if old != nil {
+		return nil
+	}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceStorage, corev1.ResourceEphemeralStorage} {
+		asked := "requests." + name
+		request, found := q.Spec.Hard[asked]
+		if bare := name == corev1.ResourceCPU || name == corev1.ResourceMemory; !found && bare {
+			asked = name
+			request, found = q.Spec.Hard[asked]
+		}
+		if limit, limited := q.Spec.Hard["limits."+name]; found && limited && request.Cmp(limit) > 0 {
+			warnings = append(warnings, fmt.Sprintf("ResourceQuota %s (%s) should be less than limits.%s (%s)", asked, request.String(), name, limit.String()))
+		}
+	}
+	return warnings
 }

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"reflect"
 
@@ -25,6 +26,7 @@ func secrets() *apis.Resource {
 		Default:          defaultSecret,
 		Validate:         func(_ context.Context, s *corev1.Secret) field.ErrorList { return validateSecret(s) },
 		ValidateUpdate:   validateSecretUpdate,
+		Warnings:         secretWarnings,
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("Type", corev1.Secret{}.SwaggerDoc()["type"]),
@@ -119,4 +121,15 @@ func validateSecretUpdate(_ context.Context, s, old *corev1.Secret) field.ErrorL
 	}
 	p.add(validateSecret(s))
 	return p.list()
+}
+
+// secretWarnings tells of a certificate and key that do not belong together.
+func secretWarnings(_ context.Context, s, _ *corev1.Secret) []string {
+	if s.Type != corev1.SecretTypeTLS {
+		return nil
+	}
+	if _, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey]); err != nil {
+		return []string{err.Error()}
+	}
+	return nil
 }

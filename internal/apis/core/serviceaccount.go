@@ -27,6 +27,8 @@ func serviceAccounts() *apis.Resource {
 		New:              func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
 		NewList:          func() runtime.Object { return &corev1.ServiceAccountList{} },
 		ValidateName:     apivalidation.ValidateServiceAccountName,
+		PrepareCreate:    func(_ context.Context, s *corev1.ServiceAccount) { keepSecretNames(s) },
+		PrepareUpdate:    func(_ context.Context, s, _ *corev1.ServiceAccount) { keepSecretNames(s) },
 		Warnings:         serviceAccountWarnings,
 		Columns:          []metav1.TableColumnDefinition{columns.Name(), columns.AgeColumn()},
 		Cells: func(s *corev1.ServiceAccount) []any {
@@ -39,6 +41,14 @@ func serviceAccounts() *apis.Resource {
 			Verbs: []string{"create"},
 		}},
 	}.Resource()
+}
+
+// keepSecretNames drops all but the names of the secrets, which are in the
+// account's namespace.
+func keepSecretNames(s *corev1.ServiceAccount) {
+	for i := range s.Secrets {
+		s.Secrets[i] = corev1.ObjectReference{Name: s.Secrets[i].Name}
+	}
 }
 
 func serviceAccountWarnings(_ context.Context, s, _ *corev1.ServiceAccount) []string {
