@@ -232,7 +232,9 @@ func validateNewEvent(hub, before apis.Object) field.ErrorList {
 	e := hub.(*corev1.Event)
 	old, _ := before.(*corev1.Event)
 	if old == nil {
-		p.dnsSubdomain(field.NewPath("metadata", "name"), e.Name)
+		if e.Name != "" {
+			p.dnsSubdomain(field.NewPath("metadata", "name"), e.Name)
+		}
 		p.eventSeries(e.Series)
 		if e.EventTime.IsZero() {
 			p.required(field.NewPath("eventTime"))

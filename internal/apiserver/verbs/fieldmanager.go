@@ -3,6 +3,7 @@ package verbs
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -240,11 +241,17 @@ func (c converter) typed(obj apis.Object, v *Version) (apis.Object, error) {
 	return out, nil
 }
 
-// versionOf tells obj's version by its type meta, the hub where it has none.
+// versionOf tells obj's version by its type meta or, where it has none, by its
+// Go type; the hub where neither tells.
 func (c converter) versionOf(obj apis.Object) *Version {
 	gvk := obj.GetObjectKind().GroupVersionKind()
 	for _, v := range c.resource.Versions {
 		if v.GVK() == gvk {
+			return v
+		}
+	}
+	for _, v := range c.resource.Versions {
+		if c.resource.Custom == nil && reflect.TypeOf(v.Version.New()) == reflect.TypeOf(obj) {
 			return v
 		}
 	}

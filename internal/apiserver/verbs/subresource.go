@@ -80,6 +80,7 @@ func (s *Server) Act(ctx context.Context, req *Request, body runtime.Object, o *
 	r := req.Resource()
 	dryRun := isDryRun(o.DryRun)
 	if obj, ok := body.(apis.Object); ok && req.Subresource == "" {
+		wipeSystemFields(obj)
 		if err := s.trackCreate(req, obj, manager(ctx, o.FieldManager)); err != nil {
 			return nil, err
 		}
