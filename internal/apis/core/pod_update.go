@@ -126,6 +126,8 @@ func (p *problems) moreTolerations(at *field.Path, now, old []corev1.Toleration)
 			return
 		}
 	}
+	// Again, like upstream.
+	p.add(ValidateTolerations(now, at))
 }
 
 func (p *problems) lessGates(at *field.Path, now, old []corev1.PodSchedulingGate) {

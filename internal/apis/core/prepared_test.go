@@ -81,3 +81,19 @@ func TestQOSByTotals(t *testing.T) {
 		}
 	}
 }
+
+// Upstream checks the tolerations of an update twice.
+func TestTolerationsOfUpdate(t *testing.T) {
+	old := &corev1.Pod{Spec: corev1.PodSpec{Tolerations: []corev1.Toleration{{Key: "a", Operator: "Exists"}}}}
+	now := old.DeepCopy()
+	now.Spec.Tolerations = append(now.Spec.Tolerations, corev1.Toleration{Key: "b c", Operator: "Exists"})
+	said := 0
+	for _, err := range validatePodUpdate(now, old) {
+		if err.Field == "spec.tolerations[1].key" {
+			said++
+		}
+	}
+	if said != 2 {
+		t.Errorf("said %d times", said)
+	}
+}
