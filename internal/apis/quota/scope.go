@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	resourcehelper "k8s.io/component-helpers/resource"
+	"k8s.io/utils/ptr"
 )
 
 // InScope reports whether the quota's scopes, if it has any, all hold for the
@@ -37,9 +38,9 @@ func Holds(need *corev1.ScopedResourceSelectorRequirement, obj runtime.Object) b
 	case *corev1.Pod:
 		switch need.ScopeName {
 		case corev1.ResourceQuotaScopeTerminating:
-			return o.Spec.ActiveDeadlineSeconds != nil && *o.Spec.ActiveDeadlineSeconds >= 0
+			return terminating(o)
 		case corev1.ResourceQuotaScopeNotTerminating:
-			return o.Spec.ActiveDeadlineSeconds == nil
+			return !terminating(o)
 		case corev1.ResourceQuotaScopeBestEffort:
 			return BestEffort(o)
 		case corev1.ResourceQuotaScopeNotBestEffort:
@@ -51,14 +52,41 @@ func Holds(need *corev1.ScopedResourceSelectorRequirement, obj runtime.Object) b
 		}
 	case *corev1.PersistentVolumeClaim:
 		if need.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass {
-			name := ""
-			if o.Spec.VolumeAttributesClassName != nil {
-				name = *o.Spec.VolumeAttributesClassName
-			}
-			return selects(need, name)
+			return slices.ContainsFunc(attributesClasses(o), func(class string) bool { return selects(need, class) })
 		}
 	}
 	return false
+}
+
+// attributesClasses are the classes that a claim has, wants, and is being given:
+// each counts until the change is over. It is one without a name if there is
+// none.
+func attributesClasses(claim *corev1.PersistentVolumeClaim) []string {
+	names := []string{ptr.Deref(claim.Spec.VolumeAttributesClassName, ""), ptr.Deref(claim.Status.CurrentVolumeAttributesClassName, "")}
+	if m := claim.Status.ModifyVolumeStatus; m != nil {
+		names = append(names, m.TargetVolumeAttributesClassName)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if len(names) > 1 && names[0] == "" {
+		names = names[1:]
+	}
+	return names
+}
+
+// Rescoped reports whether an update may have moved the object to another scope.
+func Rescoped(before, now runtime.Object) bool {
+	switch o := now.(type) {
+	case *corev1.Pod:
+		return terminating(before.(*corev1.Pod)) != terminating(o)
+	case *corev1.PersistentVolumeClaim:
+		return !slices.Equal(attributesClasses(before.(*corev1.PersistentVolumeClaim)), attributesClasses(o))
+	}
+	return false
+}
+
+func terminating(pod *corev1.Pod) bool {
+	return pod.Spec.ActiveDeadlineSeconds != nil && *pod.Spec.ActiveDeadlineSeconds >= 0
 }
 
 func selects(need *corev1.ScopedResourceSelectorRequirement, value string) bool {

@@ -132,7 +132,7 @@ func (m *monitors) changed(r *reconciler, of schema.GroupResource, old, o any) {
 	if before != nil && now != nil {
 		at := r.Clock.Now()
 		if equality.Semantic.DeepEqual(quota.Usage(r.Cache, of, before, at), quota.Usage(r.Cache, of, now, at)) &&
-			(before.GetDeletionTimestamp() == nil) == (now.GetDeletionTimestamp() == nil) && !scopesChanged(before, now) {
+			(before.GetDeletionTimestamp() == nil) == (now.GetDeletionTimestamp() == nil) && !quota.Rescoped(before, now) {
 			return
 		}
 	}
@@ -143,18 +143,6 @@ func (m *monitors) changed(r *reconciler, of schema.GroupResource, old, o any) {
 	for i := range list.Items {
 		m.later(&list.Items[i], func(limited schema.GroupResource) bool { return limited == of })
 	}
-}
-
-// scopesChanged reports whether the object may have come to count for other
-// quotas by an update.
-func scopesChanged(before, now crclient.Object) bool {
-	switch o := now.(type) {
-	case *corev1.Pod:
-		return !equality.Semantic.DeepEqual(before.(*corev1.Pod).Spec.ActiveDeadlineSeconds, o.Spec.ActiveDeadlineSeconds)
-	case *corev1.PersistentVolumeClaim:
-		return !equality.Semantic.DeepEqual(before.(*corev1.PersistentVolumeClaim).Spec.VolumeAttributesClassName, o.Spec.VolumeAttributesClassName)
-	}
-	return false
 }
 
 // later has the quota counted soon if it limits a resource that is concerned.

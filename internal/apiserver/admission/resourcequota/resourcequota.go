@@ -15,7 +15,10 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -49,9 +52,10 @@ func (p *Plugin) Account(ctx context.Context, a *admission.Attributes) (entries 
 		return nil, nothing, err
 	}
 	now := p.clock.Now()
-	delta := quota.Usage(p.cache, a.Resource.GroupResource(), a.Object, now)
+	usage := quota.Usage(p.cache, a.Resource.GroupResource(), a.Object, now)
+	delta := usage
 	if a.Old != nil {
-		delta = grown(delta, quota.Usage(p.cache, a.Resource.GroupResource(), a.Old, now))
+		delta = grown(usage, quota.Usage(p.cache, a.Resource.GroupResource(), a.Old, now))
 	}
 	lock := &p.locks[maphash.String(p.seed, a.Namespace)%uint64(len(p.locks))]
 	lock.Lock()
@@ -71,7 +75,11 @@ func (p *Plugin) Account(ctx context.Context, a *admission.Attributes) (entries 
 	}
 	var charged []admission.Entry
 	for i := range quotas {
-		used, err := check(a, &quotas[i], delta)
+		more := delta
+		if a.Old != nil && !quota.InScope(&quotas[i], a.Old) {
+			more = usage
+		}
+		used, err := check(a, &quotas[i], more)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -96,15 +104,26 @@ func (p *Plugin) quotas(ctx context.Context, namespace string) ([]corev1.Resourc
 
 // counted reports whether the write can change usage.
 func counted(a *admission.Attributes) bool {
+	created, updated := a.Operation == admission.Create, a.Operation == admission.Update
 	switch {
 	case a.Is("", "pods", "resize"):
-		return a.Operation == admission.Update
+		return updated
+	case a.Is("", "pods", ""):
+		return created || updated && quota.Rescoped(a.Old, a.Object)
+	case a.Is("", "persistentvolumeclaims", "status"):
+		return updated && (quota.Rescoped(a.Old, a.Object) || !allocated(a.Old).Equal(*allocated(a.Object)))
 	case a.Subresource != "", quota.Ignored(a.Resource.GroupResource()):
 		return false
-	case a.Is("", "services", ""), a.Is("", "persistentvolumeclaims", ""):
-		return a.Operation == admission.Create || a.Operation == admission.Update
+	case a.Is("", "services", ""), a.Is("", "persistentvolumeclaims", ""), a.Is(resourcev1.GroupName, "resourceclaims", ""):
+		return created || updated
 	}
-	return a.Operation == admission.Create
+	return created
+}
+
+// allocated is the storage that is set apart for a claim.
+func allocated(claim runtime.Object) *resource.Quantity {
+	q := claim.(*corev1.PersistentVolumeClaim).Status.AllocatedResources[corev1.ResourceStorage]
+	return &q
 }
 
 // check returns the quota's new usage, nil if it is not concerned.
@@ -118,7 +137,7 @@ func check(a *admission.Attributes, q *corev1.ResourceQuota, delta corev1.Resour
 			requested[name] = amount
 		}
 	}
-	if pod, ok := a.Object.(*corev1.Pod); ok && a.Operation == admission.Create {
+	if pod, ok := a.Object.(*corev1.Pod); ok {
 		if err := specifies(pod, q.Status.Hard); err != nil {
 			return nil, a.Forbidden("failed quota: %s: %w", q.Name, err)
 		}
@@ -136,7 +155,8 @@ func check(a *admission.Attributes, q *corev1.ResourceQuota, delta corev1.Resour
 		}
 		sum.Add(amount)
 		used[name] = sum
-		if amount.Sign() > 0 && sum.Cmp(q.Status.Hard[name]) > 0 {
+		// A status says what has happened already.
+		if amount.Sign() > 0 && sum.Cmp(q.Status.Hard[name]) > 0 && a.Subresource != "status" {
 			exceeded = append(exceeded, string(name))
 		}
 	}
