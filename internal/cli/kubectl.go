@@ -46,14 +46,16 @@ func runKubectl(ctx context.Context, s Streams, args []string) (err error) {
 	if path != "" {
 		flags.KubeConfig = &path
 	}
+	// The command reads them itself, unless an alias of the user's kuberc has
+	// replaced them.
+	os.Args = append([]string{"kubectl"}, args...)
 	command := cmd.NewDefaultKubectlCommandWithArgs(cmd.KubectlOptions{
 		PluginHandler: cmd.NewDefaultPluginHandler(plugin.ValidPluginFilenamePrefixes),
-		Arguments:     append([]string{"kubectl"}, args...),
+		Arguments:     os.Args,
 		ConfigFlags:   flags,
 		IOStreams:     streams,
 	})
 	tellVersion(command, flags, s)
-	command.SetArgs(args)
 	command.SetContext(ctx)
 
 	defer func() {

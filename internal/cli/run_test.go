@@ -199,3 +199,21 @@ func TestKubectlFindsTheKubeconfig(t *testing.T) {
 	}
 	check("two", "", nil, "", true)
 }
+
+// TestKubectlAlias uses an alias of the user's preferences (KEP-3104).
+func TestKubectlAlias(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	kuberc := filepath.Join(t.TempDir(), "kuberc")
+	if err := os.WriteFile(kuberc, []byte(`
+apiVersion: kubectl.config.k8s.io/v1beta1
+kind: Preference
+aliases:
+- {name: show, command: config, prependArgs: [view]}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, stderr, err := runKubectlAlone(t, "show", "--kuberc="+kuberc, "-o=yaml")
+	if err != nil || !strings.Contains(out, "kind: Config") {
+		t.Errorf("got %q, %q, %v", out, stderr, err)
+	}
+}
