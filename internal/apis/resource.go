@@ -108,6 +108,8 @@ type Resource struct {
 	// first update after which deletionTimestamp is set, metadata.finalizers is
 	// empty and BeforeDelete returns false. Nil: nothing keeps the object.
 	BeforeDelete func(obj Object) (keep bool)
+	// Permanent says why the object cannot be deleted, nothing if it can.
+	Permanent func(obj Object) string
 	// DefaultPropagation is the propagation policy when a delete says none:
 	// Background unless set (upstream orphans for a few old versions).
 	DefaultPropagation metav1.DeletionPropagation
@@ -338,6 +340,7 @@ type Of[T Object] struct {
 	Large                  bool
 	GracePeriod            func(obj T, wish *int64) int64
 	BeforeDelete           func(obj T) (keep bool)
+	Permanent              func(obj T) string
 	DefaultPropagation     metav1.DeletionPropagation
 	TTL                    func(obj T) int64
 	Columns                []metav1.TableColumnDefinition
@@ -417,6 +420,9 @@ func (d Of[T]) Resource() *Resource {
 	}
 	if f := d.BeforeDelete; f != nil {
 		r.BeforeDelete = func(o Object) bool { return f(o.(T)) }
+	}
+	if f := d.Permanent; f != nil {
+		r.Permanent = func(o Object) string { return f(o.(T)) }
 	}
 	if f := d.TTL; f != nil {
 		r.TTL = func(o Object) int64 { return f(o.(T)) }

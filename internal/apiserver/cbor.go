@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -33,14 +34,16 @@ type cborKey struct{}
 // offersCBOR reports whether the server speaks CBOR.
 func offersCBOR(ctx context.Context) bool { return ctx.Value(cborKey{}) != nil }
 
-// acceptedMedia are the serialisations that error messages name.
-func acceptedMedia(ctx context.Context) string {
-	all := "application/json, application/yaml, application/vnd.kubernetes.protobuf"
+// servedMedia are the serialisations that answers can have.
+func servedMedia(ctx context.Context) []string {
 	if offersCBOR(ctx) {
-		all += ", " + mediaCBOR
+		return []string{mediaJSON, mediaYAML, mediaProtobuf, mediaCBOR}
 	}
-	return all
+	return []string{mediaJSON, mediaYAML, mediaProtobuf}
 }
+
+// acceptedMedia are those that error messages name.
+func acceptedMedia(ctx context.Context) string { return strings.Join(servedMedia(ctx), ", ") }
 
 // jsonOfCBOR returns a document as JSON.
 func jsonOfCBOR(data []byte) ([]byte, error) {

@@ -36,6 +36,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.goaway(w, r)
 	info := parseRequest(r)
+	if info.Unclear {
+		w.Header().Set("Audit-Id", string(auditID(r)))
+		http.Error(w, fmt.Sprintf("Internal Server Error: %q: failed to create RequestInfo: unable to determine kind and namespace from url, %v", r.RequestURI, r.URL), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-cache, private")
 	if !info.longRunning() && !probes(r) {
 		s.underWay.RLock()
 		defer s.underWay.RUnlock()
@@ -87,6 +93,7 @@ func (s *Server) serve(ctx context.Context, w *recorder, r *http.Request, info *
 	began := time.Now()
 	attributes := s.attributes(ctx, info, r)
 	if attributes, err = s.impersonate(ctx, r, attributes); err != nil {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		writeError(w, r, err)
 		return
 	}
@@ -102,6 +109,7 @@ func (s *Server) serve(ctx context.Context, w *recorder, r *http.Request, info *
 	err = s.authorize(ctx, attributes, began)
 	s.metrics.passed(filterAuthorization, began)
 	if err != nil {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		writeError(w, r, err)
 		return
 	}
@@ -118,12 +126,17 @@ func (s *Server) serve(ctx context.Context, w *recorder, r *http.Request, info *
 	}
 }
 
+// auditID is what the request is called in audit logs, by its client's wish.
+func auditID(r *http.Request) types.UID {
+	if id := r.Header.Get("Audit-Id"); id != "" {
+		return types.UID(id)
+	}
+	return types.UID(uuid.NewString())
+}
+
 // identify finds out who asks, and begins the record of the request.
 func (s *Server) identify(w *recorder, r *http.Request, info *requestInfo) (*http.Request, error) {
-	id := types.UID(r.Header.Get("Audit-Id"))
-	if id == "" {
-		id = types.UID(uuid.NewString())
-	}
+	id := auditID(r)
 	w.Header().Set("Audit-Id", string(id))
 	ctx := r.Context()
 	began := time.Now()

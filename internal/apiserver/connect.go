@@ -9,12 +9,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	netutil "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/proxy"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -35,6 +37,9 @@ type NodeDialer interface {
 func (s *Server) connect(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request) error {
 	if len(r.URL.Query()["dryRun"]) > 0 {
 		return apierrors.NewBadRequest("dryRun is not supported")
+	}
+	if err := checkStream(r, info, req); err != nil {
+		return err
 	}
 	if s.Nodes == nil {
 		return apierrors.NewServiceUnavailable("this API server has no way to reach nodes")
@@ -69,6 +74,27 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, info *requestIn
 	return notFound()
 }
 
+// checkStream looks at what a request says of itself, before there is anything to
+// connect to.
+func checkStream(r *http.Request, info *requestInfo, req *verbs.Request) error {
+	q := r.URL.Query()
+	switch info.Subresource {
+	case "log":
+		return checkLogOptions(info.Name, q)
+	case "portforward":
+		for _, port := range q["ports"] {
+			if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+				return apierrors.NewBadRequest("cannot convert to []int32: " + err.Error())
+			}
+		}
+	case "proxy":
+		if _, _, _, ok := netutil.SplitSchemeNamePort(info.Name); !ok {
+			return apierrors.NewBadRequest(fmt.Sprintf("invalid %s request %q", req.Resource().Singular, info.Name))
+		}
+	}
+	return nil
+}
+
 // plainName takes scheme and port off a name of the form scheme:name:port,
 // which proxy requests may use.
 func plainName(name, subresource string) string {
@@ -95,6 +121,9 @@ func (s *Server) kubeletOf(ctx context.Context, pod *corev1.Pod) (*url.URL, http
 	}
 	nodes := s.Verbs.Lookup(schema.GroupResource{Resource: "nodes"})
 	e, err := s.Verbs.Get(ctx, &verbs.Request{Version: nodes.Versions[0], Name: pod.Spec.NodeName}, &metav1.GetOptions{ResourceVersion: "0"})
+	if apierrors.IsNotFound(err) {
+		return nil, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, pod.Spec.NodeName) // as upstream says it
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -134,11 +163,7 @@ func container(pod *corev1.Pod, name string) (string, error) {
 	if len(names) == 1 {
 		return names[0], nil
 	}
-	text := fmt.Sprintf("a container name must be specified for pod %s, choose one of: %v", pod.Name, names)
-	if len(inits) > 0 {
-		text += fmt.Sprintf(" or one of the init containers: %v", inits)
-	}
-	return "", apierrors.NewBadRequest(text)
+	return "", apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: %v", pod.Name, append(inits, names...)))
 }
 
 func (s *Server) podLog(w http.ResponseWriter, r *http.Request, req *verbs.Request, pod *corev1.Pod) error {
@@ -150,8 +175,9 @@ func (s *Server) podLog(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 	if err != nil {
 		return err
 	}
-	if err := checkLogOptions(pod.Name, q); err != nil {
-		return err
+	if pod.Spec.NodeName == "" {
+		w.WriteHeader(http.StatusNoContent) // there is no log yet
+		return nil
 	}
 	target, rt, err := s.kubeletOf(r.Context(), pod)
 	if err != nil {
@@ -177,7 +203,7 @@ func checkLogOptions(pod string, q url.Values) error {
 		}
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil {
-			return apierrors.NewBadRequest(fmt.Sprintf("%s: %v", name, err))
+			return apierrors.NewBadRequest(err.Error())
 		}
 		if n < least {
 			text := "must be greater than 0"
@@ -186,6 +212,14 @@ func checkLogOptions(pod string, q url.Values) error {
 			}
 			errs = append(errs, field.Invalid(field.NewPath(name), n, text))
 		}
+	}
+	if v := q.Get("sinceTime"); v != "" {
+		if _, err := time.Parse(time.RFC3339, v); err != nil {
+			return apierrors.NewBadRequest(err.Error())
+		}
+	}
+	if _, ok := q["stream"]; ok {
+		errs = append(errs, field.Forbidden(field.NewPath("stream"), "may not be specified")) // as by default in v1.36
 	}
 	if q.Get("sinceSeconds") != "" && q.Get("sinceTime") != "" {
 		errs = append(errs, field.Forbidden(field.NewPath(""), "at most one of `sinceTime` or `sinceSeconds` may be specified"))
@@ -223,7 +257,7 @@ func (s *Server) podStream(w http.ResponseWriter, r *http.Request, info *request
 		}
 		out["command"] = q["command"]
 		if info.Subresource == "exec" {
-			if len(q["command"]) == 0 {
+			if len(q["command"]) == 0 && pod.Spec.NodeName != "" {
 				return apierrors.NewBadRequest("you must specify at least 1 command for the container")
 			}
 			options = &corev1.PodExecOptions{Container: name, Command: q["command"], Stdin: truthy(q.Get("stdin")), Stdout: truthy(q.Get("stdout")), Stderr: truthy(q.Get("stderr")), TTY: truthy(q.Get("tty"))}
@@ -309,7 +343,7 @@ func (s *Server) podProxy(w http.ResponseWriter, r *http.Request, info *requestI
 		}
 	}
 	if pod.Status.PodIP == "" {
-		return apierrors.NewServiceUnavailable(fmt.Sprintf("pod %s has no address yet", pod.Name))
+		return apierrors.NewBadRequest("address not allowed")
 	}
 	target := &url.URL{Scheme: orHTTP(scheme), Host: joinPort(pod.Status.PodIP, port)}
 	return s.proxyTo(w, r, info, target, s.toPods)

@@ -31,7 +31,7 @@ func page(w http.ResponseWriter, r *http.Request, kind string, fields map[string
 	}
 	if m == nil {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		fmt.Fprintf(w, "\nkube-apiserver %s\n%s\n%s", strings.ToLower(kind), debugNotice, text)
+		fmt.Fprintf(w, "\napiserver %s\n%s%s", strings.ToLower(kind), debugNotice, text)
 		return
 	}
 	if m.Version == "v1alpha1" {
@@ -40,7 +40,7 @@ func page(w http.ResponseWriter, r *http.Request, kind string, fields map[string
 	gvk := schema.GroupVersionKind{Group: m.Group, Version: m.Version, Kind: kind}
 	obj := &unstructured.Unstructured{Object: fields}
 	obj.SetGroupVersionKind(gvk)
-	obj.SetName("kube-apiserver")
+	obj.SetName("apiserver")
 	writeObject(w, r, &mediaType{Media: m.Media, Pretty: m.Pretty}, http.StatusOK, obj, gvk)
 }
 
@@ -62,7 +62,7 @@ func negotiatePage(r *http.Request, kind string) (*mediaType, error) {
 			return nil, nil
 		}
 	}
-	return nil, notAcceptable(r, "application/json, application/yaml, text/plain")
+	return nil, notAcceptable("application/json, application/yaml, text/plain")
 }
 
 // statusz shows people what runs and since when (KEP-4827).
@@ -78,7 +78,7 @@ func (s *Server) statusz(w http.ResponseWriter, r *http.Request) {
 	page(w, r, "Statusz", map[string]any{
 		"startTime": s.started.UTC().Format(time.RFC3339), "uptimeSeconds": int64(up.Seconds()), "goVersion": v.GoVersion,
 		"binaryVersion": v.GitVersion, "emulationVersion": emulation, "paths": shown,
-	}, fmt.Sprintf("Started: %s\nUp: %d hr %02d min %02d sec\nGo version: %s\nBinary version: %s\nEmulation version: %s\nPaths: %s\n",
+	}, fmt.Sprintf("\nStarted: %s\nUp: %d hr %02d min %02d sec\nGo version: %s\nBinary version: %s\nEmulation version: %s\nPaths: %s\n",
 		s.started.UTC().Format(time.UnixDate), int(up.Hours()), int(up.Minutes())%60, int(up.Seconds())%60,
 		v.GoVersion, v.GitVersion, emulation, strings.Join(paths, " ")))
 }
@@ -102,7 +102,7 @@ func (s *Server) flagz(w http.ResponseWriter, r *http.Request) {
 	var text strings.Builder
 	flags := map[string]any{}
 	for _, name := range slices.Sorted(maps.Keys(s.Flags)) {
-		fmt.Fprintf(&text, "%s=%s\n", name, s.Flags[name])
+		fmt.Fprintf(&text, "%s: %s\n", name, s.Flags[name])
 		flags[name] = s.Flags[name]
 	}
 	page(w, r, "Flagz", map[string]any{"flags": flags}, text.String())
@@ -122,13 +122,13 @@ func (s *Server) slis() http.Handler {
 	handler := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, kind := range []string{"healthz", "livez", "readyz"} {
-			for name, check := range s.healthChecks(kind) {
+			for _, c := range s.healthChecks(kind) {
 				value, status := 1.0, "success"
-				if check(r.Context()) != nil {
+				if c.run(r.Context()) != nil {
 					value, status = 0, "error"
 				}
-				state.WithLabelValues(name, kind).Set(value)
-				total.WithLabelValues(name, status, kind).Inc()
+				state.WithLabelValues(c.name, kind).Set(value)
+				total.WithLabelValues(c.name, status, kind).Inc()
 			}
 		}
 		handler.ServeHTTP(w, r)
@@ -142,9 +142,7 @@ const profilePath = "/debug/pprof"
 func (s *Server) serveProfile(w http.ResponseWriter, r *http.Request, info *requestInfo) bool {
 	switch info.Path {
 	case profilePath:
-		http.Redirect(w, r, profilePath+"/", http.StatusMovedPermanently)
-	case profilePath + "/cmdline":
-		pprof.Cmdline(w, r)
+		http.Redirect(w, r, profilePath+"/", http.StatusFound)
 	case profilePath + "/profile":
 		pprof.Profile(w, r)
 	case profilePath + "/symbol":

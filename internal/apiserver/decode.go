@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"skiff/internal/apiserver/verbs"
@@ -30,7 +29,7 @@ func readBody(r *http.Request) ([]byte, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	if err != nil {
-		return nil, apierrors.NewBadRequest("reading the request's body: " + err.Error())
+		return nil, err
 	}
 	if len(data) > maxBody {
 		return nil, tooLarge()
@@ -62,7 +61,7 @@ func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object
 			return unrecognized(gvk, data, "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")
 		}
 		if err := u.Unmarshal(data[4:]); err != nil {
-			return apierrors.NewBadRequest("decoding the protobuf envelope: " + err.Error())
+			return unrecognized(gvk, data, err.Error())
 		}
 		if err := checkKind(schema.FromAPIVersionAndKind(u.APIVersion, u.Kind), gvk, oldVersions); err != nil {
 			return err
@@ -84,16 +83,22 @@ func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object
 	case mediaYAML:
 		js, err := yaml.YAMLToJSON(data)
 		if err != nil {
-			return apierrors.NewBadRequest("error converting YAML to JSON: " + err.Error())
+			return unrecognized(gvk, data, err.Error())
 		}
 		if _, err := yaml.YAMLToJSONStrict(data); err != nil {
-			strict = append(strict, err)
+			strict = doubled(ctx, err, fieldValidation)
 		}
 		data = js
 	}
-	var meta metav1.TypeMeta
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &meta); err != nil {
-		return unrecognized(gvk, data, "couldn't get version/kind; json parse error: "+err.Error())
+	_, custom := obj.(*unstructured.Unstructured)
+	said, err := verbs.KindOf(data)
+	if err != nil {
+		return unrecognized(gvk, data, err.Error())
+	}
+	if !custom {
+		if err := checkKind(said, gvk, oldVersions); err != nil {
+			return err
+		}
 	}
 	if err := verbs.WithStrict(ctx, strict, decode(data), fieldValidation); err != nil {
 		var status apierrors.APIStatus
@@ -102,11 +107,10 @@ func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object
 		}
 		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, gvk.Kind, err))
 	}
-	got := obj.GetObjectKind().GroupVersionKind()
-	if err := checkKind(got, gvk, oldVersions); err != nil {
-		return err
-	}
-	if _, custom := obj.(*unstructured.Unstructured); custom {
+	if custom {
+		if err := checkCustomKind(said, gvk); err != nil {
+			return err
+		}
 		obj.GetObjectKind().SetGroupVersionKind(gvk)
 	} else {
 		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
@@ -138,8 +142,28 @@ func checkKind(got, want schema.GroupVersionKind, oldVersions []string) error {
 	if (got.Kind == "" || got.Kind == want.Kind) && (got.GroupVersion().Empty() || got.GroupVersion() == want.GroupVersion()) {
 		return nil
 	}
+	return verbs.OtherKind(got, want)
+}
+
+func checkCustomKind(got, want schema.GroupVersionKind) error {
 	if got.Kind != want.Kind {
 		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: the request is for %s", got.Kind, got.Version, want.Kind, want))
 	}
-	return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
+	if got.GroupVersion() != want.GroupVersion() {
+		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
+	}
+	return nil
+}
+
+// doubled warns of the keys that a YAML document has twice, or returns what is
+// to be refused because of them.
+func doubled(ctx context.Context, err error, fieldValidation string) []error {
+	switch fieldValidation {
+	case metav1.FieldValidationStrict:
+		return []error{err}
+	case metav1.FieldValidationIgnore:
+		return nil
+	}
+	verbs.WarnDoubled(ctx, err)
+	return nil
 }

@@ -2,7 +2,7 @@ package apiserver
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"slices"
@@ -108,6 +108,9 @@ func versionDocs(gv schema.GroupVersion, served []*verbs.Version) (*metav1.APIRe
 		return strings.Compare(a.Resource().Names.Resource, b.Resource().Names.Resource)
 	})
 	list := &metav1.APIResourceList{GroupVersion: gv.String(), APIResources: []metav1.APIResource{}}
+	if gv.Group == "" {
+		list.Kind = listGVK.Kind // as upstream, without a version
+	}
 	agg := apidiscoveryv2.APIVersionDiscovery{Version: gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
 	for _, v := range served {
 		r := v.Resource()
@@ -125,7 +128,7 @@ func versionDocs(gv schema.GroupVersion, served []*verbs.Version) (*metav1.APIRe
 		list.APIResources = append(list.APIResources, main)
 		entry := apidiscoveryv2.APIResourceDiscovery{
 			Resource: r.Names.Resource, SingularResource: r.Singular, Scope: scope, Verbs: resourceVerbs(r),
-			ShortNames: r.ShortNames, Categories: r.Categories, ResponseKind: responseKind(v.GVK()),
+			ShortNames: r.ShortNames, Categories: r.Categories, ResponseKind: responseKind(v, v.GVK()),
 		}
 		for _, sub := range subresources(v) {
 			a := metav1.APIResource{Name: r.Names.Resource + "/" + sub.name, Namespaced: r.Namespaced, Kind: sub.gvk.Kind, Verbs: sub.verbs}
@@ -134,7 +137,7 @@ func versionDocs(gv schema.GroupVersion, served []*verbs.Version) (*metav1.APIRe
 			}
 			list.APIResources = append(list.APIResources, a)
 			entry.Subresources = append(entry.Subresources, apidiscoveryv2.APISubresourceDiscovery{
-				Subresource: sub.name, ResponseKind: responseKind(sub.gvk), Verbs: sub.verbs,
+				Subresource: sub.name, ResponseKind: responseKind(v, sub.gvk), Verbs: sub.verbs,
 			})
 		}
 		agg.Resources = append(agg.Resources, entry)
@@ -142,7 +145,12 @@ func versionDocs(gv schema.GroupVersion, served []*verbs.Version) (*metav1.APIRe
 	return list, agg
 }
 
-func responseKind(gvk schema.GroupVersionKind) *metav1.GroupVersionKind {
+// responseKind is what a path of v answers with. As with upstream, the group
+// version is left out where it is the path's own, except of custom resources.
+func responseKind(v *verbs.Version, gvk schema.GroupVersionKind) *metav1.GroupVersionKind {
+	if v.Resource().Custom == nil && gvk.GroupVersion() == v.GroupVersion() {
+		return &metav1.GroupVersionKind{Kind: gvk.Kind}
+	}
 	return &metav1.GroupVersionKind{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind}
 }
 
@@ -208,7 +216,7 @@ func subresources(v *verbs.Version) []subresourceDoc {
 // storageHash lets clients notice that the storage version changed.
 func storageHash(r *apis.Resource) string {
 	sum := sha256.Sum256([]byte(r.Hub.Group + "/" + r.Hub.Version + "/" + r.Kind))
-	return hex.EncodeToString(sum[:8])
+	return base64.StdEncoding.EncodeToString(sum[:8])
 }
 
 var (
@@ -216,8 +224,10 @@ var (
 	aggGVK  = apidiscoveryv2.SchemeGroupVersion.WithKind("APIGroupDiscoveryList")
 )
 
+const discoveryKind = "APIGroupDiscoveryList"
+
 func aggregatedOffer(m *mediaType) bool {
-	return m.As == "" || (m.As == "APIGroupDiscoveryList" && m.Group == "apidiscovery.k8s.io" && m.Version == "v2")
+	return m.As == "" || (m.As == discoveryKind && m.Group == "apidiscovery.k8s.io" && m.Version == "v2")
 }
 
 // serveDiscoveryPath answers the paths that tell which groups, versions and
@@ -228,12 +238,38 @@ func (s *Server) serveDiscoveryPath(w http.ResponseWriter, r *http.Request, info
 	if parts[0] != "api" && parts[0] != "apis" {
 		return false
 	}
-	m, err := negotiate(r, aggregatedOffer)
+	docs := s.discover()
+	groups := parts[0] == "apis" && len(parts) < 3
+	if len(parts) == 3 || len(parts) == 2 && !groups {
+		if gv, err := schema.ParseGroupVersion(strings.Join(parts[1:], "/")); err == nil && docs.resources[gv] == nil {
+			if !s.builtIn(gv.Group) {
+				return false
+			}
+			writeError(w, r, notFound())
+			return true
+		}
+	}
+	if groups && len(parts) == 2 && !slices.ContainsFunc(docs.groups, func(g metav1.APIGroup) bool { return g.Name == parts[1] }) {
+		return false
+	}
+	if !groups && len(parts) < 4 && !getOnly(w, r) {
+		return true
+	}
+	if !groups {
+		if err := produced(r, servedMedia(r.Context())); err != nil {
+			writeError(w, r, err)
+			return true
+		}
+	}
+	offers := plainOnly
+	if info.Path == "/apis" || path == "api" {
+		offers = aggregatedOffer
+	}
+	m, err := negotiate(r, offers)
 	if err != nil {
 		writeError(w, r, err)
 		return true
 	}
-	docs := s.discover()
 	switch {
 	case len(parts) == 1 && m.As != "":
 		tag := docs.tags[path == "api"]
@@ -247,9 +283,10 @@ func (s *Server) serveDiscoveryPath(w http.ResponseWriter, r *http.Request, info
 		writeObject(w, r, m, http.StatusOK, docs.aggregated[path == "api"], aggGVK)
 	case path == "api":
 		writeObject(w, r, m, http.StatusOK, &metav1.APIVersions{
+			TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, // as upstream, without a version
 			Versions: []string{"v1"},
 			ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{
-				{ClientCIDR: "0.0.0.0/0", ServerAddress: r.Host},
+				{ClientCIDR: "0.0.0.0/0", ServerAddress: s.Address},
 			},
 		}, schema.GroupVersionKind{Version: "v1", Kind: "APIVersions"})
 	case path == "apis":
@@ -299,8 +336,8 @@ func (s *Server) rootPaths() []string {
 		}
 	}
 	for _, path := range []string{"healthz", "livez", "readyz"} {
-		for name := range s.healthChecks(path) {
-			paths = append(paths, "/"+path+"/"+name)
+		for _, c := range s.healthChecks(path) {
+			paths = append(paths, "/"+path+"/"+c.name)
 		}
 	}
 	for p := range s.Handlers {

@@ -63,10 +63,7 @@ func encodeItem(ctx context.Context, e *cache.Entry, v *verbs.Version, media str
 }
 
 func errNoProtobuf(v *verbs.Version) error {
-	e := apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "", noResource, "", "", 0, false)
-	e.ErrStatus.Message = fmt.Sprintf("%s has no protobuf form: accept application/json", v.GVK())
-	e.ErrStatus.Reason = metav1.StatusReasonNotAcceptable
-	return e
+	return notShown(fmt.Sprintf("%s has no protobuf form: accept application/json", v.GVK()))
 }
 
 // appendEnvelope appends raw, the protobuf form of an object of the kind, in
@@ -161,9 +158,13 @@ func writeEntry(w http.ResponseWriter, r *http.Request, m *mediaType, v *verbs.V
 	return nil
 }
 
-// listMeta is the metadata of a list.
+// listMeta is the metadata of a list. Lists of what is made up have no revision.
 func listMeta(list *verbs.ListResult) metav1.ListMeta {
-	return metav1.ListMeta{ResourceVersion: strconv.FormatInt(list.Revision, 10), Continue: list.Continue, RemainingItemCount: list.Remaining}
+	meta := metav1.ListMeta{Continue: list.Continue, RemainingItemCount: list.Remaining}
+	if list.Revision > 0 {
+		meta.ResourceVersion = strconv.FormatInt(list.Revision, 10)
+	}
+	return meta
 }
 
 // encodeItems returns the entries' bytes, and how many they are with their
@@ -270,11 +271,10 @@ func writeObject(w http.ResponseWriter, r *http.Request, m *mediaType, code int,
 // writeError answers with a Status.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(err)
-	m, nerr := negotiate(r, func(*mediaType) bool { return true })
-	if nerr != nil || status.Code == http.StatusNotAcceptable {
-		m = &mediaType{Media: mediaJSON}
+	m, unknown := negotiate(r, plainOnly)
+	if unknown != nil {
+		m = &mediaType{Media: mediaJSON, Pretty: true}
 	}
-	m.As = ""
 	if status.Details != nil && status.Details.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
 	}
@@ -306,15 +306,12 @@ func acceptsGzip(r *http.Request) bool {
 func writeBytes(w http.ResponseWriter, r *http.Request, m *mediaType, code int, data []byte) {
 	if m.Pretty && m.Media == mediaJSON {
 		var out bytes.Buffer
-		if json.Indent(&out, data, "", "  ") == nil {
+		if json.Indent(&out, bytes.TrimSpace(data), "", "  ") == nil {
 			data = out.Bytes()
 		}
 	}
 	h := w.Header()
 	h.Set("Content-Type", m.contentType())
-	if h.Get("Cache-Control") == "" {
-		h.Set("Cache-Control", "no-cache, private")
-	}
 	if len(data) > gzipThreshold && acceptsGzip(r) {
 		h.Set("Content-Encoding", "gzip")
 		h.Add("Vary", "Accept-Encoding")

@@ -141,8 +141,7 @@ func wantedUser(h http.Header) (*identity.User, error) {
 	}
 	if u.Name == "" {
 		if u.UID != "" || len(u.Groups) > 0 || len(u.Extra) > 0 {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("requested impersonation of uid %q, groups %q and extra %v without impersonating a user name: set %s too",
-				u.UID, u.Groups, u.Extra, authenticationv1.ImpersonateUserHeader))
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("requested &user.DefaultInfo{Name:\"\", UID:%q, Groups:%#v, Extra:%#v} without impersonating a user name", u.UID, u.Groups, u.Extra))
 		}
 		return nil, nil
 	}

@@ -471,14 +471,14 @@ func TestPages(t *testing.T) {
 		kind := strings.ToUpper(name[:1]) + name[1:]
 		for _, accept := range []string{"", "*/*", "text/plain", "text/html, text/*;q=0.5"} {
 			got := admin.do("GET", path, nil, "Accept", accept)
-			if got.StatusCode != 200 || got.Header.Get("Content-Type") != "text/plain; charset=utf-8" || !strings.HasPrefix(got.body, "\nkube-apiserver "+name+"\nWarning: ") {
+			if got.StatusCode != 200 || got.Header.Get("Content-Type") != "text/plain; charset=utf-8" || !strings.HasPrefix(got.body, "\napiserver "+name+"\nWarning: ") {
 				t.Errorf("%s for %s: %d %v %s", path, accept, got.StatusCode, got.Header, got.body)
 			}
 		}
 		for _, version := range []string{"v1beta1", "v1alpha1"} {
 			got := admin.do("GET", path, nil, "Accept", "application/json;as="+kind+";v="+version+";g=config.k8s.io")
 			if got.StatusCode != 200 || !strings.Contains(got.body, `"apiVersion":"config.k8s.io/`+version+`"`) || !strings.Contains(got.body, `"kind":"`+kind+`"`) ||
-				!strings.Contains(got.body, `"name":"kube-apiserver"`) || (got.Header.Get("Warning") != "") != (version == "v1alpha1") {
+				!strings.Contains(got.body, `"name":"apiserver"`) || (got.Header.Get("Warning") != "") != (version == "v1alpha1") {
 				t.Errorf("%s in %s: %d %v %s", path, version, got.StatusCode, got.Header, got.body)
 			}
 		}

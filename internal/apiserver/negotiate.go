@@ -3,11 +3,12 @@ package apiserver
 import (
 	"mime"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/munnerz/goautoneg"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff/internal/apiserver/verbs"
 )
@@ -29,10 +30,11 @@ type mediaType struct {
 	Pretty             bool
 }
 
-// contentType is the answer's header.
+// contentType is the answer's header. What the object is shown as is part of it
+// only in discovery.
 func (m *mediaType) contentType() string {
 	ct := m.Media
-	if m.As != "" {
+	if m.As == discoveryKind {
 		ct += ";g=" + m.Group + ";v=" + m.Version + ";as=" + m.As
 	}
 	return ct
@@ -43,86 +45,86 @@ type accepted func(m *mediaType) bool
 
 func plainOnly(m *mediaType) bool { return m.As == "" }
 
-// offered is what offers says, as far as objects of the version have such a
-// form: custom resources have none in protobuf.
-func offered(v *verbs.Version, offers accepted) accepted {
-	if v.Resource().Custom == nil {
-		return offers
-	}
-	return func(m *mediaType) bool { return (m.Media != mediaProtobuf || m.As != "") && offers(m) }
-}
-
-func metaKinds(kinds ...string) accepted {
+// offered is how objects of the version can be shown: those of custom resources
+// have no form in protobuf.
+func offered(v *verbs.Version) accepted {
 	return func(m *mediaType) bool {
 		if m.As == "" {
+			return v.Resource().Custom == nil || m.Media != mediaProtobuf
+		}
+		if m.Group != "meta.k8s.io" || m.Version != "v1" && m.Version != "v1beta1" {
+			return false
+		}
+		switch m.As {
+		case "Table":
+			return m.Media == mediaJSON || m.Media == mediaYAML
+		case "PartialObjectMetadata", "PartialObjectMetadataList":
 			return true
 		}
-		return m.Group == "meta.k8s.io" && (m.Version == "v1" || m.Version == "v1beta1") && slices.Contains(kinds, m.As)
+		return false
 	}
 }
 
 // negotiate picks the first of the request's accepted media types that can be
 // served.
 func negotiate(r *http.Request, offers accepted) (*mediaType, error) {
-	header := strings.Join(r.Header.Values("Accept"), ",")
-	pretty := r.URL.Query().Get("pretty")
-	asked := pretty == "1" || pretty == "true"
+	header := r.Header.Get("Accept")
 	if header == "" {
-		return &mediaType{Media: mediaJSON, Pretty: asked}, nil
+		header = mediaJSON
 	}
-	var best *mediaType
-	bestQ := 0.0
-	for _, clause := range strings.Split(header, ",") {
-		t, params, err := mime.ParseMediaType(strings.TrimSpace(clause))
-		if err != nil {
-			continue
-		}
-		q := 1.0
-		if v, ok := params["q"]; ok {
-			if q, err = strconv.ParseFloat(v, 64); err != nil {
-				continue
+	for _, clause := range goautoneg.ParseAccept(header) {
+		for _, media := range servedMedia(r.Context()) {
+			if m := clauseAs(&clause, media); m != nil && offers(m) {
+				m.Pretty = media == mediaJSON && (m.Pretty || pretty(r))
+				return m, nil
 			}
 		}
-		m := &mediaType{As: params["as"], Group: params["g"], Version: params["v"], Stream: params["stream"] == "watch"}
-		switch t {
-		case mediaJSON, "application/*", "*/*":
-			m.Media = mediaJSON
-		case mediaYAML:
-			m.Media = mediaYAML
-		case mediaProtobuf:
-			m.Media = mediaProtobuf
-		case mediaCBOR, mediaCBORSequence:
-			if !offersCBOR(r.Context()) {
-				continue
-			}
-			m.Media = mediaCBOR
-		default:
-			continue
-		}
-		if !offers(m) {
-			continue
-		}
-		if q > bestQ {
-			best, bestQ = m, q
-		}
 	}
-	if best == nil {
-		return nil, notAcceptable(r, acceptedMedia(r.Context()))
+	return nil, notAcceptable(acceptedMedia(r.Context()))
+}
+
+// clauseAs is what a clause of an Accept header wishes of a serialisation, nil if
+// that is not meant or cannot be.
+func clauseAs(clause *goautoneg.Accept, media string) *mediaType {
+	mainType, subType, _ := strings.Cut(media, "/")
+	switch {
+	case clause.Type == "*" && clause.SubType == "*":
+	case clause.Type != mainType:
+		return nil
+	case clause.SubType == subType, clause.SubType == "*", media == mediaCBOR && clause.SubType == "cbor-seq":
+	default:
+		return nil
 	}
-	best.Pretty = asked
-	if !asked && pretty == "" && best.Media == mediaJSON {
-		// People at a terminal or in a browser read what they get.
-		agent := r.UserAgent()
-		best.Pretty = strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
+	p := clause.Params
+	m := &mediaType{Media: media, As: p["as"], Group: p["g"], Version: p["v"], Stream: p["stream"] == "watch", Pretty: p["pretty"] == "1"}
+	switch {
+	case m.As == "" && (m.Group != "" || m.Version != ""), p["stream"] != "" && (!m.Stream || media == mediaYAML):
+		return nil
 	}
-	return best, nil
+	return m
+}
+
+// pretty reports whether people will read the answer: they say so, or are at a
+// terminal or in a browser.
+func pretty(r *http.Request) bool {
+	if asked := r.URL.Query().Get("pretty"); asked != "" {
+		yes, _ := strconv.ParseBool(asked)
+		return yes
+	}
+	agent := r.UserAgent()
+	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
 }
 
 // notAcceptable refuses a request whose client takes none of what there is.
-func notAcceptable(r *http.Request, offered string) error {
-	e := apierrors.NewGenericServerResponse(http.StatusNotAcceptable, r.Method, noResource, "", "", 0, false)
-	e.ErrStatus.Message = "only the following media types are accepted: " + offered
-	e.ErrStatus.Reason = "NotAcceptable"
+func notAcceptable(offered string) error {
+	return notShown("only the following media types are accepted: " + offered)
+}
+
+// notShown refuses to show something in the form that the client wants.
+func notShown(text string) error {
+	e := apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "", noResource, "", "", 0, false)
+	e.ErrStatus.Message = text
+	e.ErrStatus.Reason = metav1.StatusReasonNotAcceptable
 	e.ErrStatus.Details = nil
 	return e
 }

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
 
 	"skiff/internal/apiserver/verbs"
 )
@@ -71,22 +73,33 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 	if media == mediaProtobuf && len(data) > 4 && envelope.Unmarshal(data[4:]) == nil && envelope.Kind == kind.Kind {
 		kind = envelope.GroupVersionKind()
 	}
-	err = decodeInto(r.Context(), media, data, o, kind, metav1.FieldValidationIgnore)
-	if err == nil || media == mediaProtobuf {
+	if media == mediaProtobuf {
+		err = decodeInto(r.Context(), media, data, o, kind, metav1.FieldValidationIgnore)
 		recordRequest(r.Context(), o, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"})
 		return o, err
 	}
-	if media == mediaCBOR {
-		if data, err = jsonOfCBOR(data); err != nil {
-			return nil, err
-		}
+	switch media {
+	case mediaCBOR:
+		data, err = jsonOfCBOR(data)
+	case mediaYAML:
+		data, err = yaml.YAMLToJSON(data)
 	}
-	alt := &metav1.DeleteOptions{}
-	if verbs.DecodeJSON(r.Context(), data, alt, metav1.FieldValidationIgnore) != nil || alt.Kind != "DeleteOptions" {
-		return nil, err
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	alt.TypeMeta = metav1.TypeMeta{}
-	return alt, nil
+	said, err := verbs.KindOf(data)
+	if err == nil && said.Kind != "" && said.Kind != kind.Kind {
+		err = fmt.Errorf("no kind %q is registered for version %q in scheme \"pkg/runtime/scheme.go:111\"", said.Kind, said.GroupVersion())
+	}
+	if err == nil {
+		err = verbs.DecodeJSON(r.Context(), data, o, metav1.FieldValidationIgnore)
+	}
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	o.TypeMeta = metav1.TypeMeta{}
+	recordRequest(r.Context(), o, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"})
+	return o, nil
 }
 
 // truthy reads a flag of the query of a stream.

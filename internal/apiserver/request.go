@@ -21,11 +21,24 @@ type requestInfo struct {
 	Subresource  string
 	// Rest is the path after the subresource (proxy).
 	Rest string
-	Path string
+	// Inside is set if the path names the resource below a namespace, Watching if
+	// it is one below /watch/.
+	Inside, Watching bool
+	// Selected is set if the name is from a field selector.
+	Selected bool
+	// Unclear is set if the URL is too short for what it begins with.
+	Unclear bool
+	Path    string
 }
 
 // Subresources of namespaces themselves, as opposed to resources inside one.
 var namespaceSubresources = map[string]bool{"status": true, "finalize": true}
+
+// verbs are what methods mean for resources; other methods mean nothing.
+var verbOf = map[string]string{
+	http.MethodPost: "create", http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete",
+	http.MethodGet: "get", http.MethodHead: "get",
+}
 
 // parseRequest reads a request's URL and method.
 func parseRequest(r *http.Request) *requestInfo {
@@ -42,21 +55,26 @@ func parseRequest(r *http.Request) *requestInfo {
 		return info
 	}
 	info.IsResource = true
-	watch := false
-	if parts[0] == "watch" && len(parts) > 1 {
-		watch, parts = true, parts[1:]
+	info.Verb = verbOf[r.Method]
+	if parts[0] == "watch" || parts[0] == "proxy" {
+		if len(parts) == 1 {
+			info.Unclear = true
+			return info
+		}
+		info.Verb, info.Watching = parts[0], parts[0] == "watch"
+		parts = parts[1:]
 	}
 	if parts[0] == "namespaces" && len(parts) > 1 {
 		info.Namespace = parts[1]
 		if len(parts) > 2 && !namespaceSubresources[parts[2]] {
-			parts = parts[2:]
+			parts, info.Inside = parts[2:], true
 		}
 	}
 	info.Resource = parts[0]
 	if len(parts) > 1 {
 		info.Name = parts[1]
 	}
-	if len(parts) > 2 {
+	if len(parts) > 2 && info.Verb != "proxy" {
 		info.Subresource = parts[2]
 	}
 	if len(parts) > 3 {
@@ -65,35 +83,25 @@ func parseRequest(r *http.Request) *requestInfo {
 			info.Rest += "/"
 		}
 	}
-	query := r.URL.Query()
-	switch r.Method {
-	case http.MethodPost:
-		info.Verb = "create"
-	case http.MethodPut:
-		info.Verb = "update"
-	case http.MethodPatch:
-		info.Verb = "patch"
-	case http.MethodDelete:
-		info.Verb = "delete"
-		if info.Name == "" {
-			info.Verb = "deletecollection"
-		}
-	case http.MethodGet, http.MethodHead:
-		info.Verb = "get"
-		if info.Name == "" || watch {
-			info.Verb = "list"
-			if v, ok := query["watch"]; watch || (ok && v[0] != "false" && v[0] != "0") {
-				info.Verb = "watch"
-			}
-		}
+	if info.Name != "" {
+		return info
 	}
-	if info.Name == "" && (info.Verb == "list" || info.Verb == "watch" || info.Verb == "deletecollection") {
+	switch info.Verb {
+	case "delete":
+		info.Verb = "deletecollection"
+	case "get":
+		query := r.URL.Query()
+		info.Verb = "list"
+		if v, ok := query["watch"]; ok && !strings.EqualFold(v[0], "false") && v[0] != "0" {
+			info.Verb = "watch"
+		}
 		// A selector of a single name counts as that name for authorization.
 		for _, term := range strings.Split(query.Get("fieldSelector"), ",") {
 			if k, v, ok := strings.Cut(term, "="); ok && k == "metadata.name" {
 				info.Name = strings.TrimPrefix(v, "=")
 			}
 		}
+		info.Selected = info.Name != ""
 	}
 	return info
 }

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
 	"mime"
 	"net/http"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -21,8 +23,6 @@ import (
 )
 
 var (
-	tables   = metaKinds("Table", "PartialObjectMetadata")
-	lists    = metaKinds("Table", "PartialObjectMetadataList")
 	scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
 )
 
@@ -52,6 +52,11 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 		http.NotFound(w, r)
 		return nil
 	}
+	if res.Custom == nil {
+		if err := s.routed(r, info, v); err != nil {
+			return err
+		}
+	}
 	if v.Deprecation != "" {
 		s.metrics.askedDeprecated(info)
 		warning(r.Context(), v.Deprecation)
@@ -72,17 +77,20 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 			return methodNotAllowed(info, req)
 		}
 	}
-	if r.Method == http.MethodHead && res.Custom == nil && info.Subresource != "proxy" {
-		return methodNotAllowed(info, req)
-	}
 	if info.Verb == "deletecollection" && res.Namespaced && req.Namespace == "" {
 		return methodNotAllowed(info, req)
 	}
-	if collection && !pathHasName(info) {
+	if info.Selected {
 		req.Name = ""
+	}
+	if wrong := content.IsPathSegmentName(req.Name); len(wrong) > 0 && res.Virtual == nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("Name parameter invalid: %q: %s", req.Name, strings.Join(wrong, ";")))
 	}
 	if info.Subresource != "" {
 		return s.serveSubresource(w, r, info, req)
+	}
+	if info.Verb == "watch" && res.Virtual != nil {
+		return apierrors.NewMethodNotSupported(res.GroupResource(), info.Verb)
 	}
 	if !res.Serves(info.Verb) && !(res.Virtual != nil && s.servesVirtual(res, info.Verb)) {
 		return methodNotAllowed(info, req)
@@ -120,11 +128,6 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 	return methodNotAllowed(info, req)
 }
 
-// pathHasName tells /watch/…/name from a name that came out of a selector.
-func pathHasName(info *requestInfo) bool {
-	return strings.Contains(info.Path, "/watch/") && strings.HasSuffix(info.Path, "/"+info.Name)
-}
-
 // builtIn reports whether clients see resources in the group that are not
 // custom. As with upstream, what is unknown there is told in a Status, and
 // elsewhere by the last of all handlers, in plain text.
@@ -148,15 +151,19 @@ func methodNotAllowed(info *requestInfo, req *verbs.Request) error {
 	if req.Resource().Custom != nil {
 		return apierrors.NewMethodNotSupported(schema.GroupResource{Group: req.Version.Group, Resource: req.Resource().Names.Resource}, info.Verb)
 	}
-	return apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, info.Verb, noResource, "", "", 0, false)
+	return noMethod(info.Verb)
 }
 
 func (s *Server) get(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version, tables))
+	m, err := negotiate(r, offered(req.Version))
 	if err != nil {
 		return err
 	}
-	e, err := s.Verbs.Get(r.Context(), req, &metav1.GetOptions{ResourceVersion: r.URL.Query().Get("resourceVersion")})
+	query := r.URL.Query()
+	if export, _ := strconv.ParseBool(query.Get("export")); export {
+		return apierrors.NewBadRequest("the export parameter, deprecated since v1.14, is no longer supported")
+	}
+	e, err := s.Verbs.Get(r.Context(), req, &metav1.GetOptions{ResourceVersion: query.Get("resourceVersion")})
 	if err != nil {
 		return err
 	}
@@ -168,7 +175,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, m *mediaType, re
 	recordEntry(r.Context(), req.Version, e)
 	switch m.As {
 	case "Table":
-		t, err := s.table(r, req.Version, []*cache.Entry{e}, nil)
+		t, err := s.table(r, m, req.Version, []*cache.Entry{e}, nil)
 		if err != nil {
 			return err
 		}
@@ -181,8 +188,18 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, m *mediaType, re
 		}
 		writeObject(w, r, m, code, p, metaGVK(m, "PartialObjectMetadata"))
 		return nil
+	case "PartialObjectMetadataList":
+		return notShown("you requested PartialObjectMetadataList, but the requested object is not a list (" + internalType(req.Version, "") + ")")
 	}
 	return writeEntry(w, r, m, req.Version, e, code)
+}
+
+// internalType is what upstream's messages call the type of the version's objects.
+func internalType(v *verbs.Version, suffix string) string {
+	if v.Resource().Custom != nil {
+		return "*unstructured.Unstructured" + suffix
+	}
+	return "*" + verbs.InternalName(v.GVK().GroupKind()) + suffix
 }
 
 func metaGVK(m *mediaType, kind string) schema.GroupVersionKind {
@@ -190,7 +207,7 @@ func metaGVK(m *mediaType, kind string) schema.GroupVersionKind {
 }
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version, lists))
+	m, err := negotiate(r, offered(req.Version))
 	if err != nil {
 		return err
 	}
@@ -207,10 +224,10 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, req *verbs.Request
 
 func (s *Server) answerList(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request, list *verbs.ListResult) error {
 	recordList(r.Context(), req.Version, list)
-	meta := &metav1.ListMeta{ResourceVersion: strconv.FormatInt(list.Revision, 10), Continue: list.Continue, RemainingItemCount: list.Remaining}
+	meta := new(listMeta(list))
 	switch m.As {
 	case "Table":
-		t, err := s.table(r, req.Version, list.Entries, meta)
+		t, err := s.table(r, m, req.Version, list.Entries, meta)
 		if err != nil {
 			return err
 		}
@@ -226,6 +243,9 @@ func (s *Server) answerList(w http.ResponseWriter, r *http.Request, m *mediaType
 		}
 		writeObject(w, r, m, http.StatusOK, p, metaGVK(m, "PartialObjectMetadataList"))
 		return nil
+	}
+	if m.As == "PartialObjectMetadata" {
+		return notShown("you requested PartialObjectMetadata, but the requested object is a list (" + internalType(req.Version, "List") + ")")
 	}
 	return writeList(w, r, m, req.Version, list)
 }
@@ -269,12 +289,15 @@ func readInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, 
 }
 
 func (s *Server) create(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version, tables))
+	m, err := negotiate(r, offered(req.Version))
 	if err != nil {
 		return err
 	}
 	o, err := parse(r, metav1.Convert_url_Values_To_v1_CreateOptions)
 	if err != nil {
+		return err
+	}
+	if err := verbs.CheckCreateOptions(o); err != nil {
 		return err
 	}
 	obj, err := s.body(r, req.Version, o.FieldValidation)
@@ -289,12 +312,15 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 }
 
 func (s *Server) update(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version, tables))
+	m, err := negotiate(r, offered(req.Version))
 	if err != nil {
 		return err
 	}
 	o, err := parse(r, metav1.Convert_url_Values_To_v1_UpdateOptions)
 	if err != nil {
+		return err
+	}
+	if err := verbs.CheckUpdateOptions(o); err != nil {
 		return err
 	}
 	obj, err := s.body(r, req.Version, o.FieldValidation)
@@ -340,7 +366,7 @@ func patchBody(r *http.Request) (types.PatchType, []byte, *metav1.PatchOptions, 
 }
 
 func (s *Server) patch(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version, tables))
+	m, err := negotiate(r, offered(req.Version))
 	if err != nil {
 		return err
 	}
@@ -356,7 +382,7 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 }
 
 func (s *Server) delete(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version, tables))
+	m, err := negotiate(r, offered(req.Version))
 	if err != nil {
 		return err
 	}
@@ -403,7 +429,7 @@ var returnsDeleted = map[schema.GroupResource]bool{
 }
 
 func (s *Server) deleteCollection(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version, lists))
+	m, err := negotiate(r, offered(req.Version))
 	if err != nil {
 		return err
 	}
@@ -438,7 +464,7 @@ func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requ
 	res := req.Resource()
 	switch {
 	case info.Verb == "create" && res.Virtual.Create != nil:
-		m, err := negotiate(r, offered(req.Version, plainOnly))
+		m, err := negotiate(r, offered(req.Version))
 		if err != nil {
 			return err
 		}

@@ -34,13 +34,15 @@ import (
 // the fields.
 type Config struct {
 	Verbs *verbs.Server
+	// Address is where clients outside reach the server: host and port.
+	Address string
 	// Authenticator proves who asks.
 	Authenticator authn.Authenticator
 	// Nodes connects to kubelets; nil where there are none.
 	Nodes NodeDialer
 	Clock clock.WithTicker
 	Log   *slog.Logger
-	// Handlers serve further paths exactly, e.g. OpenID documents. They are
+	// Handlers answer GET of further paths, e.g. OpenID documents. They are
 	// authorized as non-resource requests.
 	Handlers map[string]http.Handler
 	// OpenAPI answers below /openapi/.
@@ -222,11 +224,13 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, info *request
 		h(w, r)
 		return
 	}
-	if h := s.Handlers[info.Path]; h != nil {
-		h.ServeHTTP(w, r)
+	if h := s.Handlers[strings.TrimSuffix(info.Path, "/")]; h != nil {
+		if getOnly(w, r) {
+			h.ServeHTTP(w, r)
+		}
 		return
 	}
-	if s.OpenAPI != nil && strings.HasPrefix(info.Path, "/openapi/") {
+	if s.OpenAPI != nil && (info.Path == "/openapi/v2" || info.Path == "/openapi/v3" || strings.HasPrefix(info.Path, "/openapi/v3/")) {
 		s.OpenAPI.ServeHTTP(w, r)
 		return
 	}

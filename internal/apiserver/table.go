@@ -2,13 +2,13 @@ package apiserver
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/verbs"
@@ -29,16 +29,24 @@ func defaultCells(obj apis.Object) []any {
 	return []any{obj.GetName(), obj.GetCreationTimestamp().UTC().Format(time.RFC3339)}
 }
 
+// includeObject is what a table's client wants of the objects themselves.
+func includeObject(r *http.Request) (metav1.IncludeObjectPolicy, error) {
+	switch include := metav1.IncludeObjectPolicy(r.URL.Query().Get("includeObject")); include {
+	case "":
+		return metav1.IncludeMetadata, nil
+	case metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject:
+		return include, nil
+	default:
+		return "", apierrors.NewBadRequest(fmt.Sprintf("Unable to convert to Table as requested: includeObject: Invalid value: %q: must be 'Metadata', 'Object', 'None', or empty", include))
+	}
+}
+
 // table shows entries as rows (meta.k8s.io Table). meta is nil for a single
 // object.
-func (s *Server) table(r *http.Request, v *verbs.Version, entries []*cache.Entry, meta *metav1.ListMeta) (*metav1.Table, error) {
-	include := metav1.IncludeObjectPolicy(r.URL.Query().Get("includeObject"))
-	switch include {
-	case "":
-		include = metav1.IncludeMetadata
-	case metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject:
-	default:
-		return nil, apierrors.NewBadRequest(`includeObject must be one of "None", "Metadata" and "Object", it is "` + string(include) + `"`)
+func (s *Server) table(r *http.Request, m *mediaType, v *verbs.Version, entries []*cache.Entry, meta *metav1.ListMeta) (*metav1.Table, error) {
+	include, err := includeObject(r)
+	if err != nil {
+		return nil, err
 	}
 	d := v.Resource()
 	columns, cells := d.Columns, d.Cells
@@ -48,7 +56,10 @@ func (s *Server) table(r *http.Request, v *verbs.Version, entries []*cache.Entry
 	if cells == nil {
 		columns, cells = defaultColumns(), defaultCells
 	}
-	t := &metav1.Table{ColumnDefinitions: columns, Rows: make([]metav1.TableRow, 0, len(entries))}
+	t := &metav1.Table{ColumnDefinitions: columns}
+	if len(entries) > 0 || d.Cells != nil || d.Custom != nil {
+		t.Rows = make([]metav1.TableRow, 0, len(entries)) // otherwise null, as with upstream
+	}
 	if meta != nil {
 		t.ListMeta = *meta
 	}
@@ -73,7 +84,7 @@ func (s *Server) table(r *http.Request, v *verbs.Version, entries []*cache.Entry
 		switch include {
 		case metav1.IncludeMetadata:
 			p := partialOf(obj)
-			p.SetGroupVersionKind(schema.GroupVersionKind{Group: "meta.k8s.io", Version: "v1", Kind: "PartialObjectMetadata"})
+			p.SetGroupVersionKind(metaGVK(m, "PartialObjectMetadata"))
 			row.Object = runtime.RawExtension{Object: p}
 		case metav1.IncludeObject:
 			item, err := encodeItem(r.Context(), e, v, mediaJSON)
@@ -113,7 +124,7 @@ func partial(_ *verbs.Version, e *cache.Entry) (*metav1.PartialObjectMetadata, e
 }
 
 func partialList(v *verbs.Version, entries []*cache.Entry, meta *metav1.ListMeta) (*metav1.PartialObjectMetadataList, error) {
-	out := &metav1.PartialObjectMetadataList{ListMeta: *meta, Items: make([]metav1.PartialObjectMetadata, 0, len(entries))}
+	out := &metav1.PartialObjectMetadataList{ListMeta: *meta}
 	for _, e := range entries {
 		p, err := partial(v, e)
 		if err != nil {

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -35,13 +34,21 @@ const watchChunk = 256 << 10
 
 // watch streams events until the client leaves or the time is up.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version, tables))
+	m, err := negotiate(r, offered(req.Version))
 	if err != nil {
 		return err
 	}
 	o, timeout, err := listOptions(r)
 	if err != nil {
 		return err
+	}
+	if m.As == "Table" {
+		if _, err := includeObject(r); err != nil {
+			return err
+		}
+	}
+	if m.Media == mediaYAML {
+		return notAcceptable("application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch")
 	}
 	if timeout <= 0 {
 		timeout = s.MinWatchTimeout + rand.N(s.MinWatchTimeout)
@@ -72,7 +79,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 		ct += ";stream=watch"
 	case mediaCBOR:
 		// Many documents, one after the other.
-		ct = mediaCBORSequence + strings.TrimPrefix(ct, mediaCBOR)
+		ct = mediaCBORSequence
 	}
 	h.Set("Content-Type", ct)
 	h.Set("Cache-Control", "no-cache, private")
@@ -173,12 +180,12 @@ func (e *eventEncoder) append(dst []byte, ev *verbs.WatchEvent) ([]byte, error) 
 }
 
 func (e *eventEncoder) appendEvent(dst []byte, ev *verbs.WatchEvent) ([]byte, error) {
-	if ev.Type == watch.Bookmark {
+	if ev.Type == watch.Bookmark && ev.Entry == nil {
 		return e.appendBookmark(dst, ev)
 	}
 	switch e.media.As {
 	case "Table":
-		t, err := e.server.table(e.request, e.version, []*cache.Entry{ev.Entry}, nil)
+		t, err := e.server.table(e.request, e.media, e.version, []*cache.Entry{ev.Entry}, nil)
 		if err != nil {
 			return dst, err
 		}
@@ -193,6 +200,8 @@ func (e *eventEncoder) appendEvent(dst []byte, ev *verbs.WatchEvent) ([]byte, er
 			return dst, err
 		}
 		return e.appendObject(dst, ev.Type, p, metaGVK(e.media, "PartialObjectMetadata"))
+	case "PartialObjectMetadataList":
+		return dst, notShown("you requested PartialObjectMetadataList, but the requested object is not a list (" + internalType(e.version, "") + ")")
 	}
 	item, err := encodeItem(e.request.Context(), ev.Entry, e.version, e.media.Media)
 	if err != nil {
@@ -238,7 +247,10 @@ func (e *eventEncoder) appendBookmark(dst []byte, ev *verbs.WatchEvent) ([]byte,
 	}
 	switch e.media.As {
 	case "Table":
-		return e.appendObject(dst, ev.Type, &metav1.Table{ListMeta: metav1.ListMeta{ResourceVersion: rv}}, metaGVK(e.media, "Table"))
+		obj := e.version.Resource().Hub.New()
+		obj.SetResourceVersion(rv)
+		obj.SetAnnotations(annotations)
+		return e.appendEvent(dst, &verbs.WatchEvent{Type: ev.Type, Entry: cache.DetachedEntry("", obj)})
 	case "PartialObjectMetadata":
 		p := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{ResourceVersion: rv, Annotations: annotations}}
 		return e.appendObject(dst, ev.Type, p, metaGVK(e.media, "PartialObjectMetadata"))
@@ -264,9 +276,6 @@ func (e *eventEncoder) appendStatus(dst []byte, err error) []byte {
 
 func (e *eventEncoder) appendObject(dst []byte, t watch.EventType, obj runtime.Object, gvk schema.GroupVersionKind) ([]byte, error) {
 	media := e.media.Media
-	if media == mediaYAML {
-		media = mediaJSON
-	}
 	data, err := encodeObject(obj, gvk, media)
 	if err != nil {
 		return dst, err

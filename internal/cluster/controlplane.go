@@ -231,7 +231,7 @@ func (p *ControlPlane) assemble(ctx context.Context) error {
 		}
 	}
 	p.server = apiserver.New(apiserver.Config{
-		Verbs: p.Verbs, FlowControl: fair, InFlight: plain, Audit: auditor, Limits: c.API.Limits,
+		Verbs: p.Verbs, Address: p.Address.String(), FlowControl: fair, InFlight: plain, Audit: auditor, Limits: c.API.Limits,
 		Authenticator: authenticator, Handlers: documents, Registry: p.Metrics, Collectors: append(measures.Collectors(), extensions),
 		Features: c.API.FeatureGates, DisabledMetrics: c.API.DisabledMetrics,
 		OpenAPI: openapi.New(p.Verbs, extensions, clk), Extensions: extensions, Definitions: definitions,

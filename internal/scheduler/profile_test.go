@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	extenderv1 "k8s.io/kube-scheduler/extender/v1"
 	"k8s.io/utils/clock"
@@ -128,7 +129,7 @@ func TestExtender(t *testing.T) {
 			t.Error(err)
 		}
 		binds.Add(1)
-		b := &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: args.Node}}
+		b := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: args.PodName}, Target: corev1.ObjectReference{Kind: "Node", Name: args.Node}}
 		p := &corev1.Pod{}
 		p.Namespace, p.Name = args.PodNamespace, args.PodName
 		result := extenderv1.ExtenderBindingResult{}

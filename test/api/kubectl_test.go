@@ -172,7 +172,7 @@ func applyCommands(_ *server, k *program) {
 	// What is no longer in the file goes away.
 	k.ok(strings.Replace(changed, "        ports: [{containerPort: 80}]\n", "", 1), "apply -f -", "deployment.apps/web configured")
 	k.ok("", "get deployment web -o jsonpath={.spec.template.spec.containers[0].ports}#", "#")
-	k.refused(strings.Replace(web, "replicas: 2", "replicas: many", 1), "apply -f -", "cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32")
+	k.refused(strings.Replace(web, "replicas: 2", "replicas: many", 1), "apply -f -", "unrecognized type: int32")
 	k.refused(strings.Replace(web, "replicas: 2", "replica: 2", 1), "apply -f -", `unknown field "spec.replica"`)
 	k.refused(strings.Replace(web, "matchLabels: {app: web}", "matchLabels: {app: other}", 1), "apply -f -", "spec.selector: Invalid value", "field is immutable")
 	k.ok(strings.Replace(web, "replicas: 2", "replicas: 7", 1), "replace -f -", "deployment.apps/web replaced")

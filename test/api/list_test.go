@@ -139,7 +139,7 @@ func (s *server) listChunks(t *testing.T) {
 		"no revision":     token(t, first.Continue, func(tok map[string]any) { delete(tok, "rv") }),
 		"outside":         token(t, first.Continue, func(tok map[string]any) { tok["start"] = "../../../secrets/kube-system/x" }),
 	} {
-		if a := s.do(call{Method: "GET", Path: path + "?" + encode("continue", bad)}); a.Code != http.StatusBadRequest || !strings.HasPrefix(a.status(t).Message, "continue key is not valid: ") {
+		if a := s.do(call{Method: "GET", Path: path + "?" + encode("continue", bad)}); a.Code != http.StatusBadRequest || !strings.HasPrefix(a.status(t).Message, "invalid continue token: continue key is not valid: ") {
 			t.Errorf("%s: %d %s", what, a.Code, a.Body)
 		}
 	}
@@ -197,7 +197,7 @@ func (s *server) listRefusals(t *testing.T) {
 		{"labelSelector=a%3D%3D%3Db", "unable to parse requirement", 400},
 		{"labelSelector=-bad", "unable to parse requirement", 400},
 		{"fieldSelector=metadata.name", "invalid selector", 400},
-		{"fieldSelector=spec.nonsense%3Dx", `field label not supported: spec.nonsense`, 400},
+		{"fieldSelector=spec.nonsense%3Dx", `"spec.nonsense" is not a known field selector: only "metadata.name", "metadata.namespace"`, 400},
 		{"limit=many", "invalid syntax", 400},
 		{"timeoutSeconds=soon", "invalid syntax", 400},
 		{"resourceVersion=new", "Invalid value", 400},
@@ -205,12 +205,12 @@ func (s *server) listRefusals(t *testing.T) {
 		{"resourceVersionMatch=Exact", "resourceVersionMatch is forbidden unless resourceVersion is provided", 422},
 		{"resourceVersion=5&resourceVersionMatch=Nearly", `Unsupported value: "Nearly"`, 422},
 		{"resourceVersion=0&resourceVersionMatch=Exact", `"exact" is forbidden for resourceVersion "0"`, 422},
-		{"resourceVersion=5&continue=x", "specifying resource version is not allowed when using continue", 400},
+		{"resourceVersion=5&continue=x", "invalid continue token", 400},
 		{"sendInitialEvents=true", "sendInitialEvents is forbidden for list", 422},
 		{"watch=1&resourceVersionMatch=NotOlderThan", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided", 422},
 		{"watch=1&sendInitialEvents=true", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan", 422},
-		{"watch=1&resourceVersion=new", "Invalid value", 400},
-		{"watch=1&fieldSelector=spec.nonsense%3Dx", "field label not supported", 400},
+		{"watch=1&resourceVersion=new", "Invalid value", 500}, // as upstream
+		{"watch=1&fieldSelector=spec.nonsense%3Dx", "is not a known field selector", 400},
 	} {
 		a := s.do(call{Method: "GET", Path: "/api/v1/namespaces/default/configmaps?" + c.query})
 		if a.Code != c.code || !strings.Contains(a.status(t).Message, c.text) {
@@ -252,11 +252,11 @@ func TestExpired(t *testing.T) {
 	if got := s.list(path, "continue", st.ListMeta.Continue).names(); !slices.Equal(got, []string{"c3"}) {
 		t.Errorf("continued inconsistently: %v", got)
 	}
-	if st := expired("resourceVersion=1&resourceVersionMatch=Exact"); !strings.HasPrefix(st.Message, "The provided resource version is too old") {
+	if st := expired("resourceVersion=1&resourceVersionMatch=Exact"); st.Message != "The resourceVersion for the provided list is too old." {
 		t.Errorf("exact: %s", st.Message)
 	}
-	if st := expired("watch=1&resourceVersion=1"); !strings.HasPrefix(st.Message, "too old resource version: 1 (") {
-		t.Errorf("watch: %s", st.Message)
+	if a := s.ok(200, call{Method: "GET", Path: path + "?watch=1&resourceVersion=1"}); !strings.Contains(string(a.Body), `{"type":"ERROR","object":{"kind":"Status"`) || !strings.Contains(string(a.Body), `"message":"too old resource version: 1 (`) {
+		t.Errorf("watch: %s", a.Body)
 	}
 	s.stream(call{Method: "GET", Path: path + "?watch=1"}).expect("ADDED c0", "ADDED c1", "ADDED c3")
 }

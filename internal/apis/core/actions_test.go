@@ -83,6 +83,7 @@ func testActionsOnPods(t *testing.T, c *kubernetes.Clientset, ns string) {
 		t.Errorf("binding again: %v", err)
 	}
 	binding.Target.Name = ""
+	// As with upstream, it is an error of the server.
 	if err := pods.Bind(ctx, binding, metav1.CreateOptions{}); err == nil || err.Error() != "target.name: Required value" {
 		t.Errorf("binding to nothing: %v", err)
 	}

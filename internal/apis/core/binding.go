@@ -55,8 +55,10 @@ func bind(ctx context.Context, s apis.Storage, namespace, name string, b *corev1
 		p.required(field.NewPath("target", "name"))
 	}
 	if p.count() > 0 {
-		// Upstream's error has no reason.
-		return nil, p.list().ToAggregate()
+		return nil, p.list().ToAggregate() // as upstream, an error of the server
+	}
+	if name == "" {
+		return nil, apierrors.NewBadRequest("Name parameter required.")
 	}
 	_, err := s.Update(ctx, podResource(), namespace, name, dryRun, func(obj apis.Object) error {
 		pod := obj.(*corev1.Pod)

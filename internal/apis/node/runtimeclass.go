@@ -31,6 +31,7 @@ func runtimeClass() *apis.Resource {
 		NewList:                func() runtime.Object { return &nodev1.RuntimeClassList{} },
 		RequireResourceVersion: true,
 		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		AllowCreateOnUpdate:    true,
 		Validate:               validateRuntimeClass,
 		ValidateUpdate: func(ctx context.Context, c, old *nodev1.RuntimeClass) field.ErrorList {
 			return append(validateRuntimeClass(ctx, c), validation.ValidateImmutableField(c.Handler, old.Handler, field.NewPath("handler"))...)

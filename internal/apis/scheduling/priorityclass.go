@@ -40,6 +40,12 @@ func priorityClass() *apis.Resource {
 			}
 			return append(errs, validation.ValidateImmutableField(c.PreemptionPolicy, old.PreemptionPolicy, field.NewPath("preemptionPolicy"))...)
 		},
+		Permanent: func(c *schedulingv1.PriorityClass) string {
+			if systemClasses[c.Name] {
+				return "this is a system priority class and cannot be deleted"
+			}
+			return ""
+		},
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.Integer("Value", docs["value"]),
@@ -55,6 +61,9 @@ func priorityClass() *apis.Resource {
 		},
 	}.Resource()
 }
+
+// systemClasses are what every cluster has.
+var systemClasses = map[string]bool{"system-node-critical": true, "system-cluster-critical": true}
 
 // highestUserPriority is the highest that is not kept for the system.
 const highestUserPriority = 1_000_000_000

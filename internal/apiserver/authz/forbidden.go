@@ -17,7 +17,6 @@ func Forbidden(a *Attributes, reason string) error {
 		}
 		err := apierrors.NewForbidden(schema.GroupResource{}, "", nil)
 		err.ErrStatus.Message = "forbidden: " + text
-		err.ErrStatus.Details = nil
 		return err
 	}
 	res := a.Resource

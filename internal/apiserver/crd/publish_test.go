@@ -125,8 +125,9 @@ func TestTable(t *testing.T) {
 	if cells[0] != "a" || cells[1] != "white" || cells[2] != float64(4) || !strings.HasSuffix(cells[3].(string), "s") {
 		t.Errorf("cells are %v", cells)
 	}
-	if _, err := f.raw("GET", "/apis/example.com/v1/boats", "application/vnd.kubernetes.protobuf", ""); !apierrors.IsNotAcceptable(err) {
-		t.Errorf("protobuf: %v", err)
+	// There is no such form, and the refusal has it: a Status is no custom object.
+	if body, err := f.raw("GET", "/apis/example.com/v1/boats", "application/vnd.kubernetes.protobuf", ""); err != nil || !strings.Contains(string(body), string(metav1.StatusReasonNotAcceptable)) {
+		t.Errorf("protobuf: %v %q", err, body)
 	}
 }
 
@@ -188,7 +189,7 @@ func TestOpenAPI(t *testing.T) {
 			t.Fatal(err)
 		}
 		doc := &spec3.OpenAPI{}
-		if !strings.HasPrefix(string(body), "404") {
+		if len(body) > 0 { // there is one: a document that is not there is 404 without a body
 			if err := json.Unmarshal(body, doc); err != nil {
 				t.Fatal(err)
 			}

@@ -51,7 +51,10 @@ func (r *Resolver) Resolve(ctx context.Context, namespace, name, port string) (s
 func (r *Resolver) Of(ctx context.Context, service *corev1.Service, port string) (string, error) {
 	want := portOf(service, port)
 	if want == nil {
-		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %q found for service %q", port, service.Name))
+		if _, err := strconv.ParseInt(port, 10, 32); err != nil {
+			port = strconv.Quote(port)
+		}
+		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %s found for service %q", port, service.Name))
 	}
 	if service.Spec.Type == corev1.ServiceTypeExternalName {
 		return net.JoinHostPort(service.Spec.ExternalName, strconv.Itoa(int(want.Port))), nil

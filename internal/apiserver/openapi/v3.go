@@ -88,8 +88,8 @@ func index(documents map[string]*document) ([]byte, error) {
 
 // serveV3 answers /openapi/v3 and below.
 func serveV3(w http.ResponseWriter, r *http.Request, documents map[string]*document, now time.Time) {
-	path := strings.Trim(strings.TrimPrefix(r.URL.Path, "/openapi/v3"), "/")
-	if path == "" {
+	path, below := strings.CutPrefix(r.URL.Path, "/openapi/v3/")
+	if !below {
 		data, err := index(documents)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -102,7 +102,7 @@ func serveV3(w http.ResponseWriter, r *http.Request, documents map[string]*docum
 	}
 	d := documents[path]
 	if d == nil {
-		http.NotFound(w, r)
+		w.WriteHeader(http.StatusNotFound)
 		return
 	}
 	d.ServeHTTP(w, r)

@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/admission"
@@ -42,6 +43,11 @@ func (s *Server) Delete(ctx context.Context, req *Request, o *metav1.DeleteOptio
 		if err != nil {
 			return nil, false, err
 		}
+		if r.Permanent != nil {
+			if why := r.Permanent(old); why != "" {
+				return nil, false, apierrors.NewForbidden(req.qualified(), req.Name, errors.New(why))
+			}
+		}
 		if err := checkDeletePreconditions(req, old, o.Preconditions); err != nil {
 			return nil, false, err
 		}
@@ -56,6 +62,10 @@ func (s *Server) Delete(ctx context.Context, req *Request, o *metav1.DeleteOptio
 		changed := s.beginDeletion(r, obj, o)
 		r.times().Round(obj)
 		if r.finished(obj) {
+			last := old
+			if r.GracePeriod != nil && old.GetDeletionTimestamp() != nil {
+				last = obj // its grace period was cut short
+			}
 			if !dryRun {
 				rev, err := s.txn(ctx, r, store.Op{Key: key, Delete: true, Expect: entry.Revision})
 				if isStoreConflict(err) {
@@ -64,10 +74,10 @@ func (s *Server) Delete(ctx context.Context, req *Request, o *metav1.DeleteOptio
 				if err != nil {
 					return nil, false, err
 				}
-				old = cache.ShallowCopy(old)
-				old.SetResourceVersion(fmt.Sprint(rev))
+				last = cache.ShallowCopy(last)
+				last.SetResourceVersion(fmt.Sprint(rev))
 			}
-			return cache.DetachedEntry(key, old), true, nil
+			return cache.DetachedEntry(key, last), true, nil
 		}
 		if !changed || unchanged(obj, old) {
 			return entry, false, nil
@@ -93,11 +103,15 @@ func checkDeletePreconditions(req *Request, old apis.Object, p *metav1.Precondit
 	if p == nil {
 		return nil
 	}
+	// Upstream names the kind where it has the resource elsewhere.
+	conflict := func(format string, args ...any) error {
+		return apierrors.NewConflict(schema.GroupResource{Group: req.Version.Group, Resource: req.Version.Kind}, req.Name, fmt.Errorf(format, args...))
+	}
 	if p.UID != nil && *p.UID != old.GetUID() {
-		return conflictError(req, fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, old.GetUID()))
+		return conflict("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, old.GetUID())
 	}
 	if p.ResourceVersion != nil && *p.ResourceVersion != old.GetResourceVersion() {
-		return conflictError(req, fmt.Errorf("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, old.GetResourceVersion()))
+		return conflict("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, old.GetResourceVersion())
 	}
 	return nil
 }
@@ -127,7 +141,9 @@ func (s *Server) beginDeletion(r *Resource, obj apis.Object, o *metav1.DeleteOpt
 	}
 	t := metav1.NewTime(s.clock.Now().Add(time.Duration(grace) * time.Second))
 	obj.SetDeletionTimestamp(&t)
-	obj.SetDeletionGracePeriodSeconds(&grace)
+	if r.BeforeDelete == nil {
+		obj.SetDeletionGracePeriodSeconds(&grace)
+	}
 	if obj.GetGeneration() > 0 {
 		obj.SetGeneration(obj.GetGeneration() + 1)
 	}

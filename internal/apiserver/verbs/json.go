@@ -5,7 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
+	"sync"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -13,6 +16,7 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/builtin"
 )
 
 // EncodeJSON returns obj with its apiVersion and kind.
@@ -127,4 +131,83 @@ func WithStrict(ctx context.Context, found []error, outcome error, fieldValidati
 		found = append(found, unknown.Errors()...)
 	}
 	return refuseOrWarn(ctx, found, fieldValidation)
+}
+
+// typeMeta is what every document should begin with; upstream's messages show it
+// as it is here.
+type typeMeta = struct {
+	APIVersion string `json:"apiVersion,omitempty"`
+	Kind       string `json:"kind,omitempty"`
+}
+
+// known are the types that there are besides a request's own.
+var known = sync.OnceValue(builtin.NewScheme)
+
+// KindOf returns what kind a document says to be of.
+func KindOf(data []byte) (schema.GroupVersionKind, error) {
+	var meta typeMeta
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &meta); err != nil {
+		return schema.GroupVersionKind{}, fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
+	}
+	gv, err := schema.ParseGroupVersion(meta.APIVersion)
+	if err != nil {
+		return schema.GroupVersionKind{}, err
+	}
+	return gv.WithKind(meta.Kind), nil
+}
+
+// CheckKind makes sure that a document says to be of no other kind than the
+// given one, which is built in.
+func CheckKind(data []byte, want schema.GroupVersionKind) error {
+	got, err := KindOf(data)
+	if err != nil {
+		return err
+	}
+	return checkKind(got, want)
+}
+
+func checkKind(got, want schema.GroupVersionKind) error {
+	if got.Kind == "" {
+		got.Kind = want.Kind
+	}
+	if got.GroupVersion().Empty() {
+		got.Group, got.Version = want.Group, want.Version
+	}
+	switch {
+	case got == want:
+		return nil
+	case got.Kind == "Scale" && want.Kind == "Scale":
+		return nil // it has been in several groups
+	case !known().Recognizes(got):
+		return fmt.Errorf("no kind %q is registered for version %q in scheme \"pkg/runtime/scheme.go:111\"", got.Kind, got.GroupVersion())
+	case got.GroupKind() == want.GroupKind():
+		return nil
+	}
+	return fmt.Errorf("converting (%s.%s) to (%s): unknown conversion", got.Version, got.Kind, InternalName(want.GroupKind()))
+}
+
+// OtherKind refuses a body of another kind than the wanted one, which is built in.
+func OtherKind(got, want schema.GroupVersionKind) error {
+	err := checkKind(got, want)
+	if err == nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
+	}
+	version := want.Version
+	if got.Version != "" {
+		version = got.Version
+	}
+	kind := want.Kind
+	if got.Kind != "" {
+		kind = got.Kind
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", kind, version, want.Kind, err))
+}
+
+// InternalName is what upstream's messages call the type of a built-in kind.
+func InternalName(gk schema.GroupKind) string {
+	name, _, _ := strings.Cut(gk.Group, ".")
+	if name == "" || name == "events" {
+		name = "core"
+	}
+	return name + "." + gk.Kind
 }

@@ -18,11 +18,13 @@ func optionsError(kind string, errs field.ErrorList) error {
 	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
 }
 
-func validateCreateOptions(o *metav1.CreateOptions) error {
+// CheckCreateOptions refuses options that cannot be, before a body is read.
+func CheckCreateOptions(o *metav1.CreateOptions) error {
 	return optionsError("CreateOptions", metav1validation.ValidateCreateOptions(o))
 }
 
-func validateUpdateOptions(o *metav1.UpdateOptions) error {
+// CheckUpdateOptions refuses options that cannot be, before a body is read.
+func CheckUpdateOptions(o *metav1.UpdateOptions) error {
 	return optionsError("UpdateOptions", metav1validation.ValidateUpdateOptions(o))
 }
 
@@ -35,10 +37,12 @@ func validateDeleteOptions(o *metav1.DeleteOptions) error {
 }
 
 func validateListOptions(o *ListOptions, watch bool) error {
-	return optionsError("ListOptions", listvalidation.ValidateListOptions(&internalversion.ListOptions{
+	all := &internalversion.ListOptions{
 		Watch: watch, ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,
 		Continue: o.Continue, SendInitialEvents: o.SendInitialEvents,
-	}, true))
+	}
+	internalversion.SetListOptionsDefaults(all, true)
+	return optionsError("ListOptions", listvalidation.ValidateListOptions(all, true))
 }
 
 func requiredResourceVersion() field.ErrorList {

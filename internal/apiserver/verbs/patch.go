@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/mergepatch"
@@ -69,23 +71,14 @@ func (s *Server) patched(ctx context.Context, req *Request, old apis.Object, t t
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	found, err := strictPatch(t, patch, fieldValidation)
-	if err != nil {
-		return nil, err
-	}
-	out, err := applyPatch(doc, t, patch, req.Version.Version.New())
-	if err != nil {
-		return nil, err
-	}
 	obj := req.Version.Version.New()
-	err = req.Version.DecodeJSON(ctx, out, obj, fieldValidation)
-	if err := WithStrict(ctx, found, err, fieldValidation); err != nil {
-		return nil, patchResultError(out, err)
+	if t == types.StrategicMergePatchType && req.Resource().Custom == nil {
+		err = mergeStrategically(ctx, doc, patch, obj, fieldValidation)
+	} else {
+		err = patchText(ctx, req, doc, t, patch, obj, fieldValidation)
 	}
-	if got := obj.GetObjectKind().GroupVersionKind(); got != gvk && req.Resource().Custom != nil {
-		return nil, invalid(req.Resource(), req.Name, kindErrors(got, gvk))
-	} else if got != gvk {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("the patch must not change apiVersion and kind: %s became %s", gvk, got))
+	if err != nil {
+		return nil, err
 	}
 	clearKind(obj)
 	if err := checkName(req, obj); err != nil {
@@ -96,6 +89,67 @@ func (s *Server) patched(ctx context.Context, req *Request, old apis.Object, t t
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	return hub, nil
+}
+
+// patchText applies a patch of text to a document and reads the result into obj.
+func patchText(ctx context.Context, req *Request, doc []byte, t types.PatchType, patch []byte, obj apis.Object, fieldValidation string) error {
+	found, err := strictPatch(t, patch, fieldValidation)
+	if err != nil {
+		return err
+	}
+	out, err := applyPatch(doc, t, patch)
+	if err != nil {
+		return err
+	}
+	gvk := req.Version.GVK()
+	if req.Resource().Custom == nil {
+		if err := CheckKind(out, gvk); err != nil {
+			return patchResultError(string(out), err)
+		}
+	}
+	err = req.Version.DecodeJSON(ctx, out, obj, fieldValidation)
+	if err := WithStrict(ctx, found, err, fieldValidation); err != nil {
+		return patchResultError(string(out), err)
+	}
+	if got := obj.GetObjectKind().GroupVersionKind(); got != gvk && req.Resource().Custom != nil {
+		return invalid(req.Resource(), req.Name, kindErrors(got, gvk))
+	}
+	return nil
+}
+
+// mergeStrategically applies a strategic merge patch to a document and puts the
+// result into obj, whose type says how its fields are merged.
+func mergeStrategically(ctx context.Context, doc, patch []byte, obj apis.Object, fieldValidation string) error {
+	var original, change map[string]any
+	strict := fieldValidation != metav1.FieldValidationIgnore
+	var found []error
+	var err error
+	if strict {
+		found, err = kjson.UnmarshalStrict(patch, &change)
+	} else {
+		err = kjson.UnmarshalCaseSensitivePreserveInts(patch, &change)
+	}
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(doc, &original); err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	out, err := strategicpatch.StrategicMergeMapPatch(original, change, obj)
+	switch err {
+	case nil:
+	case mergepatch.ErrBadJSONDoc, mergepatch.ErrBadPatchFormatForPrimitiveList, mergepatch.ErrBadPatchFormatForRetainKeys, mergepatch.ErrBadPatchFormatForSetElementOrderList, mergepatch.ErrUnsupportedStrategicMergePatchFormat:
+		return apierrors.NewBadRequest(err.Error())
+	case mergepatch.ErrNoListOfLists, mergepatch.ErrPatchContentNotMatchRetainKeys:
+		return unprocessable()
+	default:
+		return err // as upstream, an error of the server
+	}
+	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(out, obj, strict)
+	if err := WithStrict(ctx, found, err, fieldValidation); err != nil {
+		return patchResultError(fmt.Sprintf("%+v", change), err)
+	}
+	return nil
 }
 
 // kindErrors says that a custom object has become one of another kind.
@@ -110,23 +164,26 @@ func kindErrors(got, want schema.GroupVersionKind) (errs field.ErrorList) {
 	return errs
 }
 
+type jsonPatchOp struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	From  string `json:"from"`
+	Value any    `json:"value"`
+}
+
 // strictPatch finds duplicate and unknown fields in a patch's own text.
 func strictPatch(t types.PatchType, patch []byte, fieldValidation string) ([]error, error) {
 	var into any = &map[string]any{}
 	if t == types.JSONPatchType {
-		into = &[]struct {
-			Op    string `json:"op"`
-			Path  string `json:"path"`
-			From  string `json:"from"`
-			Value any    `json:"value"`
-		}{}
+		into = &[]jsonPatchOp{}
 	}
 	if fieldValidation == metav1.FieldValidationIgnore {
 		return nil, nil
 	}
 	found, err := kjson.UnmarshalStrict(patch, into)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+		text := strings.ReplaceAll(err.Error(), "verbs.jsonPatchOp", "handlers.jsonPatchOp") // as upstream calls it
+		return nil, apierrors.NewBadRequest("error decoding patch: " + text)
 	}
 	if t == types.JSONPatchType {
 		for i, e := range found {
@@ -137,12 +194,12 @@ func strictPatch(t types.PatchType, patch []byte, fieldValidation string) ([]err
 }
 
 // patchResultError says that the document that a patch made is no object.
-func patchResultError(out []byte, err error) error {
+func patchResultError(out string, err error) error {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
 		return err
 	}
-	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), string(out), err.Error())})
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), out, err.Error())})
 }
 
 // applyOperations applies a JSON patch. The library panics at some that lack
@@ -156,9 +213,8 @@ func applyOperations(p jsonpatch.Patch, doc []byte) (out []byte, err error) {
 	return p.Apply(doc)
 }
 
-// applyPatch applies a patch to a JSON document; schema is a value of the
-// document's type.
-func applyPatch(doc []byte, t types.PatchType, patch []byte, schema any) ([]byte, error) {
+// applyPatch applies a patch of text to a JSON document.
+func applyPatch(doc []byte, t types.PatchType, patch []byte) ([]byte, error) {
 	switch t {
 	case types.JSONPatchType:
 		p, err := jsonpatch.DecodePatch(patch)
@@ -170,7 +226,7 @@ func applyPatch(doc []byte, t types.PatchType, patch []byte, schema any) ([]byte
 		}
 		out, err := applyOperations(p, doc)
 		if err != nil {
-			return nil, unprocessable(err)
+			return nil, unprocessable()
 		}
 		return out, nil
 	case types.MergePatchType:
@@ -183,25 +239,7 @@ func applyPatch(doc []byte, t types.PatchType, patch []byte, schema any) ([]byte
 		}
 		return out, nil
 	case types.StrategicMergePatchType:
-		if _, custom := schema.(*unstructured.Unstructured); custom {
-			return nil, unsupportedMedia("application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml")
-		}
-		var original, change map[string]any
-		if err := kjson.UnmarshalCaseSensitivePreserveInts(patch, &change); err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
-		}
-		if err := kjson.UnmarshalCaseSensitivePreserveInts(doc, &original); err != nil {
-			return nil, apierrors.NewInternalError(err)
-		}
-		out, err := strategicpatch.StrategicMergeMapPatch(original, change, schema)
-		if err != nil {
-			if errors.Is(err, mergepatch.ErrBadJSONDoc) || errors.Is(err, mergepatch.ErrBadPatchFormatForPrimitiveList) ||
-				errors.Is(err, mergepatch.ErrBadPatchFormatForRetainKeys) || errors.Is(err, mergepatch.ErrBadPatchFormatForSetElementOrderList) || errors.Is(err, mergepatch.ErrUnsupportedStrategicMergePatchFormat) {
-				return nil, apierrors.NewBadRequest(err.Error())
-			}
-			return nil, unprocessable(err)
-		}
-		return json.Marshal(out)
+		return nil, unsupportedMedia("application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml")
 	}
 	return nil, fmt.Errorf("unknown patch type %s", t)
 }
@@ -215,12 +253,9 @@ func unsupportedMedia(accepted string) error {
 
 var schemaGroup = metav1.SchemeGroupVersion.WithResource("").GroupResource()
 
-func unprocessable(err error) error {
-	e := apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schemaGroup, "", err.Error(), 0, false)
-	e.ErrStatus.Message = err.Error()
-	e.ErrStatus.Reason = metav1.StatusReasonInvalid
-	e.ErrStatus.Details = nil
-	return e
+// unprocessable is the answer to a patch that cannot be applied.
+func unprocessable() error {
+	return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", "", 0, false)
 }
 
 // apply is server-side apply (KEP-555).
@@ -233,7 +268,7 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("apply is not supported for %s/%s", req.qualified(), req.Subresource))
 	}
 	applied := &unstructured.Unstructured{}
-	if err := decodeApply(ctx, body, applied, o.FieldValidation); err != nil {
+	if err := decodeApply(body, applied); err != nil {
 		return nil, false, err
 	}
 	force := o.Force != nil && *o.Force
@@ -248,6 +283,9 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 		obj, err := converter{req.Resource()}.ConvertToVersion(out, working.GroupVersion())
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
+		}
+		if err := strictApply(ctx, body, o.FieldValidation); err != nil {
+			return nil, err
 		}
 		hub := obj.(apis.Object)
 		clearKind(hub)
@@ -284,9 +322,6 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 		if !apierrors.IsNotFound(err) || req.Subresource != "" {
 			return e, false, err
 		}
-		if rv := applied.GetResourceVersion(); rv != "" {
-			return nil, false, conflictError(req, errors.New("the object does not exist, but the applied configuration has a resourceVersion"))
-		}
 		if uid := applied.GetUID(); uid != "" {
 			return nil, false, conflictError(req, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
 		}
@@ -294,6 +329,7 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 		if err != nil {
 			return nil, false, err
 		}
+		forgetVersion(obj, o.DryRun)
 		e, err = s.create(ctx, req, obj, &metav1.CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager}, false)
 		if apierrors.IsAlreadyExists(err) {
 			continue
@@ -303,23 +339,41 @@ func (s *Server) apply(ctx context.Context, req *Request, body []byte, o *metav1
 	return nil, false, conflictError(req, errors.New(modifiedText))
 }
 
-func decodeApply(ctx context.Context, body []byte, into *unstructured.Unstructured, fieldValidation string) error {
-	var js []byte
-	var err error
-	if fieldValidation == metav1.FieldValidationStrict || fieldValidation == metav1.FieldValidationWarn {
-		js, err = yaml.YAMLToJSONStrict(body)
-		if err != nil && fieldValidation == metav1.FieldValidationWarn {
-			Warn(ctx, err.Error())
-			js, err = yaml.YAMLToJSON(body)
-		}
-	} else {
-		js, err = yaml.YAMLToJSON(body)
-	}
+// decodeApply reads an applied configuration, without making other numbers of
+// large ones.
+func decodeApply(body []byte, into *unstructured.Unstructured) error {
+	js, err := yaml.YAMLToJSON(body)
 	if err != nil {
-		return apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+		return apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: error converting YAML to JSON: %v", err))
 	}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(js, &into.Object); err != nil {
-		return apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+		return apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: error unmarshaling JSON: while decoding JSON: %v", err))
 	}
 	return nil
+}
+
+// strictApply finds keys that an applied configuration has twice. What it does not
+// know has been found when it was typed.
+func strictApply(ctx context.Context, body []byte, fieldValidation string) error {
+	if fieldValidation == metav1.FieldValidationIgnore {
+		return nil
+	}
+	err := yaml.UnmarshalStrict(body, &map[string]any{})
+	switch {
+	case err == nil:
+	case fieldValidation == metav1.FieldValidationStrict:
+		return apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", err))
+	default:
+		WarnDoubled(ctx, err)
+	}
+	return nil
+}
+
+// WarnDoubled warns of the keys that a YAML document has twice.
+func WarnDoubled(ctx context.Context, err error) {
+	for line := range strings.Lines(err.Error()) {
+		if line = strings.TrimSpace(line); strings.HasPrefix(line, "line ") {
+			Warn(ctx, line)
+		}
+	}
 }

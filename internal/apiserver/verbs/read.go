@@ -36,6 +36,9 @@ func (s *Server) Get(ctx context.Context, req *Request, o *metav1.GetOptions) (*
 		}
 		return cache.DetachedEntry("", obj), nil
 	}
+	if _, err := parseRevision(o.ResourceVersion); err != nil {
+		return nil, errors.Unwrap(err) // as upstream, an error of the server
+	}
 	if err := s.waitFor(ctx, req.Resource(), o.ResourceVersion); err != nil {
 		return nil, err
 	}
@@ -136,8 +139,8 @@ func compile(req *Request, o *ListOptions) (*filter, error) {
 			if get == nil {
 				get, converted = req.Version.Fields[q.Field], true
 			}
-			if get == nil {
-				return nil, apierrors.NewBadRequest(fmt.Sprintf("field label not supported: %s", q.Field))
+			if get == nil || q.Field == "metadata.namespace" && !req.Version.namespaceSelectable() {
+				return nil, apierrors.NewBadRequest(req.Version.unselectable(q.Field))
 			}
 			equal := q.Operator == selection.Equals || q.Operator == selection.DoubleEquals
 			f.fields = append(f.fields, fieldTest{get, q.Value, equal, converted})
@@ -145,8 +148,8 @@ func compile(req *Request, o *ListOptions) (*filter, error) {
 			switch {
 			case !equal:
 			case q.Field == "metadata.name":
-				if name != "" && name != q.Value {
-					return nil, apierrors.NewBadRequest(fmt.Sprintf("field selector metadata.name=%s does not match the name %s of the request", q.Value, name))
+				if req.Name != "" && req.Name != q.Value {
+					return nil, apierrors.NewBadRequest(fmt.Sprintf("field selector metadata.name=%s does not match the name %s of the request", q.Value, req.Name))
 				}
 				name = q.Value
 			case q.Field == "metadata.namespace" && namespace == "":
@@ -202,6 +205,12 @@ func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListR
 	if err := validateListOptions(o, false); err != nil {
 		return nil, err
 	}
+	if o.ResourceVersion == "0" {
+		// Whatever there is, and all of it.
+		all := *o
+		all.Limit = 0
+		o = &all
+	}
 	f, err := compile(req, o)
 	if err != nil {
 		return nil, err
@@ -244,9 +253,7 @@ func (s *Server) List(ctx context.Context, req *Request, o *ListOptions) (*ListR
 	snap.Ascend(prefix, from, func(e *cache.Entry) bool {
 		fetched++
 		if o.Limit > 0 && int64(len(out.Entries)) == o.Limit {
-			if more == 0 && filtered && !f.matches(ctx, e) {
-				return true
-			}
+			// As with upstream, it is not looked whether any of the rest match.
 			more++
 			return !filtered
 		}
@@ -273,7 +280,7 @@ func (s *Server) listVirtual(ctx context.Context, req *Request, f *filter) (*Lis
 	if err != nil {
 		return nil, err
 	}
-	out := &ListResult{Revision: s.cache.Revision()}
+	out := &ListResult{}
 	for _, obj := range all {
 		if e := cache.DetachedEntry("", obj); f.matches(ctx, e) {
 			out.Entries = append(out.Entries, e)
@@ -286,12 +293,12 @@ func (s *Server) listVirtual(ctx context.Context, req *Request, f *filter) (*Lis
 func (s *Server) snapshotFor(ctx context.Context, r *Resource, prefix string, o *ListOptions) (cache.Snapshot, string, error) {
 	col := r.Collection
 	if o.Continue != "" {
-		if o.ResourceVersion != "" && o.ResourceVersion != "0" {
-			return cache.Snapshot{}, "", apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
-		}
 		rev, start, err := decodeContinue(o.Continue)
 		if err != nil {
-			return cache.Snapshot{}, "", apierrors.NewBadRequest(fmt.Sprintf("continue key is not valid: %v", err))
+			return cache.Snapshot{}, "", apierrors.NewBadRequest(fmt.Sprintf("invalid continue token: continue key is not valid: %v", err))
+		}
+		if o.ResourceVersion != "" && o.ResourceVersion != "0" {
+			return cache.Snapshot{}, "", apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 		}
 		if rev < 0 {
 			if err := s.waitFor(ctx, r, ""); err != nil {
@@ -344,7 +351,7 @@ func (s *Server) exact(ctx context.Context, r *Resource, rev int64) (cache.Snaps
 func (s *Server) expired(err error, rev int64) error {
 	var compacted *store.CompactedError
 	if errors.As(err, &compacted) {
-		return apierrors.NewResourceExpired(fmt.Sprintf("The provided resource version is too old: %d (oldest available: %d); list again without a resource version", rev, compacted.Oldest))
+		return apierrors.NewResourceExpired("The resourceVersion for the provided list is too old.")
 	}
 	return unavailable(err)
 }

@@ -91,7 +91,10 @@ type scaleChange func(fm *managedfields.FieldManager, have *autoscalingv1.Scale)
 
 // UpdateScale sets an object's replicas to what scale says.
 func (s *Server) UpdateScale(ctx context.Context, req *Request, o *metav1.UpdateOptions, scale *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
-	if err := validateUpdateOptions(o); err != nil {
+	if err := CheckUpdateOptions(o); err != nil {
+		return nil, err
+	}
+	if err := checkName(req, scale); err != nil {
 		return nil, err
 	}
 	return s.changeScale(ctx, req, o, func(fm *managedfields.FieldManager, have *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
@@ -113,13 +116,16 @@ func (s *Server) PatchScale(ctx context.Context, req *Request, t types.PatchType
 	uo := &metav1.UpdateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}
 	if t == types.ApplyYAMLPatchType {
 		applied := &unstructured.Unstructured{}
-		if err := decodeApply(ctx, patch, applied, o.FieldValidation); err != nil {
+		if err := decodeApply(patch, applied); err != nil {
 			return nil, err
 		}
 		return s.changeScale(ctx, req, uo, func(fm *managedfields.FieldManager, have *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
 			have.SetGroupVersionKind(scaleGVK)
 			out, err := fm.Apply(have, applied.DeepCopy(), o.FieldManager, o.Force != nil && *o.Force)
 			if err != nil {
+				return nil, err
+			}
+			if err := strictApply(ctx, patch, o.FieldValidation); err != nil {
 				return nil, err
 			}
 			return out.(*autoscalingv1.Scale), nil
@@ -130,21 +136,36 @@ func (s *Server) PatchScale(ctx context.Context, req *Request, t types.PatchType
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
-		found, err := strictPatch(t, patch, o.FieldValidation)
-		if err != nil {
-			return nil, err
-		}
-		out, err := applyPatch(doc, t, patch, &autoscalingv1.Scale{})
-		if err != nil {
-			return nil, err
-		}
 		scale := &autoscalingv1.Scale{}
-		err = DecodeJSON(ctx, out, scale, o.FieldValidation)
-		if err := WithStrict(ctx, found, err, o.FieldValidation); err != nil {
-			return nil, patchResultError(out, err)
+		if t == types.StrategicMergePatchType {
+			err = mergeStrategically(ctx, doc, patch, scale, o.FieldValidation)
+		} else {
+			err = patchScaleText(ctx, doc, t, patch, scale, o.FieldValidation)
+		}
+		if err != nil {
+			return nil, err
 		}
 		return tracked(fm, have, scale, manager(ctx, o.FieldManager)), nil
 	})
+}
+
+func patchScaleText(ctx context.Context, doc []byte, t types.PatchType, patch []byte, scale *autoscalingv1.Scale, fieldValidation string) error {
+	found, err := strictPatch(t, patch, fieldValidation)
+	if err != nil {
+		return err
+	}
+	out, err := applyPatch(doc, t, patch)
+	if err != nil {
+		return err
+	}
+	if err := CheckKind(out, scaleGVK); err != nil {
+		return patchResultError(string(out), err)
+	}
+	err = DecodeJSON(ctx, out, scale, fieldValidation)
+	if err := WithStrict(ctx, found, err, fieldValidation); err != nil {
+		return patchResultError(string(out), err)
+	}
+	return nil
 }
 
 func (s *Server) changeScale(ctx context.Context, req *Request, o *metav1.UpdateOptions, change scaleChange) (*autoscalingv1.Scale, error) {
@@ -173,7 +194,7 @@ func (s *Server) changeScale(ctx context.Context, req *Request, o *metav1.Update
 		if unset && scale.Spec.Replicas == unsetReplicas {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("the spec replicas field %q cannot be empty", path))
 		}
-		if err := checkScale(req, scale, old); err != nil {
+		if err := checkScale(req, scale, old, isDryRun(o.DryRun)); err != nil {
 			return nil, err
 		}
 		a := s.attributes(ctx, admission.Update, req, scale, have, o, isDryRun(o.DryRun))
@@ -207,7 +228,7 @@ func (s *Server) changeScale(ctx context.Context, req *Request, o *metav1.Update
 	return r.scaleOf(obj), nil
 }
 
-func checkScale(req *Request, scale *autoscalingv1.Scale, old apis.Object) error {
+func checkScale(req *Request, scale *autoscalingv1.Scale, old apis.Object, dryRun bool) error {
 	if scale.Name != "" && scale.Name != req.Name {
 		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", scale.Name, req.Name))
 	}
@@ -216,5 +237,5 @@ func checkScale(req *Request, scale *autoscalingv1.Scale, old apis.Object) error
 			field.Invalid(field.NewPath("spec", "replicas"), n, "must be greater than or equal to 0"),
 		})
 	}
-	return checkPreconditions(req, scale, old)
+	return checkPreconditions(req, scale, old, dryRun)
 }

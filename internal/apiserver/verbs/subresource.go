@@ -22,6 +22,11 @@ func (r *Resource) Subresource(name string) *apis.Subresource { return r.subreso
 // Edit changes the parent through a subresource that is a view of it.
 func (s *Server) Edit(ctx context.Context, req *Request, body runtime.Object, o *metav1.UpdateOptions) (*cache.Entry, error) {
 	sub := req.Resource().subresource(req.Subresource)
+	if obj, ok := body.(apis.Object); ok {
+		if err := checkName(req, obj); err != nil {
+			return nil, err
+		}
+	}
 	return s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
 		return s.admitEdit(ctx, req, sub, body, old, o)
 	})
@@ -29,7 +34,7 @@ func (s *Server) Edit(ctx context.Context, req *Request, body runtime.Object, o 
 
 func (s *Server) admitEdit(ctx context.Context, req *Request, sub *apis.Subresource, body runtime.Object, old apis.Object, o *metav1.UpdateOptions) (apis.Object, error) {
 	if b, ok := body.(apis.Object); ok {
-		if err := checkPreconditions(req, b, old); err != nil {
+		if err := checkPreconditions(req, b, old, isDryRun(o.DryRun)); err != nil {
 			return nil, err
 		}
 	}
@@ -69,7 +74,7 @@ func (s *Server) PatchEdit(ctx context.Context, req *Request, t types.PatchType,
 // Act carries out an action subresource, or a virtual resource's create when
 // req has no subresource.
 func (s *Server) Act(ctx context.Context, req *Request, body runtime.Object, o *metav1.CreateOptions) (runtime.Object, error) {
-	if err := validateCreateOptions(o); err != nil {
+	if err := CheckCreateOptions(o); err != nil {
 		return nil, err
 	}
 	if obj, ok := body.(apis.Object); ok {

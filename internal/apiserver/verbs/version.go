@@ -2,6 +2,7 @@ package verbs
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -50,6 +51,29 @@ func (v *Version) selectablePath(field string) string {
 		return field
 	}
 	return v.FieldNames[field]
+}
+
+// unselectable is what clients are told who select by a field that cannot be
+// selected by. As with upstream, it depends on whether there are other such fields
+// than those of metadata.
+func (v *Version) unselectable(field string) string {
+	r := v.resource
+	switch {
+	case r.Custom == nil && len(r.Fields)+len(v.Fields) == 0:
+		return fmt.Sprintf("%q is not a known field selector: only %q, %q", field, "metadata.name", "metadata.namespace")
+	case r.Group == "batch":
+		return fmt.Sprintf("field label %q not supported for %s", field, v.Kind)
+	case r.Group == "resource.k8s.io":
+		return fmt.Sprintf("field label not supported for %s: %s", v.GVK(), field)
+	}
+	return "field label not supported: " + field
+}
+
+// namespaceSelectable reports whether clients may select by namespace, where
+// there may be none.
+func (v *Version) namespaceSelectable() bool {
+	r := v.resource
+	return r.Namespaced || r.Custom == nil && len(r.Fields)+len(v.Fields) == 0
 }
 
 // Object returns the entry's object in this version; it is shared.

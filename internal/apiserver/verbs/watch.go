@@ -24,9 +24,11 @@ type WatchEvent struct {
 
 // Watch is a stream of events. It must be stopped.
 type Watch struct {
-	server  *Server
-	filter  *filter
+	server *Server
+	filter *filter
+	// watcher is nil until the state has come to revision after.
 	watcher *cache.Watcher
+	after   int64
 	// initial are events of the state at the start.
 	initial []WatchEvent
 }
@@ -43,7 +45,7 @@ func (s *Server) Watch(ctx context.Context, req *Request, o *ListOptions) (*Watc
 	}
 	rev, err := parseRevision(o.ResourceVersion)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return nil, errors.Unwrap(err) // as upstream, an error of the server
 	}
 	col := req.Resource().Collection
 	w := &Watch{server: s, filter: f}
@@ -52,16 +54,9 @@ func (s *Server) Watch(ctx context.Context, req *Request, o *ListOptions) (*Watc
 		initial = *o.SendInitialEvents
 	}
 	if rev > 0 && !initial {
-		if err := s.waitForRevision(ctx, rev); err != nil {
-			return nil, err
-		}
-		if w.watcher, err = col.Watch(f.scope, rev); err != nil {
-			var compacted *store.CompactedError
-			if errors.As(err, &compacted) {
-				return nil, apierrors.NewResourceExpired("too old resource version: " + o.ResourceVersion + " (" + itoa(compacted.Oldest) + ")")
-			}
-			return nil, unavailable(err)
-		}
+		// It begins with the first Next: whatever hinders it is an event of the
+		// watch, as with upstream.
+		w.after = rev
 		return w, nil
 	}
 	if initial {
@@ -97,6 +92,18 @@ func (s *Server) Watch(ctx context.Context, req *Request, o *ListOptions) (*Watc
 	return w, nil
 }
 
+// begin attaches the watch to the state, which has come to where it starts.
+func (w *Watch) begin() (err error) {
+	if w.watcher, err = w.filter.version.Resource().Collection.Watch(w.filter.scope, w.after); err == nil {
+		return nil
+	}
+	var compacted *store.CompactedError
+	if errors.As(err, &compacted) {
+		return apierrors.NewResourceExpired("too old resource version: " + itoa(w.after) + " (" + itoa(compacted.Oldest) + ")")
+	}
+	return unavailable(err)
+}
+
 // Next waits for the next events. When the watcher was too slow the error is
 // an API error that tells it to list anew.
 func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
@@ -104,6 +111,14 @@ func (w *Watch) Next(ctx context.Context) ([]WatchEvent, error) {
 		out := w.initial
 		w.initial = nil
 		return out, nil
+	}
+	if w.watcher == nil {
+		if err := w.server.cache.WaitFor(ctx, w.after); err != nil {
+			return nil, err
+		}
+		if err := w.begin(); err != nil {
+			return nil, err
+		}
 	}
 	for {
 		events, err := w.watcher.Next(ctx)
@@ -146,7 +161,7 @@ func (w *Watch) translate(ctx context.Context, ev *cache.Event) (WatchEvent, boo
 // up to its revision has been returned by Next before the call. ok is false
 // while events are waiting.
 func (w *Watch) Bookmark() (ev WatchEvent, ok bool) {
-	if len(w.initial) > 0 {
+	if len(w.initial) > 0 || w.watcher == nil {
 		return WatchEvent{}, false
 	}
 	rev, ok := w.watcher.Progress()
@@ -157,4 +172,8 @@ func (w *Watch) Bookmark() (ev WatchEvent, ok bool) {
 func (w *Watch) Initial() bool { return len(w.initial) > 0 }
 
 // Stop ends the watch.
-func (w *Watch) Stop() { w.watcher.Stop() }
+func (w *Watch) Stop() {
+	if w.watcher != nil {
+		w.watcher.Stop()
+	}
+}

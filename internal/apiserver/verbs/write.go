@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/admission"
@@ -55,7 +57,7 @@ func isDryRun(v []string) bool { return len(v) > 0 }
 // Create stores obj, which is in the request's version and belongs to the
 // server from now on.
 func (s *Server) Create(ctx context.Context, req *Request, obj apis.Object, o *metav1.CreateOptions) (*cache.Entry, error) {
-	if err := validateCreateOptions(o); err != nil {
+	if err := CheckCreateOptions(o); err != nil {
 		return nil, err
 	}
 	if err := checkNamespace(req, obj); err != nil {
@@ -455,28 +457,45 @@ func (r *Resource) finished(obj apis.Object) bool {
 
 // checkPreconditions compares the versions and identities that the writer had
 // in mind with what is stored.
-func checkPreconditions(req *Request, obj, old apis.Object) error {
+func checkPreconditions(req *Request, obj, old apis.Object, dryRun bool) error {
 	if rv := obj.GetResourceVersion(); rv == "" || rv == "0" {
 		if req.Resource().RequireResourceVersion {
 			// Upstream names the resource where it has the kind.
 			return apierrors.NewInvalid(schema.GroupKind{Group: req.Resource().Group, Kind: req.Resource().Names.Resource}, req.Name, requiredResourceVersion())
 		}
 	} else if rv != old.GetResourceVersion() {
-		if _, err := parseRevision(rv); err != nil {
-			return apierrors.NewBadRequest(err.Error())
+		if _, err := strconv.ParseUint(rv, 10, 64); err != nil {
+			return errors.New(err.Error()) // as upstream, an error of the server
 		}
 		return conflictError(req, errors.New(modifiedText))
 	}
 	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
-		return conflictError(req, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))
+		return conflictError(req, identityError(req, uid, old.GetUID(), dryRun))
 	}
 	return nil
+}
+
+// identityError says that an object is not the one that the writer had in mind.
+func identityError(req *Request, uid, old types.UID, dryRun bool) error {
+	key := req.key()
+	if dryRun {
+		key = strings.TrimPrefix(key, "/registry")
+	}
+	return fmt.Errorf("StorageError: invalid object, Code: 4, Key: %s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: %v", key, uid, old)
+}
+
+// forgetVersion takes the version off an object that is written as if there were
+// one already: as with upstream there is none to compare with.
+func forgetVersion(obj apis.Object, dryRun []string) {
+	if !isDryRun(dryRun) {
+		obj.SetResourceVersion("")
+	}
 }
 
 // Update replaces an object; obj is in the request's version and belongs to
 // the server from now on. created tells that it did not exist.
 func (s *Server) Update(ctx context.Context, req *Request, obj apis.Object, o *metav1.UpdateOptions) (e *cache.Entry, created bool, err error) {
-	if err := validateUpdateOptions(o); err != nil {
+	if err := CheckUpdateOptions(o); err != nil {
 		return nil, false, err
 	}
 	if err := checkName(req, obj); err != nil {
@@ -491,7 +510,11 @@ func (s *Server) Update(ctx context.Context, req *Request, obj apis.Object, o *m
 	e, err = s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
 		return s.admitUpdate(ctx, req, hub.DeepCopyObject().(apis.Object), old, o, true)
 	})
-	if apierrors.IsNotFound(err) && req.Subresource == "" && req.Resource().AllowCreateOnUpdate && hub.GetResourceVersion() == "" {
+	if apierrors.IsNotFound(err) && req.Subresource == "" && req.Resource().AllowCreateOnUpdate {
+		if uid := hub.GetUID(); uid != "" {
+			return nil, false, conflictError(req, identityError(req, uid, "", isDryRun(o.DryRun)))
+		}
+		forgetVersion(hub, o.DryRun)
 		e, err = s.create(ctx, req, hub, &metav1.CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}, true)
 		return e, err == nil, err
 	}
@@ -502,7 +525,7 @@ func (s *Server) Update(ctx context.Context, req *Request, obj apis.Object, o *m
 // preparation and validation. Admission comes before preparation, which takes
 // back what nobody may change.
 func (s *Server) admitUpdate(ctx context.Context, req *Request, obj, old apis.Object, o *metav1.UpdateOptions, track bool) (apis.Object, error) {
-	if err := checkPreconditions(req, obj, old); err != nil {
+	if err := checkPreconditions(req, obj, old, isDryRun(o.DryRun)); err != nil {
 		return nil, err
 	}
 	r := req.Resource()

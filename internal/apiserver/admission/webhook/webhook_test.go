@@ -557,7 +557,7 @@ func TestSubresources(t *testing.T) {
 	if resp.StatusCode != http.StatusForbidden || !strings.Contains(string(body), "denied the request: no attaching") {
 		t.Errorf("attach: %d %s", resp.StatusCode, body)
 	}
-	scale := &autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: 2}}
+	scale := &autoscalingv1.Scale{ObjectMeta: metav1.ObjectMeta{Name: rc.Name}, Spec: autoscalingv1.ScaleSpec{Replicas: 2}}
 	if err := e.Client.SubResource("scale").Update(t.Context(), rc, client.WithSubResourceBody(scale)); err != nil || scale.Spec.Replicas != 7 {
 		t.Errorf("scale: %+v, %v", scale.Spec, err)
 	}
@@ -565,7 +565,7 @@ func TestSubresources(t *testing.T) {
 	if err := e.Client.Status().Update(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Client.SubResource("binding").Create(t.Context(), pod, &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}); err != nil {
+	if err := e.Client.SubResource("binding").Create(t.Context(), pod, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}); err != nil {
 		t.Fatal(err)
 	}
 	requests, paths := e.took()
