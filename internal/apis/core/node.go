@@ -3,7 +3,7 @@ package core
 import (
 	"context"
 	"fmt"
-	"slices"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -33,8 +33,15 @@ func nodes() *apis.Resource {
 		ValidateUpdate:   func(_ context.Context, n, old *corev1.Node) field.ErrorList { return validateNodeUpdate(n, old) },
 		HasStatus:        true,
 		// A kubelet registers its node with a status.
-		KeepStatusOnCreate:   true,
-		ValidateStatusUpdate: func(_ context.Context, n, old *corev1.Node) field.ErrorList { return validateNodeUpdate(n, old) },
+		KeepStatusOnCreate: true,
+		PrepareStatusUpdate: func(_ context.Context, n, old *corev1.Node) {
+			if old.Status.Config == nil {
+				n.Status.Config = nil
+			}
+		},
+		ValidateStatusUpdate: func(_ context.Context, n, old *corev1.Node) field.ErrorList { return validateNodeChange(n, old) },
+		Discard:              discardNodeConfig,
+		Warnings:             nodeWarnings,
 		Columns: []metav1.TableColumnDefinition{
 			columns.Name(),
 			columns.String("Status", "The status of the node"),
@@ -69,10 +76,36 @@ func proxySubresource(kind string, options func() runtime.Object) apis.Subresour
 func defaultNode(n *corev1.Node) {
 	roundUp(n.Status.Capacity)
 	roundUp(n.Status.Allocatable)
-	if n.Status.Allocatable == nil && n.Status.Capacity != nil {
+	if len(n.Status.Allocatable) == 0 && n.Status.Capacity != nil {
 		n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 	}
 	defaultPodCIDRs(&n.Spec)
+}
+
+// discardNodeConfig takes away the configuration of kubelets through the API,
+// which no longer exists, where it is not there already.
+func discardNodeConfig(_ context.Context, n, old *corev1.Node) {
+	if old == nil {
+		n.Status.Config = nil
+	}
+	if old == nil || old.Spec.ConfigSource == nil {
+		n.Spec.ConfigSource = nil
+	}
+}
+
+func nodeWarnings(_ context.Context, n, _ *corev1.Node) []string {
+	var w warnings
+	at := field.NewPath("spec")
+	if n.Spec.ConfigSource != nil {
+		w.add(at.Child("configSource"), "the feature is removed")
+	}
+	if n.Spec.DoNotUseExternalID != "" {
+		w.add(at.Child("externalID"), "this field is deprecated, and is unused by Kubernetes")
+	}
+	for i, cidr := range n.Spec.PodCIDRs {
+		w = append(w, validation.GetWarningsForCIDR(at.Child("podCIDRs").Index(i), cidr)...)
+	}
+	return w
 }
 
 // defaultPodCIDRs lets clients know only one of podCIDR, which wins, and
@@ -139,6 +172,7 @@ func validateNode(n *corev1.Node) field.ErrorList {
 	var p problems
 	p.taints(field.NewPath("metadata", "taints"), n.Spec.Taints)
 	p.nodeResources(n)
+	p.declaredFeatures(field.NewPath("status", "declaredFeatures"), n.Status.DeclaredFeatures)
 	p.podCIDRs(field.NewPath("spec", "podCIDRs"), n.Spec.PodCIDRs)
 	return p.list()
 }
@@ -167,9 +201,26 @@ func (p *problems) podCIDRs(at *field.Path, cidrs []string) {
 	if !dual || len(cidrs) > 2 {
 		p.invalid(at, cidrs, "may specify no more than one CIDR for each IP family")
 	}
-	for i, cidr := range cidrs {
-		if contains(cidrs[:i], cidr) {
-			p.duplicate(at.Index(i), cidr)
+}
+
+var featureName = regexp.MustCompile(`^[A-Z][a-zA-Z0-9]*(/[a-zA-Z][a-zA-Z0-9]*)*$`)
+
+// declaredFeatures checks names in order, so that they can be searched.
+func (p *problems) declaredFeatures(at *field.Path, names []string) {
+	for i, name := range names {
+		if len(name) > validation.DNS1123SubdomainMaxLength {
+			p.invalid(at.Index(i), name, fmt.Sprintf("invalid feature name %q: must be no more than %d characters", name, validation.DNS1123SubdomainMaxLength))
+		} else if !featureName.MatchString(name) {
+			p.invalid(at.Index(i), name, fmt.Sprintf("invalid feature name %q: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes", name))
+		}
+		if i+1 == len(names) {
+			return
+		}
+		switch next := names[i+1]; {
+		case next == name:
+			p.duplicate(at.Index(i+1), next)
+		case next < name:
+			p.invalid(at.Index(i+1), next, "list must be sorted alphabetically")
 		}
 	}
 }
@@ -202,20 +253,28 @@ func taintEffects() []corev1.TaintEffect {
 
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 	// Like upstream, as a node and then as a change of one.
-	p := problems(validateNode(n))
+	return append(validateNode(n), validateNodeChange(n, old)...)
+}
+
+func validateNodeChange(n, old *corev1.Node) field.ErrorList {
+	var p problems
 	spec, status := field.NewPath("spec"), field.NewPath("status")
 	p.nodeResources(n)
+	p.declaredFeatures(status.Child("declaredFeatures"), n.Status.DeclaredFeatures)
 	for i, a := range n.Status.Addresses {
 		if contains(n.Status.Addresses[:i], a) {
 			p.duplicate(status.Child("addresses").Index(i), a)
 		}
 	}
-	if len(old.Spec.PodCIDRs) > 0 {
-		if !slices.Equal(old.Spec.PodCIDRs, n.Spec.PodCIDRs) {
-			p.forbidden(spec.Child("podCIDRs"), `node updates may not change podCIDR except from "" to valid`)
-		}
+	const assigned = `node updates may not change podCIDR except from "" to valid`
+	if was, now := old.Spec.PodCIDRs, n.Spec.PodCIDRs; len(was) > 0 && len(was) != len(now) {
+		p.forbidden(spec.Child("podCIDRs"), assigned)
 	} else {
-		p.podCIDRs(spec.Child("podCIDRs"), n.Spec.PodCIDRs)
+		for i := range was {
+			if was[i] != now[i] {
+				p.forbidden(spec.Child("podCIDRs"), assigned)
+			}
+		}
 	}
 	if old.Spec.ProviderID != "" && old.Spec.ProviderID != n.Spec.ProviderID {
 		p.forbidden(spec.Child("providerID"), `node updates may not change providerID except from "" to valid`)

@@ -34,11 +34,14 @@ func persistentVolumes() *apis.Resource {
 			pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: &now}
 		},
 		PrepareStatusUpdate: func(_ context.Context, pv, old *corev1.PersistentVolume) {
-			changed := pv.Status.Phase != old.Status.Phase
-			given := pv.Status.LastPhaseTransitionTime != nil && !pv.Status.LastPhaseTransitionTime.Equal(old.Status.LastPhaseTransitionTime)
-			if changed && !given {
-				now := metav1.Now()
-				pv.Status.LastPhaseTransitionTime = &now
+			now, was := &pv.Status, &old.Status
+			given := now.LastPhaseTransitionTime != nil && !now.LastPhaseTransitionTime.Equal(was.LastPhaseTransitionTime)
+			switch {
+			case given:
+			case now.Phase == was.Phase:
+				now.LastPhaseTransitionTime = was.LastPhaseTransitionTime
+			default:
+				now.LastPhaseTransitionTime = ptr.To(metav1.Now())
 			}
 		},
 		Validate: func(_ context.Context, pv *corev1.PersistentVolume) field.ErrorList {
@@ -143,7 +146,11 @@ func validatePersistentVolume(pv *corev1.PersistentVolume) field.ErrorList {
 		p.one(field.NotSupported(capacity, spec.Capacity, []corev1.ResourceName{corev1.ResourceStorage}))
 	}
 	for _, name := range sortedNames(spec.Capacity) {
-		p.positive(capacity.Key(string(name)), spec.Capacity[name])
+		q, at := spec.Capacity[name], capacity.Key(string(name))
+		if q.Value() < 0 {
+			p.invalid(at, q.Value(), "must be a valid resource quantity")
+		}
+		p.positive(at, q)
 	}
 	anyOf(&p, at.Child("persistentVolumeReclaimPolicy"), notEmpty(spec.PersistentVolumeReclaimPolicy),
 		corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain)
@@ -206,7 +213,7 @@ func (p *problems) persistentSources(pv *corev1.PersistentVolume) []volumeSource
 			if iscsiTooLong(pv.Name, s.ISCSI.TargetPortal, s.ISCSI.InitiatorName) {
 				p.invalid(at.Child("targetportal"), s.ISCSI.TargetPortal, iscsiLength)
 			}
-			p.iscsi(at, iscsi{portal: s.ISCSI.TargetPortal, iqn: s.ISCSI.IQN, lun: s.ISCSI.Lun, initiatorName: s.ISCSI.InitiatorName,
+			p.iscsi(at, iscsi{unknown: "must be valid format", portal: s.ISCSI.TargetPortal, iqn: s.ISCSI.IQN, lun: s.ISCSI.Lun, initiatorName: s.ISCSI.InitiatorName,
 				chap: s.ISCSI.DiscoveryCHAPAuth || s.ISCSI.SessionCHAPAuth, secret: s.ISCSI.SecretRef != nil})
 			if s.ISCSI.SecretRef != nil {
 				p.requiredText(at.Child("secretRef"), "name", s.ISCSI.SecretRef.Name)
@@ -219,7 +226,7 @@ func (p *problems) persistentSources(pv *corev1.PersistentVolume) []volumeSource
 			}
 		}},
 		{field: "fc", set: s.FC != nil, check: func(at *field.Path) { p.fibreChannel(at, s.FC) }},
-		{field: "flexVolume", set: s.FlexVolume != nil, check: func(at *field.Path) { p.flexVolume(at, s.FlexVolume.Driver, s.FlexVolume.Options) }},
+		{field: "flexVolume", beside: true, set: s.FlexVolume != nil, check: func(at *field.Path) { p.flexVolume(at, s.FlexVolume.Driver, s.FlexVolume.Options) }},
 		{field: "azureFile", set: s.AzureFile != nil, check: func(at *field.Path) {
 			p.requiredText(at, "secretName", s.AzureFile.SecretName, "shareName", s.AzureFile.ShareName)
 			if ns := s.AzureFile.SecretNamespace; ns != nil {
@@ -297,7 +304,7 @@ func validatePersistentVolumeUpdate(_ context.Context, pv, old *corev1.Persisten
 			fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", unversioned.Diff(was, now)))
 	}
 	p.immutable(field.NewPath("volumeMode"), pv.Spec.VolumeMode, old.Spec.VolumeMode)
-	if old.Spec.NodeAffinity != nil && !apiequality.Semantic.DeepEqual(withoutBetaLabels(pv.Spec.NodeAffinity), withoutBetaLabels(old.Spec.NodeAffinity)) {
+	if old.Spec.NodeAffinity != nil && !apiequality.Semantic.DeepEqual(pv.Spec.NodeAffinity, withPresentLabels(old.Spec.NodeAffinity, pv.Spec.NodeAffinity)) {
 		p.invalid(field.NewPath("nodeAffinity"), pv.Spec.NodeAffinity, apivalidation.FieldImmutableErrorMsg+", except for updating from beta label to GA")
 	}
 	if old.Spec.VolumeAttributesClassName != nil && pv.Spec.VolumeAttributesClassName == nil {
@@ -306,10 +313,11 @@ func validatePersistentVolumeUpdate(_ context.Context, pv, old *corev1.Persisten
 	return p.list()
 }
 
-// withoutBetaLabels returns a with node labels by their present names.
-func withoutBetaLabels(a *corev1.VolumeNodeAffinity) *corev1.VolumeNodeAffinity {
-	if a == nil || a.Required == nil {
-		return a
+// withPresentLabels returns old with node labels by their present names where
+// now has them.
+func withPresentLabels(old, now *corev1.VolumeNodeAffinity) *corev1.VolumeNodeAffinity {
+	if old.Required == nil || now == nil || now.Required == nil {
+		return old
 	}
 	present := map[string]string{
 		corev1.LabelFailureDomainBetaZone:   corev1.LabelTopologyZone,
@@ -318,13 +326,14 @@ func withoutBetaLabels(a *corev1.VolumeNodeAffinity) *corev1.VolumeNodeAffinity 
 		"beta.kubernetes.io/arch":           corev1.LabelArchStable,
 		corev1.LabelInstanceType:            corev1.LabelInstanceTypeStable,
 	}
-	a = a.DeepCopy()
-	for i := range a.Required.NodeSelectorTerms {
-		for j := range a.Required.NodeSelectorTerms[i].MatchExpressions {
-			if r := &a.Required.NodeSelectorTerms[i].MatchExpressions[j]; present[r.Key] != "" {
-				r.Key = present[r.Key]
+	old = old.DeepCopy()
+	for i := range min(len(old.Required.NodeSelectorTerms), len(now.Required.NodeSelectorTerms)) {
+		was, now := old.Required.NodeSelectorTerms[i].MatchExpressions, now.Required.NodeSelectorTerms[i].MatchExpressions
+		for j := range min(len(was), len(now)) {
+			if now[j].Key == present[was[j].Key] {
+				was[j].Key = now[j].Key
 			}
 		}
 	}
-	return a
+	return old
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -21,16 +22,19 @@ func pods() *apis.Resource {
 	return apis.Of[*corev1.Pod]{
 		Names: apis.Names{Resource: "pods", Singular: "pod", Kind: "Pod",
 			ShortNames: []string{"po"}, Categories: []string{"all"}, Namespaced: true},
-		Version:              "v1",
-		New:                  func() *corev1.Pod { return &corev1.Pod{} },
-		NewList:              func() runtime.Object { return &corev1.PodList{} },
-		MetadataOnUpdate:     []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
-		Default:              defaultPod,
-		PrepareCreate:        func(_ context.Context, pod *corev1.Pod) { preparePod(pod) },
-		Validate:             func(_ context.Context, pod *corev1.Pod) field.ErrorList { return validatePodCreate(pod) },
-		ValidateUpdate:       func(_ context.Context, pod, old *corev1.Pod) field.ErrorList { return validatePodUpdate(pod, old) },
-		Warnings:             podWarnings,
-		HasStatus:            true,
+		Version:          "v1",
+		New:              func() *corev1.Pod { return &corev1.Pod{} },
+		NewList:          func() runtime.Object { return &corev1.PodList{} },
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		Default:          defaultPod,
+		PrepareCreate:    func(_ context.Context, pod *corev1.Pod) { preparePod(pod) },
+		PrepareUpdate:    func(_ context.Context, pod, _ *corev1.Pod) { dropGated(&pod.Spec) },
+		Validate:         func(_ context.Context, pod *corev1.Pod) field.ErrorList { return validatePodCreate(pod) },
+		ValidateUpdate:   func(_ context.Context, pod, old *corev1.Pod) field.ErrorList { return validatePodUpdate(pod, old) },
+		Warnings:         podWarnings,
+		HasStatus:        true,
+		// Of which only a class stays.
+		KeepStatusOnCreate:   true,
 		Reset:                map[string][]string{"status": {"metadata.deletionTimestamp", "metadata.ownerReferences"}},
 		PrepareStatusUpdate:  func(_ context.Context, pod, old *corev1.Pod) { preparePodStatus(pod, old) },
 		ValidateStatusUpdate: func(_ context.Context, pod, old *corev1.Pod) field.ErrorList { return validatePodStatus(pod, old) },
@@ -83,13 +87,19 @@ func podIPs(pod *corev1.Pod) string {
 }
 
 func preparePod(pod *corev1.Pod) {
-	pod.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: podQOS(pod)}
+	// Like upstream, a pod that is copied with its class keeps it.
+	class := pod.Status.QOSClass
+	if class == "" {
+		class = podQOS(pod)
+	}
+	pod.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: class}
 	if len(pod.Spec.SchedulingGates) > 0 {
 		pod.Status.Conditions = []corev1.PodCondition{{
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
-			Message: "Scheduling is blocked due to non-empty scheduling gates",
+			Message: "Scheduling is blocked due to non-empty scheduling gates", LastTransitionTime: metav1.Now(),
 		}}
 	}
+	dropGated(&pod.Spec)
 	mergeLabelKeys(pod)
 }
 

@@ -46,7 +46,16 @@ func TestPodCauses(t *testing.T) {
 		"rules of a sidecar": {func(p *corev1.Pod) {
 			p.Spec.InitContainers = []corev1.Container{{Name: "s", Image: "x", RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
 				RestartPolicyRules: []corev1.ContainerRestartRule{{}}}}
-		}, []string{"spec.initContainers[0].restartPolicyRules: Forbidden: restartPolicyRules are not allowed for init containers with restart policy Always"}},
+		}, []string{
+			`spec.initContainers[0].restartPolicyRules[0].action: Unsupported value: "": supported values: "Restart", "RestartAllContainers"`,
+			"spec.initContainers[0].restartPolicyRules[0].exitCodes: Required value: must be specified",
+		}},
+		"comparing toleration": {func(p *corev1.Pod) {
+			p.Spec.Tolerations = []corev1.Toleration{{Key: "a", Operator: "Gt", Value: "1"}, {Key: "a", Operator: "In", Value: "1"}}
+		}, []string{
+			`spec.tolerations[0].operator: Unsupported value: "Gt": supported values: "Equal", "Exists", "Lt", "Gt"`,
+			`spec.tolerations[1].operator: Unsupported value: "In": supported values: "Equal", "Exists"`,
+		}},
 		"recursive": {func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{Name: "v"}}
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v", RecursiveReadOnly: ptr.To[corev1.RecursiveReadOnlyMode]("Often")}}
@@ -163,7 +172,7 @@ func TestPodStatusCauses(t *testing.T) {
 			[]string{"status.nominatedNodeName: Forbidden: may not be set on pods that are already bound to a node"}},
 		"host addresses": {func(s *corev1.PodStatus) { s.HostIPs = []corev1.HostIP{{IP: "10.0.0.1"}, {IP: "10.0.0.1"}} }, []string{
 			"status.hostIPs[0].ip: Invalid value: \"10.0.0.1\": must be equal to `hostIP`",
-			`status.hostIPs: Invalid value: ["10.0.0.1","10.0.0.1"]: may specify no more than one IP for each IP family`,
+			`status.hostIPs: Invalid value: [{"ip":"10.0.0.1"},{"ip":"10.0.0.1"}]: may specify no more than one IP for each IP family`,
 		}},
 		"device":           {health("example.com/gpu", corev1.ResourceHealth{ResourceID: "1", Health: "Healthy"}), nil},
 		"claim":            {health("claim:a"), nil},
@@ -238,5 +247,91 @@ func TestContainersThatEnded(t *testing.T) {
 		if errs := validatePodStatus(pod, old); (len(errs) == 0) != c.want {
 			t.Errorf("%s: runs again: %v", name, errs)
 		}
+	}
+}
+
+// What upstream answers to changes of pods.
+func TestPodUpdateCauses(t *testing.T) {
+	policy := func(p corev1.PodSELinuxChangePolicy) func(*corev1.Pod) {
+		return func(pod *corev1.Pod) { pod.Spec.SecurityContext = &corev1.PodSecurityContext{SELinuxChangePolicy: &p} }
+	}
+	const changed = "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
+	for name, c := range map[string]struct {
+		was, now func(*corev1.Pod)
+		want     []string
+	}{
+		"no image": {func(*corev1.Pod) {}, func(p *corev1.Pod) { p.Spec.Containers[0].Image = "" },
+			[]string{"spec.containers[0].image: Required value", "spec.containers[0].image: Required value"}},
+		"first policy": {func(*corev1.Pod) {}, policy("MountOption"),
+			[]string{`spec.securityContext.seLinuxChangePolicy: Unsupported value: "MountOption": supported values: "Recursive"`, changed}},
+		"another policy": {policy("Recursive"), policy("MountOption"), []string{changed}},
+		"unknown policy": {policy("Recursive"), policy("x"),
+			[]string{`spec.securityContext.seLinuxChangePolicy: Unsupported value: "x": supported values: "MountOption", "Recursive"`, changed}},
+	} {
+		t.Run(name, func(t *testing.T) { check(t, validatePodUpdate(aPod(c.now), aPod(c.was)), c.want...) })
+	}
+}
+
+// What features that upstream has not turned on have in a pod is dropped, but
+// its writer owns it.
+func TestGatedFieldsArePrepared(t *testing.T) {
+	gated := func() *corev1.Pod {
+		return aPod(func(p *corev1.Pod) {
+			p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{StopSignal: ptr.To(corev1.SIGTERM)}
+			p.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{}
+		})
+	}
+	dropped := func(p *corev1.Pod) bool {
+		return p.Spec.Containers[0].Lifecycle == nil && p.Spec.SchedulingGroup == nil
+	}
+	r, pod := pods(), gated()
+	if r.Default(pod); dropped(pod) {
+		t.Error("dropped before owners are known")
+	}
+	if r.PrepareCreate(t.Context(), pod); !dropped(pod) {
+		t.Errorf("created with %+v", pod.Spec)
+	}
+	pod = gated()
+	if r.PrepareUpdate(t.Context(), pod, pod); !dropped(pod) {
+		t.Errorf("updated with %+v", pod.Spec)
+	}
+	template := &corev1.PodTemplateSpec{Spec: gated().Spec}
+	if DefaultPodTemplateSpec(template); !dropped(&corev1.Pod{Spec: template.Spec}) {
+		t.Errorf("a template with %+v", template.Spec)
+	}
+}
+
+func TestPreparedPodStatus(t *testing.T) {
+	r := pods()
+	for name, c := range map[string]struct {
+		change func(*corev1.Pod)
+		want   corev1.PodQOSClass
+	}{
+		"no class": {func(p *corev1.Pod) { p.Status.Phase = "Running" }, "BestEffort"},
+		"a class":  {func(p *corev1.Pod) { p.Status.QOSClass = "Burstable" }, "Burstable"},
+		"of the whole pod": {func(p *corev1.Pod) {
+			p.Spec.Resources, p.Spec.Containers[0].Resources.Limits = &corev1.ResourceRequirements{}, corev1.ResourceList{"cpu": resource.MustParse("1")}
+		}, "BestEffort"},
+	} {
+		pod := aPod(c.change)
+		pod.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "g"}}
+		r.PrepareCreate(t.Context(), pod)
+		if pod.Status.QOSClass != c.want || pod.Status.Phase != corev1.PodPending {
+			t.Errorf("%s: %+v", name, pod.Status)
+		}
+		if pod.Status.Conditions[0].LastTransitionTime.IsZero() {
+			t.Errorf("%s: it waits since no time", name)
+		}
+	}
+	pod := aPod(func(p *corev1.Pod) {
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{
+			VolumeMounts: []corev1.VolumeMountStatus{{Name: "v", VolumeStatus: &corev1.VolumeStatus{}}},
+			Resources:    &corev1.ResourceRequirements{Limits: corev1.ResourceList{"cpu": resource.MustParse("1n")}},
+		}}
+	})
+	r.Default(pod)
+	r.PrepareStatusUpdate(t.Context(), pod, pod.DeepCopy())
+	if s := pod.Status.ContainerStatuses[0]; s.VolumeMounts[0].VolumeStatus != nil || s.Resources.Limits.Cpu().String() != "1m" {
+		t.Errorf("a container is %+v", s)
 	}
 }

@@ -42,7 +42,23 @@ func defaultPod(pod *corev1.Pod) {
 			}
 		}
 	}
-	DefaultPodSpec(spec)
+	defaultPodSpec(spec)
+	roundUpStatus(&pod.Status)
+}
+
+func roundUpStatus(s *corev1.PodStatus) {
+	roundUp(s.AllocatedResources)
+	if s.Resources != nil {
+		roundUp(s.Resources.Limits)
+		roundUp(s.Resources.Requests)
+	}
+	for _, c := range containerStatuses(s) {
+		roundUp(c.AllocatedResources)
+		if c.Resources != nil {
+			roundUp(c.Resources.Limits)
+			roundUp(c.Resources.Requests)
+		}
+	}
 }
 
 // defaultPodResources completes resources that are given for the pod as a
@@ -98,11 +114,14 @@ func defaultPodIPs(s *corev1.PodStatus) {
 
 // DefaultPodTemplateSpec fills in what a template's author left out. It is
 // idempotent.
-func DefaultPodTemplateSpec(t *corev1.PodTemplateSpec) { DefaultPodSpec(&t.Spec) }
+func DefaultPodTemplateSpec(t *corev1.PodTemplateSpec) {
+	defaultPodSpec(&t.Spec)
+	dropGated(&t.Spec)
+}
 
-// DefaultPodSpec fills in what a pod's or template's author left out. It is
+// defaultPodSpec fills in what a pod's or template's author left out. It is
 // idempotent.
-func DefaultPodSpec(spec *corev1.PodSpec) {
+func defaultPodSpec(spec *corev1.PodSpec) {
 	defaultTo(&spec.DNSPolicy, corev1.DNSClusterFirst)
 	defaultTo(&spec.RestartPolicy, corev1.RestartPolicyAlways)
 	defaultTo(&spec.SchedulerName, corev1.DefaultSchedulerName)
@@ -129,7 +148,6 @@ func DefaultPodSpec(spec *corev1.PodSpec) {
 	for i := range spec.EphemeralContainers {
 		defaultContainer((*corev1.Container)(&spec.EphemeralContainers[i].EphemeralContainerCommon))
 	}
-	dropGated(spec)
 	roundUp(spec.Overhead)
 	if spec.Resources != nil {
 		roundUp(spec.Resources.Limits)
@@ -291,7 +309,7 @@ func defaultDownwardFiles(files []corev1.DownwardAPIVolumeFile) {
 // Resources of the pod as a whole decide alone where they are given.
 func podQOS(pod *corev1.Pod) corev1.PodQOSClass {
 	all := make([]corev1.ResourceRequirements, 0, len(pod.Spec.Containers)+len(pod.Spec.InitContainers))
-	if resourcehelper.IsPodLevelResourcesSet(pod) {
+	if pod.Spec.Resources != nil {
 		all = append(all, *pod.Spec.Resources)
 	} else {
 		for _, containers := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {

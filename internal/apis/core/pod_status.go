@@ -13,11 +13,17 @@ import (
 	netutils "k8s.io/utils/net"
 )
 
-// preparePodStatus keeps what a kubelet that does not know a field would lose.
+// preparePodStatus keeps what a kubelet that does not know a field would lose,
+// and takes away what is of features that upstream has not turned on.
 func preparePodStatus(pod, old *corev1.Pod) {
 	pod.OwnerReferences = old.OwnerReferences
 	pod.DeletionTimestamp = old.DeletionTimestamp
 	pod.Status.NodeAllocatableResourceClaimStatuses = nil
+	for _, s := range containerStatuses(&pod.Status) {
+		for i := range s.VolumeMounts {
+			s.VolumeMounts[i].VolumeStatus = nil
+		}
+	}
 	if pod.Status.QOSClass == "" {
 		pod.Status.QOSClass = old.Status.QOSClass
 	}
@@ -32,6 +38,17 @@ func preparePodStatus(pod, old *corev1.Pod) {
 			}
 		}
 	}
+}
+
+// containerStatuses are those of containers of all kinds.
+func containerStatuses(s *corev1.PodStatus) []*corev1.ContainerStatus {
+	var all []*corev1.ContainerStatus
+	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
+		for i := range list {
+			all = append(all, &list[i])
+		}
+	}
+	return all
 }
 
 func validatePodStatus(pod, old *corev1.Pod) field.ErrorList {
@@ -70,11 +87,11 @@ func validatePodStatus(pod, old *corev1.Pod) field.ErrorList {
 	for i, ip := range pod.Status.HostIPs {
 		hostIPs[i] = ip.IP
 	}
-	p.statusIPs(at.Child("podIPs"), podIPs)
+	p.statusIPs(at.Child("podIPs"), podIPs, pod.Status.PodIPs)
 	if len(hostIPs) > 0 && hostIPs[0] != pod.Status.HostIP {
 		p.invalid(at.Child("hostIPs").Index(0).Child("ip"), hostIPs[0], "must be equal to `hostIP`")
 	}
-	p.statusIPs(at.Child("hostIPs"), hostIPs)
+	p.statusIPs(at.Child("hostIPs"), hostIPs, pod.Status.HostIPs)
 	p.containerStatuses(at.Child("containerStatuses"), pod, pod.Status.ContainerStatuses, pod.Spec.Containers)
 	p.containerStatuses(at.Child("initContainerStatuses"), pod, pod.Status.InitContainerStatuses, pod.Spec.InitContainers)
 	p.containerStatuses(at.Child("ephemeralContainerStatuses"), pod, pod.Status.EphemeralContainerStatuses, nil)
@@ -249,8 +266,8 @@ func (p *problems) extendedClaim(at *field.Path, pod *corev1.Pod) {
 	}
 }
 
-// statusIPs checks a list of addresses: at most one of each family.
-func (p *problems) statusIPs(at *field.Path, ips []string) {
+// statusIPs checks the addresses of list: at most one of each family.
+func (p *problems) statusIPs(at *field.Path, ips []string, list any) {
 	for i, ip := range ips {
 		p.legacyIP(at.Index(i), ip)
 	}
@@ -262,6 +279,6 @@ func (p *problems) statusIPs(at *field.Path, ips []string) {
 		p.one(field.InternalError(at, fmt.Errorf("failed to check for dual stack with error:%v", err)))
 	}
 	if !dual || len(ips) > 2 {
-		p.invalid(at, ips, "may specify no more than one IP for each IP family")
+		p.invalid(at, list, "may specify no more than one IP for each IP family")
 	}
 }

@@ -436,7 +436,7 @@ func TestPodStatusUpdate(t *testing.T) {
 	check(t, validatePodStatus(pod, old),
 		`status.qosClass: Invalid value: "Burstable": field is immutable`,
 		"status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state",
-		`status.podIPs: Invalid value: ["10.0.0.1","10.0.0.2"]: may specify no more than one IP for each IP family`)
+		`status.podIPs: Invalid value: [{"ip":"10.0.0.1"},{"ip":"10.0.0.2"}]: may specify no more than one IP for each IP family`)
 }
 
 func TestPodResize(t *testing.T) {

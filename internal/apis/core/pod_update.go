@@ -17,7 +17,7 @@ import (
 // contentOfUpdate checks a changed pod as a new one is, but for what was
 // wrong with the old one too.
 func contentOfUpdate(pod, old *corev1.Pod) field.ErrorList {
-	return tolerate(validatePodContent(pod), func() field.ErrorList { return validatePodContent(old) })
+	return tolerate(validatePodContent(pod, &old.Spec), func() field.ErrorList { return validatePodContent(old, &old.Spec) })
 }
 
 // validatePodUpdate: a pod is what it is. Images, a deadline that comes
@@ -94,6 +94,10 @@ func (p *problems) sameContainers(at *field.Path, now, old []corev1.Container) b
 	if len(now) != len(old) {
 		p.forbidden(at, "pod updates may not add or remove containers")
 		return false
+	}
+	// Again, like upstream.
+	for i := range now {
+		p.image(at.Index(i).Child("image"), now[i].Image, true)
 	}
 	return true
 }

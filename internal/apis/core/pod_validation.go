@@ -20,6 +20,8 @@ type podCheck struct {
 	problems
 	meta *metav1.ObjectMeta
 	spec *corev1.PodSpec
+	// old is the spec before an update, nil for a new one.
+	old *corev1.PodSpec
 	// isPod is false for templates, of which less is asked.
 	isPod bool
 	// volumes are the good volumes by name, claims the names of the pod's
@@ -30,7 +32,11 @@ type podCheck struct {
 
 // ValidatePodTemplateSpec checks a template that stands at path.
 func ValidatePodTemplateSpec(t *corev1.PodTemplateSpec, at *field.Path) field.ErrorList {
-	c := podCheck{meta: &t.ObjectMeta, spec: &t.Spec}
+	return validatePodTemplateSpec(t, nil, at)
+}
+
+func validatePodTemplateSpec(t *corev1.PodTemplateSpec, old *corev1.PodSpec, at *field.Path) field.ErrorList {
+	c := podCheck{meta: &t.ObjectMeta, spec: &t.Spec, old: old}
 	c.add(metav1validation.ValidateLabels(t.Labels, at.Child("labels")))
 	c.add(apivalidation.ValidateAnnotations(t.Annotations, at.Child("annotations")))
 	c.annotations(at.Child("annotations"))
@@ -45,12 +51,13 @@ func ValidatePodTemplateSpec(t *corev1.PodTemplateSpec, at *field.Path) field.Er
 // ValidatePodTemplateSpecUpdate checks a changed template. What was wrong with
 // the old one too is no reason to refuse the new one.
 func ValidatePodTemplateSpecUpdate(t, old *corev1.PodTemplateSpec, at *field.Path) field.ErrorList {
-	return tolerate(ValidatePodTemplateSpec(t, at), func() field.ErrorList { return ValidatePodTemplateSpec(old, at) })
+	return tolerate(validatePodTemplateSpec(t, &old.Spec, at), func() field.ErrorList { return validatePodTemplateSpec(old, &old.Spec, at) })
 }
 
-// validatePodContent checks all of a pod that is also checked on update.
-func validatePodContent(pod *corev1.Pod) field.ErrorList {
-	c := podCheck{meta: &pod.ObjectMeta, spec: &pod.Spec, isPod: true}
+// validatePodContent checks all of a pod that is also checked on update of
+// one with the spec old, which is nil on create.
+func validatePodContent(pod *corev1.Pod, old *corev1.PodSpec) field.ErrorList {
+	c := podCheck{meta: &pod.ObjectMeta, spec: &pod.Spec, old: old, isPod: true}
 	at := field.NewPath("spec")
 	c.annotations(field.NewPath("metadata", "annotations"))
 	c.podSpec(at)
@@ -73,7 +80,7 @@ func validatePodContent(pod *corev1.Pod) field.ErrorList {
 func validatePodCreate(pod *corev1.Pod) field.ErrorList {
 	c := podCheck{meta: &pod.ObjectMeta, spec: &pod.Spec, isPod: true}
 	at := field.NewPath("spec")
-	c.add(validatePodContent(pod))
+	c.add(validatePodContent(pod, nil))
 	if len(pod.Spec.EphemeralContainers) > 0 {
 		c.forbidden(at.Child("ephemeralContainers"), "cannot be set on create")
 	}

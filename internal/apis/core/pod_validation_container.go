@@ -117,6 +117,16 @@ func (c *podCheck) ephemeralContainers(at *field.Path) {
 	}
 }
 
+// image checks a container's image. Templates may have spaces around it.
+func (p *problems) image(at *field.Path, image string, isPod bool) {
+	if image == "" {
+		p.required(at)
+	}
+	if isPod && strings.TrimSpace(image) != image {
+		p.invalid(at, image, "must not have leading or trailing whitespace")
+	}
+}
+
 // container checks what containers of all three kinds have in common.
 func (c *podCheck) container(at *field.Path, ctr *corev1.Container) {
 	if ctr.Name == "" {
@@ -124,12 +134,7 @@ func (c *podCheck) container(at *field.Path, ctr *corev1.Container) {
 	} else {
 		c.dnsLabel(at.Child("name"), ctr.Name)
 	}
-	if ctr.Image == "" {
-		c.required(at.Child("image"))
-	}
-	if c.isPod && strings.TrimSpace(ctr.Image) != ctr.Image {
-		c.invalid(at.Child("image"), ctr.Image, "must not have leading or trailing whitespace")
-	}
+	c.image(at.Child("image"), ctr.Image, c.isPod)
 	oneOf(&c.problems, at.Child("terminationMessagePolicy"), ctr.TerminationMessagePolicy, corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)
 	c.containerPorts(at.Child("ports"), ctr.Ports)
 	c.env(at.Child("env"), ctr.Env)
@@ -213,15 +218,12 @@ func (c *podCheck) restartRules(at *field.Path, ctr *corev1.Container) {
 }
 
 // initRestartRules is restartRules for an init container, whose rules say
-// nothing if it always restarts, or has no policy of its own.
+// nothing if it has no policy of its own.
 func (c *podCheck) initRestartRules(at *field.Path, ctr *corev1.Container) {
-	switch {
-	case isSidecar(ctr) && len(ctr.RestartPolicyRules) > 0:
-		c.forbidden(at.Child("restartPolicyRules"), "restartPolicyRules are not allowed for init containers with restart policy Always")
-	case ctr.RestartPolicy == nil && len(ctr.RestartPolicyRules) > 0:
-		c.missing(at.Child("restartPolicy"), "must specify restartPolicy when restart rules are used")
-	case ctr.RestartPolicy != nil:
+	if ctr.RestartPolicy != nil {
 		c.restartRules(at, ctr)
+	} else if len(ctr.RestartPolicyRules) > 0 {
+		c.missing(at.Child("restartPolicy"), "must specify restartPolicy when restart rules are used")
 	}
 }
 

@@ -45,7 +45,12 @@ func (p *problems) tolerations(at *field.Path, tolerations []corev1.Toleration) 
 				p.invalid(at.Child("operator"), t.Value, "value must be empty when `operator` is 'Exists'")
 			}
 		default:
-			p.one(field.NotSupported(at.Child("operator"), t.Operator, []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}))
+			known := []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}
+			// Known, too, but of a feature that upstream has not turned on.
+			if more := []corev1.TolerationOperator{corev1.TolerationOpLt, corev1.TolerationOpGt}; contains(more, t.Operator) {
+				known = append(known, more...)
+			}
+			p.one(field.NotSupported(at.Child("operator"), t.Operator, known))
 		}
 		anyOf(p, at.Child("effect"), notEmpty(t.Effect), taintEffects()...)
 	}

@@ -35,8 +35,13 @@ func (c *podCheck) podSecurityContext(at *field.Path) {
 	c.windowsOptions(at.Child("windowsOptions"), sc.WindowsOptions)
 	c.appArmor(at.Child("appArmorProfile"), sc.AppArmorProfile)
 	anyOf(&c.problems, at.Child("supplementalGroupsPolicy"), sc.SupplementalGroupsPolicy, corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)
-	// The mounting of volumes with a label (MountOption) is not on upstream.
-	anyOf(&c.problems, at.Child("seLinuxChangePolicy"), sc.SELinuxChangePolicy, corev1.SELinuxChangePolicyRecursive)
+	policies := []corev1.PodSELinuxChangePolicy{corev1.SELinuxChangePolicyRecursive}
+	// The mounting of volumes with a label (MountOption) is not on upstream,
+	// but what has a policy may change it.
+	if c.old != nil && c.old.SecurityContext != nil && c.old.SecurityContext.SELinuxChangePolicy != nil {
+		policies = []corev1.PodSELinuxChangePolicy{corev1.SELinuxChangePolicyMountOption, corev1.SELinuxChangePolicyRecursive}
+	}
+	anyOf(&c.problems, at.Child("seLinuxChangePolicy"), sc.SELinuxChangePolicy, policies...)
 }
 
 func (c *podCheck) userID(at *field.Path, id *int64) {

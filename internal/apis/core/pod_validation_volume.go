@@ -82,7 +82,7 @@ func (c *podCheck) podSources(v *corev1.Volume) []volumeSource {
 		}},
 		{field: "nfs", set: s.NFS != nil, check: func(at *field.Path) { c.nfs(at, s.NFS) }},
 		{field: "iscsi", set: s.ISCSI != nil, check: func(at *field.Path) {
-			c.iscsi(at, iscsi{portal: s.ISCSI.TargetPortal, iqn: s.ISCSI.IQN, lun: s.ISCSI.Lun, initiatorName: s.ISCSI.InitiatorName,
+			c.iscsi(at, iscsi{unknown: "must be valid format starting with iqn, eui, or naa", portal: s.ISCSI.TargetPortal, iqn: s.ISCSI.IQN, lun: s.ISCSI.Lun, initiatorName: s.ISCSI.InitiatorName,
 				chap: s.ISCSI.DiscoveryCHAPAuth || s.ISCSI.SessionCHAPAuth, secret: s.ISCSI.SecretRef != nil})
 		}},
 		{field: "glusterfs", set: s.Glusterfs != nil, check: func(at *field.Path) {

@@ -67,6 +67,5 @@ func volumeWarnings(_ context.Context, v, _ *corev1.PersistentVolume) []string {
 			w.add(at.Child(old.name), "%s", old.since)
 		}
 	}
-	w.fraction(at.Child("capacity"), spec.Capacity)
 	return w
 }

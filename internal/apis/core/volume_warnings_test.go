@@ -26,7 +26,6 @@ func TestVolumeWarnings(t *testing.T) {
 			"spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.",
 			`spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].key: beta.kubernetes.io/os is deprecated since v1.14; use "kubernetes.io/os" instead`,
 			"spec.rbd: deprecated in v1.28, non-functional in v1.31+",
-			`spec.capacity[storage]: fractional byte value "1500m" is invalid, must be an integer`,
 		}},
 		{claimWarnings(context.Background(), &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{
 			Resources: corev1.VolumeResourceRequirements{Limits: storage},

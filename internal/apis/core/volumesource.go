@@ -20,6 +20,8 @@ type volumeSource struct {
 	check func(at *field.Path)
 	// at is the field that errors inside name where it is not field itself.
 	at string
+	// beside says that it may stand beside a source before it.
+	beside bool
 }
 
 // oneVolumeSource checks that exactly one source is set, and that one's
@@ -29,7 +31,7 @@ func (p *problems) oneVolumeSource(at *field.Path, sources []volumeSource) {
 	for _, s := range sources {
 		switch {
 		case !s.set:
-		case found:
+		case found && !s.beside:
 			p.forbidden(at.Child(s.field), "may not specify more than 1 volume type")
 		default:
 			found = true
@@ -180,8 +182,10 @@ func (p *problems) storageOS(at *field.Path, volume, namespace string) {
 	}
 }
 
-// iscsi is what the two iSCSI sources share.
+// iscsi is what the two iSCSI sources share; unknown is what each says of names
+// of no known form.
 type iscsi struct {
+	unknown       string
 	portal, iqn   string
 	lun           int32
 	chap, secret  bool
@@ -191,25 +195,25 @@ type iscsi struct {
 func (p *problems) iscsi(at *field.Path, s iscsi) {
 	p.requiredText(at, "targetPortal", s.portal, "iqn", s.iqn)
 	if s.iqn != "" {
-		p.iscsiName(at.Child("iqn"), s.iqn)
+		p.iscsiName(at.Child("iqn"), s.iqn, s.unknown)
 	}
 	p.lun(at, s.lun)
 	if s.chap && !s.secret {
 		p.required(at.Child("secretRef"))
 	}
 	if s.initiatorName != nil {
-		p.iscsiName(at.Child("initiatorname"), *s.initiatorName)
+		p.iscsiName(at.Child("initiatorname"), *s.initiatorName, s.unknown)
 	}
 }
 
-func (p *problems) iscsiName(at *field.Path, name string) {
+func (p *problems) iscsiName(at *field.Path, name, unknown string) {
 	form := map[string]string{
 		"iqn": `iqn\.\d{4}-\d{2}\.([[:alnum:]-.]+)(:[^,;*&$|\s]+)$`,
 		"eui": `^eui.[[:alnum:]]{16}$`,
 		"naa": `^naa.[[:alnum:]]{32}$`,
 	}
 	if len(name) < 3 || form[name[:3]] == "" {
-		p.invalid(at, name, "must be valid format starting with iqn, eui, or naa")
+		p.invalid(at, name, unknown)
 	} else if good, _ := regexp.MatchString(form[name[:3]], name); !good {
 		p.invalid(at, name, "must be valid format")
 	}
@@ -226,6 +230,7 @@ const iscsiLength = "Total length of <volume name>:<iscsi.targetPortal> must be 
 func (p *problems) csiDriverName(at *field.Path, name string) {
 	if name == "" {
 		p.required(at)
+		return
 	}
 	if len(name) > 63 {
 		p.one(field.TooLong(at, "", 63))
