@@ -60,9 +60,10 @@ func (s *Server) bounded(rec *recorder, r *http.Request, info *requestInfo) outc
 	case <-ctx.Done():
 	}
 	connection := http.NewResponseController(rec.out)
-	// Either may be impossible, for a connection that is gone.
-	_ = connection.SetReadDeadline(time.Unix(1, 0))
+	// Either deadline may be impossible, for a connection that is gone. A handler
+	// that reads the body is let go last: it would answer that it cannot.
 	_ = connection.SetWriteDeadline(time.Now().Add(answerTime))
+	defer func() { _ = connection.SetReadDeadline(time.Unix(1, 0)) }()
 	status := statusOf(timeIsUp(ctx.Err()))
 	body, err := encodeObject(status, schema.GroupVersionKind{Version: "v1", Kind: "Status"}, mediaJSON)
 	if err != nil {
