@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
@@ -38,10 +39,14 @@ func persistentVolumeClaims() *apis.Resource {
 		},
 		PrepareCreate: func(_ context.Context, c *corev1.PersistentVolumeClaim) {
 			c.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
+			dropForeignSource(&c.Spec)
 			dropUnknownSource(&c.Spec)
 			alignDataSource(&c.Spec)
 		},
 		PrepareUpdate: func(_ context.Context, c, old *corev1.PersistentVolumeClaim) {
+			if old.Spec.DataSourceRef == nil {
+				dropForeignSource(&c.Spec)
+			}
 			if old.Spec.DataSource == nil && old.Spec.DataSourceRef == nil {
 				dropUnknownSource(&c.Spec)
 			}
@@ -95,6 +100,14 @@ func DefaultPersistentVolumeClaimSpec(spec *corev1.PersistentVolumeClaimSpec) {
 	roundUp(spec.Resources.Requests)
 }
 
+// dropForeignSource drops a source in another namespace, which upstream has not
+// turned on.
+func dropForeignSource(spec *corev1.PersistentVolumeClaimSpec) {
+	if ref := spec.DataSourceRef; ref != nil && ptr.Deref(ref.Namespace, "") != "" {
+		spec.DataSourceRef = nil
+	}
+}
+
 // dropUnknownSource drops a dataSource of a kind that it cannot be. Clients that
 // want such a source name it in dataSourceRef.
 func dropUnknownSource(spec *corev1.PersistentVolumeClaimSpec) {
@@ -124,6 +137,11 @@ func alignDataSource(spec *corev1.PersistentVolumeClaimSpec) {
 // ValidatePersistentVolumeClaimSpec checks the spec of a claim or of a claim
 // template that stands at path.
 func ValidatePersistentVolumeClaimSpec(spec *corev1.PersistentVolumeClaimSpec, at *field.Path) field.ErrorList {
+	return validateClaimSpec(spec, at, false)
+}
+
+// validateClaimSpec takes any name of a source's group if anyGroup is true.
+func validateClaimSpec(spec *corev1.PersistentVolumeClaimSpec, at *field.Path, anyGroup bool) field.ErrorList {
 	var p problems
 	if len(spec.AccessModes) == 0 {
 		p.missing(at.Child("accessModes"), "at least 1 access mode is required")
@@ -144,11 +162,11 @@ func ValidatePersistentVolumeClaimSpec(spec *corev1.PersistentVolumeClaimSpec, a
 	anyOf(&p, at.Child("volumeMode"), spec.VolumeMode, corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)
 	from, ref := spec.DataSource, spec.DataSourceRef
 	if from != nil {
-		p.dataSource(at.Child("dataSource"), from.APIGroup, from.Kind, from.Name)
+		p.dataSource(at.Child("dataSource"), from.APIGroup, from.Kind, from.Name, anyGroup)
 	}
 	if ref != nil {
 		at := at.Child("dataSourceRef")
-		p.dataSource(at, ref.APIGroup, ref.Kind, ref.Name)
+		p.dataSource(at, ref.APIGroup, ref.Kind, ref.Name, anyGroup)
 		if ns := ptr.Deref(ref.Namespace, ""); ns != "" {
 			p.invalids(at.Child("namespace"), ns, apivalidation.ValidateNamespaceName(ns, false))
 		}
@@ -172,10 +190,12 @@ func (p *problems) positive(at *field.Path, q resource.Quantity) {
 	}
 }
 
-func (p *problems) dataSource(at *field.Path, group *string, kind, name string) {
+func (p *problems) dataSource(at *field.Path, group *string, kind, name string, anyGroup bool) {
 	p.requiredText(at, "name", name, "kind", kind)
 	if g := ptr.Deref(group, ""); g != "" {
-		p.dnsSubdomain(at.Child("apiGroup"), g)
+		if !anyGroup {
+			p.dnsSubdomain(at.Child("apiGroup"), g)
+		}
 	} else if kind != "PersistentVolumeClaim" {
 		p.invalid(at, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup")
 	}
@@ -186,8 +206,10 @@ func (p *problems) dataSource(at *field.Path, group *string, kind, name string) 
 // size and the attributes.
 func validateClaimUpdate(_ context.Context, c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	spec := field.NewPath("spec")
-	p := problems(tolerate(ValidatePersistentVolumeClaimSpec(&c.Spec, spec), func() field.ErrorList {
-		return ValidatePersistentVolumeClaimSpec(&old.Spec, spec)
+	from, ref := old.Spec.DataSource, old.Spec.DataSourceRef
+	grouped := from != nil && from.APIGroup != nil || ref != nil && ref.APIGroup != nil
+	p := problems(tolerate(validateClaimSpec(&c.Spec, spec, grouped), func() field.ErrorList {
+		return validateClaimSpec(&old.Spec, spec, grouped)
 	}))
 	now, was := c.Spec.DeepCopy(), old.Spec.DeepCopy()
 	if was.VolumeName == "" {
@@ -205,9 +227,7 @@ func validateClaimUpdate(_ context.Context, c, old *corev1.PersistentVolumeClaim
 		if now.Resources.Requests != nil {
 			now.Resources.Requests[corev1.ResourceStorage] = oldSize
 		}
-		if now.VolumeAttributesClassName != nil {
-			now.VolumeAttributesClassName = was.VolumeAttributesClassName
-		}
+		now.VolumeAttributesClassName = was.VolumeAttributesClassName
 	}
 	if !apiequality.Semantic.DeepEqual(now, was) {
 		p.forbidden(spec, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", unversioned.Diff(*was, *now)))
@@ -218,12 +238,12 @@ func validateClaimUpdate(_ context.Context, c, old *corev1.PersistentVolumeClaim
 		p.forbidden(spec.Child("resources", "requests", "storage"), "field can not be less than status.capacity")
 	}
 	p.immutable(field.NewPath("volumeMode"), c.Spec.VolumeMode, old.Spec.VolumeMode)
-	if old.Spec.VolumeAttributesClassName != nil {
+	if old.Status.CurrentVolumeAttributesClassName != nil && !ptr.Equal(c.Spec.VolumeAttributesClassName, old.Spec.VolumeAttributesClassName) {
 		class := spec.Child("volumeAttributesClassName")
 		if to := c.Spec.VolumeAttributesClassName; to == nil {
-			p.forbidden(class, "update from non-nil value to nil is forbidden")
-		} else if *to == "" && *old.Spec.VolumeAttributesClassName != "" {
-			p.forbidden(class, "update from non-nil value to an empty string is forbidden")
+			p.forbidden(class, "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil")
+		} else if *to == "" {
+			p.forbidden(class, "update to empty string is forbidden when status.currentVolumeAttributesClassName is not nil")
 		}
 	}
 	return p.list()
@@ -235,30 +255,40 @@ func validateClaimStatus(_ context.Context, c, _ *corev1.PersistentVolumeClaim) 
 	if len(c.Spec.AccessModes) == 0 {
 		p.required(field.NewPath("Spec", "accessModes"))
 	}
-	nonNegative := func(at *field.Path, list corev1.ResourceList) {
-		for _, name := range sortedNames(list) {
-			if q := list[name]; q.Sign() < 0 {
-				p.invalid(at.Key(string(name)), q.Value(), "must be a valid resource quantity")
-			}
+	nonNegative := func(at *field.Path, list corev1.ResourceList, name corev1.ResourceName) {
+		if q := list[name]; q.Sign() < 0 {
+			p.invalid(at.Key(string(name)), q.Value(), "must be a valid resource quantity")
 		}
 	}
-	nonNegative(status.Child("capacity"), c.Status.Capacity)
-	nonNegative(status.Child("allocatedResources"), c.Status.AllocatedResources)
-	for name := range c.Status.AllocatedResources {
-		p.claimResource(status.Child("allocatedResources"), name)
+	for _, name := range sortedNames(c.Status.Capacity) {
+		nonNegative(status.Child("capacity"), c.Status.Capacity, name)
 	}
+	states := []corev1.ClaimResourceStatus{corev1.PersistentVolumeClaimControllerResizeInProgress, corev1.PersistentVolumeClaimControllerResizeInfeasible,
+		corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible, corev1.PersistentVolumeClaimNodeResizePending}
 	for name, state := range c.Status.AllocatedResourceStatuses {
-		at := status.Child("allocatedResourceStatus")
+		at := status.Child("allocatedResourceStatuses")
 		p.claimResource(at, name)
-		anyOf(&p, at, &state, corev1.PersistentVolumeClaimControllerResizeInProgress, corev1.PersistentVolumeClaimControllerResizeInfeasible,
-			corev1.PersistentVolumeClaimNodeResizePending, corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible)
+		if !contains(states, state) {
+			p.one(field.NotSupported(at, name, states))
+		}
+	}
+	for _, name := range sortedNames(c.Status.AllocatedResources) {
+		if at := status.Child("allocatedResources"); p.claimResource(at, name) {
+			nonNegative(at, c.Status.AllocatedResources, name)
+		}
 	}
 	return p.list()
 }
 
-func (p *problems) claimResource(at *field.Path, name corev1.ResourceName) {
-	p.qualifiedName(at, string(name))
+// claimResource checks what a claim may be about, and tells whether it is good.
+func (p *problems) claimResource(at *field.Path, name corev1.ResourceName) bool {
+	if messages := validation.IsQualifiedName(string(name)); len(messages) > 0 {
+		p.invalids(at, string(name), messages)
+		return false
+	}
 	if isNative(name) && name != corev1.ResourceStorage {
 		p.one(field.NotSupported(at, name, []corev1.ResourceName{corev1.ResourceStorage}))
+		return false
 	}
+	return true
 }
