@@ -127,7 +127,9 @@ func (w *worker) createSandbox(ctx context.Context, pod *v1.Pod, state *runtime.
 			return err
 		}
 	}
-	if _, err := k.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: handler}); err != nil {
+	making, cancel := unbroken(ctx)
+	defer cancel()
+	if _, err := k.runtime.RunPodSandbox(making, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: handler}); err != nil {
 		if ctx.Err() == nil {
 			k.recorder.Event(pod, v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
 		}
@@ -172,7 +174,9 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, state *runtime.Pod, s p
 	if err != nil {
 		return fail("CreateContainerConfigError", err)
 	}
-	created, err := k.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{
+	making, cancel := unbroken(ctx)
+	defer cancel()
+	created, err := k.runtime.CreateContainer(making, &cri.CreateContainerRequest{
 		PodSandboxId: sandbox.ID, Config: container, SandboxConfig: config,
 	})
 	if err != nil {
@@ -182,7 +186,7 @@ func (w *worker) start(ctx context.Context, pod *v1.Pod, state *runtime.Pod, s p
 	if last := state.Latest(c.Name); last != nil && last.State == runtime.Exited {
 		w.backoff.Restarted(c.Name, last.FinishedAt, k.Clock.Now())
 	}
-	if _, err := k.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: created.ContainerId}); err != nil {
+	if _, err := k.runtime.StartContainer(making, &cri.StartContainerRequest{ContainerId: created.ContainerId}); err != nil {
 		return fail("RunContainerError", err)
 	}
 	k.recorder.Event(ref, v1.EventTypeNormal, "Started", "Container started")
@@ -387,6 +391,15 @@ func (w *worker) collect(ctx context.Context, pod *v1.Pod, state *runtime.Pod) {
 			w.k.log.Warn("removing dead sandbox", "pod", pod.Name, "err", err)
 		}
 	}
+}
+
+// makeTimeout is how long the runtime may take to make and start something.
+const makeTimeout = 2 * time.Minute
+
+// unbroken is the context of what a pod that ends meanwhile does not break off:
+// a runtime that is told to give up a start may leave a process behind.
+func unbroken(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), makeTimeout)
 }
 
 // stopTimeout is how much longer than a container's grace period the runtime

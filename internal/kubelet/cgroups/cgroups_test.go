@@ -1,10 +1,14 @@
 package cgroups
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -155,6 +159,24 @@ func TestManager(t *testing.T) {
 	}
 	if uids := m.Pods(); len(uids) != 1 || uids[0] != "u" {
 		t.Errorf("pods %v", uids)
+	}
+	left := exec.Command("sleep", "1000")
+	if err := left.Start(); err != nil {
+		t.Fatal(err)
+	}
+	procs := filepath.Join(m.Directory("memory", cgroup), "left", "cgroup.procs")
+	if err := os.Mkdir(filepath.Dir(procs), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(procs, []byte(strconv.Itoa(left.Process.Pid)), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.RemovePod("u"); err == nil {
+		t.Error("nobody hears of the process that was left")
+	}
+	var killed *exec.ExitError
+	if err := left.Wait(); !errors.As(err, &killed) || killed.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Errorf("what was left ended with %v", err)
 	}
 	if err := m.RemovePod("u"); err != nil {
 		t.Fatal(err)

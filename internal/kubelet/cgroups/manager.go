@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -146,13 +147,16 @@ func (m *Manager) weighBurstableLocked() error {
 }
 
 // RemovePod removes the cgroups of the pod with this UID, whatever its class.
-// Its containers must be gone: a cgroup with processes in it is an error.
+// Its containers must be gone. Processes that the runtime has left are killed;
+// that they were there is an error, for they may take a moment to go.
 func (m *Manager) RemovePod(uid string) error {
 	var errs []error
 	for _, class := range []v1.PodQOSClass{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
 		cgroup := path.Join(classPath(m.root, class), podPrefix+uid)
 		for _, dir := range m.directories(cgroup) {
-			errs = append(errs, removeTree(dir))
+			if err := removeTree(dir); err != nil {
+				errs = append(errs, err, killTree(dir))
+			}
 		}
 	}
 	m.mu.Lock()
@@ -281,6 +285,31 @@ func (m *Manager) write(cgroup string, v values) error {
 		}
 	}
 	return nil
+}
+
+// killTree kills the processes in a cgroup and those below it.
+func killTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || e.Name() != "cgroup.procs" {
+			return err
+		}
+		list, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for pid := range strings.FieldsSeq(string(list)) {
+			// Those of other PID namespaces are shown as 0, which is not theirs.
+			if n, err := strconv.Atoi(pid); err == nil && n > 1 {
+				if err := unix.Kill(n, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+					return fmt.Errorf("killing process %d of cgroup %s: %w", n, path, err)
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // removeTree removes a cgroup and those below it. Only directories can be
