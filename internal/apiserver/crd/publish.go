@@ -58,7 +58,7 @@ func (d *definition) published(v *version, v2 bool) *spec.Schema {
 
 // simplify takes out of s what OpenAPI v2, or what kubectl makes of it, does
 // not know: alternatives, null, and objects with some fields known and others
-// not.
+// not. Defaults are not published there either.
 func simplify(s *structural.Structural) {
 	(&structural.Visitor{Structural: func(s *structural.Structural) bool {
 		if v := s.ValueValidation; v != nil {
@@ -76,6 +76,7 @@ func simplify(s *structural.Structural) {
 			s.Type = ""
 		}
 		s.Nullable = false
+		s.Default.Object = nil
 		return true
 	}}).Visit(s)
 }
@@ -112,6 +113,12 @@ func addEmbedded(s *spec.Schema, v2 bool) {
 		return
 	}
 	addObjectFields(s)
+	for name, says := range map[string]string{
+		"apiVersion": "apiVersion defines the versioned schema of this representation of an object. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+		"kind":       "kind is a string value representing the type of this object. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+	} {
+		s.SetProperty(name, *spec.StringProperty().WithDescription(says))
+	}
 	for _, name := range []string{"kind", "apiVersion"} {
 		if !slices.Contains(s.Required, name) {
 			s.Required = append(s.Required, name)

@@ -34,7 +34,7 @@ const KindExtension = "x-kubernetes-group-version-kind"
 func describe(versions []*verbs.Version, v2 bool) *spec.Swagger {
 	g := &generator{
 		v2:          v2,
-		definitions: &definitions{schemas: spec.Definitions{}, kinds: map[string][]any{}},
+		definitions: newDefinitions(v2, versions...),
 		paths:       map[string]spec.PathItem{},
 	}
 	slices.SortFunc(versions, byKind)

@@ -1,19 +1,30 @@
 package openapi
 
 import (
+	"cmp"
 	"reflect"
 	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"skiff/internal/apis"
+	"skiff/internal/apiserver/verbs"
 )
 
 // definitions collects the schemas of Go types, by their published names.
 type definitions struct {
+	// v2 leaves out what is not published in version 2.
+	v2 bool
+	// versions are those that the document is of.
+	versions []schema.GroupVersion
+	// custom says that it is about custom resources.
+	custom  bool
 	schemas spec.Definitions
 	// kinds are the API kinds that a definition stands for.
 	kinds map[string][]any
@@ -28,6 +39,15 @@ type custom interface {
 	OpenAPISchemaFormat() string
 }
 
+func newDefinitions(v2 bool, versions ...*verbs.Version) *definitions {
+	d := &definitions{v2: v2, schemas: spec.Definitions{}, kinds: map[string][]any{}}
+	for _, v := range versions {
+		d.versions = append(d.versions, v.GroupVersion())
+		d.custom = d.custom || v.Schema != nil
+	}
+	return d
+}
+
 // ref returns a reference to t's schema, adding it and all it refers to.
 func (d *definitions) ref(t reflect.Type) spec.Schema {
 	name := nameOf(t)
@@ -35,14 +55,49 @@ func (d *definitions) ref(t reflect.Type) spec.Schema {
 		// Types refer to themselves: the name must be taken first.
 		d.schemas[name] = spec.Schema{}
 		d.schemas[name] = d.build(t)
+		if kinds := d.kindsOf(t); kinds != nil {
+			d.kinds[name] = kinds
+		}
 	}
 	return *spec.RefSchema("#/definitions/" + name)
+}
+
+// kindsOf returns the kinds that upstream's groups have of a type. Some, such
+// as DeleteOptions, are of every group; a document of version 3 has only those
+// of the core group and of its own, unless that is one of custom resources.
+func (d *definitions) kindsOf(t reflect.Type) (out []any) {
+	object, ok := reflect.New(t).Interface().(runtime.Object)
+	if !ok {
+		return nil
+	}
+	kinds, _, err := scheme.Scheme.ObjectKinds(object)
+	if err != nil {
+		return nil // It is none.
+	}
+	if len(kinds) > 1 && !d.custom {
+		name := kinds[0].Kind
+		if !d.v2 {
+			kinds = []schema.GroupVersionKind{metav1.Unversioned.WithKind(name)}
+		}
+		for _, gv := range d.versions {
+			kinds = append(kinds, gv.WithKind(name))
+		}
+	}
+	slices.SortFunc(kinds, func(a, b schema.GroupVersionKind) int {
+		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Version, b.Version))
+	})
+	for _, k := range slices.Compact(kinds) {
+		if k.Version != runtime.APIVersionInternal {
+			out = append(out, KindOf(k))
+		}
+	}
+	return out
 }
 
 // Definitions returns the schemas of types and of all that they refer to, by
 // their published names.
 func Definitions(types ...reflect.Type) spec.Definitions {
-	d := &definitions{schemas: spec.Definitions{}, kinds: map[string][]any{}}
+	d := newDefinitions(false)
 	for _, t := range types {
 		d.ref(t)
 	}
@@ -51,7 +106,7 @@ func Definitions(types ...reflect.Type) spec.Definitions {
 
 // Schemas returns the schemas of all that a resource's objects are made of.
 func Schemas(d *apis.Resource) map[string]*spec.Schema {
-	found := &definitions{schemas: spec.Definitions{}, kinds: map[string][]any{}}
+	found := newDefinitions(false)
 	objects := map[string]schema.GroupVersionKind{}
 	for _, v := range append([]apis.Version{d.Hub}, d.Other...) {
 		t := reflect.TypeOf(v.New()).Elem()
@@ -109,6 +164,7 @@ var anyObjects = map[string]bool{"FieldsV1": true, "RawExtension": true, "Unknow
 func (d *definitions) build(t reflect.Type) spec.Schema {
 	docs := docsOf(t)
 	s := spec.Schema{SchemaProps: spec.SchemaProps{Description: docs[""]}}
+	factsOf(t).apply("", &s, false)
 	if c, ok := reflect.Zero(t).Interface().(custom); ok {
 		s.Type, s.Format = c.OpenAPISchemaType(), c.OpenAPISchemaFormat()
 		if t.Name() == "IntOrString" {
@@ -119,9 +175,6 @@ func (d *definitions) build(t reflect.Type) spec.Schema {
 	s.Type = spec.StringOrArray{"object"}
 	if anyObjects[t.Name()] {
 		return s
-	}
-	if atomicTypes[nameOf(t)] {
-		s.AddExtension("x-kubernetes-map-type", "atomic")
 	}
 	if t.Kind() == reflect.Struct {
 		s.Properties = map[string]spec.Schema{}
@@ -134,43 +187,9 @@ func (d *definitions) build(t reflect.Type) spec.Schema {
 	return s
 }
 
-// atomicTypes are the structs that change as a whole, of which only comments
-// tell so.
-var atomicTypes = map[string]bool{
-	"io.k8s.api.admissionregistration.v1.MatchResources":          true,
-	"io.k8s.api.admissionregistration.v1.NamedRuleWithOperations": true,
-	"io.k8s.api.admissionregistration.v1.ParamKind":               true,
-	"io.k8s.api.admissionregistration.v1.ParamRef":                true,
-	"io.k8s.api.admissionregistration.v1.Variable":                true,
-	"io.k8s.api.autoscaling.v1.CrossVersionObjectReference":       true,
-	"io.k8s.api.core.v1.ConfigMapKeySelector":                     true,
-	"io.k8s.api.core.v1.EndpointAddress":                          true,
-	"io.k8s.api.core.v1.EndpointPort":                             true,
-	"io.k8s.api.core.v1.FileKeySelector":                          true,
-	"io.k8s.api.core.v1.LocalObjectReference":                     true,
-	"io.k8s.api.core.v1.NodeSelector":                             true,
-	"io.k8s.api.core.v1.NodeSelectorTerm":                         true,
-	"io.k8s.api.core.v1.ObjectFieldSelector":                      true,
-	"io.k8s.api.core.v1.ObjectReference":                          true,
-	"io.k8s.api.core.v1.ResourceFieldSelector":                    true,
-	"io.k8s.api.core.v1.ScopeSelector":                            true,
-	"io.k8s.api.core.v1.SecretKeySelector":                        true,
-	"io.k8s.api.core.v1.SecretReference":                          true,
-	"io.k8s.api.core.v1.TopologySelectorTerm":                     true,
-	"io.k8s.api.core.v1.TypedLocalObjectReference":                true,
-	"io.k8s.api.discovery.v1.EndpointPort":                        true,
-	"io.k8s.api.networking.v1.ServiceBackendPort":                 true,
-	"io.k8s.api.rbac.v1.RoleRef":                                  true,
-	"io.k8s.api.rbac.v1.Subject":                                  true,
-	"io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector":          true,
-	"io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference":         true,
-}
-
-// listKeys are the keys of lists of which only comments tell that they are sets.
-var listKeys = map[string]string{"CustomResourceDefinitionStatus.conditions": "type"}
-
 // fields adds t's fields to s; those of inlined structs become s's own.
 func (d *definitions) fields(t reflect.Type, docs map[string]string, s *spec.Schema) {
+	facts := factsOf(t)
 	for i := range t.NumField() {
 		f := t.Field(i)
 		tag, options, _ := strings.Cut(f.Tag.Get("json"), ",")
@@ -178,37 +197,37 @@ func (d *definitions) fields(t reflect.Type, docs map[string]string, s *spec.Sch
 			continue
 		}
 		if tag == "" {
-			inner := f.Type
-			if inner.Kind() == reflect.Pointer {
-				inner = inner.Elem()
-			}
+			inner := pointed(f.Type)
 			if (f.Anonymous || strings.Contains(options, "inline")) && inner.Kind() == reflect.Struct {
 				d.fields(inner, docsOf(inner), s)
 			}
 			continue
 		}
 		p := d.schema(f.Type, docs[tag])
-		if strategy := f.Tag.Get("patchStrategy"); strategy != "" {
-			p.AddExtension("x-kubernetes-patch-strategy", strategy)
-			if strategy == "merge" && f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.String {
-				p.AddExtension("x-kubernetes-list-type", "set")
+		for name, extension := range map[string]string{"patchStrategy": "x-kubernetes-patch-strategy", "patchMergeKey": "x-kubernetes-patch-merge-key"} {
+			if value := f.Tag.Get(name); value != "" {
+				p.AddExtension(extension, value)
 			}
 		}
-		key := f.Tag.Get("patchMergeKey")
-		if key != "" {
-			p.AddExtension("x-kubernetes-patch-merge-key", key)
-		} else {
-			key = listKeys[t.Name()+"."+tag]
-		}
-		if key != "" && f.Type.Kind() == reflect.Slice {
-			p.AddExtension("x-kubernetes-list-type", "map")
-			p.AddExtension("x-kubernetes-list-map-keys", []any{key})
-		}
-		s.Properties[tag] = p
-		if !strings.Contains(options, "omitempty") && !strings.Contains(options, "omitzero") && f.Type.Kind() != reflect.Pointer && tag != "status" && tag != "metadata" {
+		absent := strings.Contains(options, "omitempty")
+		p.Default = zero(f.Type, absent)
+		if !facts.apply(tag, &p, absent) {
 			s.Required = append(s.Required, tag)
 		}
+		if values, meanings := enumOf(pointed(f.Type)); values != nil {
+			p.Enum = values
+			p.Description = strings.TrimSpace(p.Description + "\n\nPossible enum values:" + meanings)
+		}
+		d.complete(&p)
+		s.Properties[tag] = p
 	}
+}
+
+func pointed(t reflect.Type) reflect.Type {
+	if t.Kind() == reflect.Pointer {
+		return t.Elem()
+	}
+	return t
 }
 
 // schema describes a field of type t.
@@ -237,17 +256,38 @@ func (d *definitions) schema(t reflect.Type, doc string) spec.Schema {
 		if t.Elem().Kind() == reflect.Uint8 {
 			return scalar("string", "byte")
 		}
-		item := d.schema(t.Elem(), "")
+		item := d.element(t.Elem())
 		s.Type, s.Items = spec.StringOrArray{"array"}, &spec.SchemaOrArray{Schema: &item}
 		return s
 	case reflect.Map:
-		value := d.schema(t.Elem(), "")
+		value := d.element(t.Elem())
 		s.Type, s.AdditionalProperties = spec.StringOrArray{"object"}, &spec.SchemaOrBool{Allows: true, Schema: &value}
 		return s
 	}
 	ref := d.ref(t)
 	ref.Description = doc
 	return ref
+}
+
+// element describes what lists and maps have as elements.
+func (d *definitions) element(t reflect.Type) spec.Schema {
+	s := d.schema(t, "")
+	s.Default = zero(t, false)
+	s.Enum, _ = enumOf(pointed(t))
+	d.complete(&s)
+	return s
+}
+
+// complete gives s the form of the version: version 2 has no defaults, and in
+// version 3 a reference has nothing beside it.
+func (d *definitions) complete(s *spec.Schema) {
+	if d.v2 {
+		s.Default = nil
+		return
+	}
+	if s.Ref.String() != "" && (s.Description != "" || s.Default != nil || len(s.Extensions) > 0) {
+		s.AllOf, s.Ref = []spec.Schema{*spec.RefSchema("#/components/schemas/" + strings.TrimPrefix(s.Ref.String(), "#/definitions/"))}, spec.Ref{}
+	}
 }
 
 // alternatives are the types whose values may be of several kinds, which only
