@@ -36,10 +36,11 @@ func services() *apis.Resource {
 			if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
 				s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
 			}
+			dropInternalPolicy(s)
 		},
 		PrepareUpdate:  prepareServiceUpdate,
 		ValidateName:   apivalidation.NameIsDNSLabel, // since v1.36 (KEP-5311)
-		Validate:       func(_ context.Context, s *corev1.Service) field.ErrorList { return validateService(s) },
+		Validate:       func(_ context.Context, s *corev1.Service) field.ErrorList { return validateService(s, nil) },
 		ValidateUpdate: validateServiceUpdate,
 		Warnings:       serviceWarnings,
 		HasStatus:      true,
@@ -143,7 +144,7 @@ func defaultService(s *corev1.Service) {
 	if externallyAccessible(s) && spec.ExternalTrafficPolicy == "" {
 		spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
 	}
-	if spec.InternalTrafficPolicy == nil && needsClusterIP(s) {
+	if spec.InternalTrafficPolicy == nil && routedInside(s) {
 		spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyCluster)
 	}
 	if isLoadBalancer(s) {
@@ -171,8 +172,24 @@ func externallyAccessible(s *corev1.Service) bool {
 		s.Spec.Type == corev1.ServiceTypeClusterIP && len(s.Spec.ExternalIPs) > 0
 }
 
-func needsClusterIP(s *corev1.Service) bool {
+// needsClusterIP is true of types that nobody knows, too: what such a service
+// keeps is for validation to see.
+func needsClusterIP(s *corev1.Service) bool { return s.Spec.Type != corev1.ServiceTypeExternalName }
+
+// routedInside tells whether nodes route traffic for the service by its
+// internalTrafficPolicy.
+func routedInside(s *corev1.Service) bool {
 	return isLoadBalancer(s) || s.Spec.Type == corev1.ServiceTypeClusterIP || s.Spec.Type == corev1.ServiceTypeNodePort
+}
+
+// dropInternalPolicy clears a policy that has no meaning for a name; one that
+// does not exist is left for validation to refuse.
+func dropInternalPolicy(s *corev1.Service) {
+	policy := ptr.Deref(s.Spec.InternalTrafficPolicy, "")
+	if s.Spec.Type == corev1.ServiceTypeExternalName &&
+		(policy == corev1.ServiceInternalTrafficPolicyCluster || policy == corev1.ServiceInternalTrafficPolicyLocal) {
+		s.Spec.InternalTrafficPolicy = nil
+	}
 }
 
 func needsNodePort(s *corev1.Service) bool {
@@ -180,9 +197,9 @@ func needsNodePort(s *corev1.Service) bool {
 		isLoadBalancer(s) && ptr.Deref(s.Spec.AllocateLoadBalancerNodePorts, true)
 }
 
-// needsHealthCheckPort tells whether a load balancer must ask each node if it
+// NeedsHealthCheckPort tells whether a load balancer must ask each node if it
 // has endpoints of the service.
-func needsHealthCheckPort(s *corev1.Service) bool {
+func NeedsHealthCheckPort(s *corev1.Service) bool {
 	return isLoadBalancer(s) && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 

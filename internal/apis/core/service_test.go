@@ -109,7 +109,7 @@ func TestValidateService(t *testing.T) {
 		"distribution": {func(s *corev1.Service) { s.Spec.TrafficDistribution = ptr.To("X") },
 			[]string{`spec.trafficDistribution: Unsupported value: "X": supported values: "PreferClose", "PreferSameZone", "PreferSameNode"`}},
 	} {
-		t.Run(name, func(t *testing.T) { check(t, validateService(aService(c.change)), c.want...) })
+		t.Run(name, func(t *testing.T) { check(t, validateService(aService(c.change), nil), c.want...) })
 	}
 }
 
@@ -126,6 +126,23 @@ func TestServiceUpdate(t *testing.T) {
 			[]string{`spec.clusterIPs[0]: Invalid value: ["10.96.0.11"]: may not change once set`}, nil},
 		"node port left out": {nodePort, func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 0 }, nil,
 			func(s *corev1.Service) bool { return s.Spec.Ports[0].NodePort == 30001 }},
+		"port of another number": {nodePort, func(s *corev1.Service) { s.Spec.Ports[0].Port, s.Spec.Ports[0].NodePort = 81, 0 }, nil,
+			func(s *corev1.Service) bool { return s.Spec.Ports[0].NodePort == 30001 }},
+		"port of another name": {nodePort, func(s *corev1.Service) { s.Spec.Ports[0].Name, s.Spec.Ports[0].NodePort = "b", 0 }, nil,
+			func(s *corev1.Service) bool { return s.Spec.Ports[0].NodePort == 0 }},
+		"node ports not allocated": {func(s *corev1.Service) { nodePort(s); s.Spec.Type = corev1.ServiceTypeLoadBalancer },
+			func(s *corev1.Service) { s.Spec.AllocateLoadBalancerNodePorts = ptr.To(false) }, nil,
+			func(s *corev1.Service) bool { return s.Spec.Ports[0].NodePort == 30001 }},
+		"to an unknown type": {nil, ofType("X"), []string{`spec.type: Unsupported value: "X": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort"`},
+			func(s *corev1.Service) bool { return s.Spec.ClusterIP == "10.96.0.10" }},
+		"class of another type": {nil, func(s *corev1.Service) { s.Spec.LoadBalancerClass = ptr.To("x") }, []string{
+			"spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'",
+			"spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'",
+		}, nil},
+		"policy of a name": {external, func(s *corev1.Service) {
+			s.Spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
+		}, nil,
+			func(s *corev1.Service) bool { return s.Spec.InternalTrafficPolicy == nil }},
 		"to ClusterIP": {nodePort, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }, nil,
 			func(s *corev1.Service) bool {
 				return s.Spec.Ports[0].NodePort == 0 && s.Spec.ExternalTrafficPolicy == ""
@@ -175,12 +192,28 @@ func TestServiceFamilies(t *testing.T) {
 		errors  []string
 	}{
 		"plain":       {noIP, []corev1.IPFamily{v4, v6}, single, []corev1.IPFamily{v4}, nil},
-		"by address":  {func(s *corev1.Service) { s.Spec.ClusterIPs = []string{"fd00::1"} }, []corev1.IPFamily{v4, v6}, single, []corev1.IPFamily{v6}, nil},
+		"by address":  {func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "fd00::1", []string{"fd00::1"} }, []corev1.IPFamily{v4, v6}, single, []corev1.IPFamily{v6}, nil},
 		"prefer":      {func(s *corev1.Service) { noIP(s); s.Spec.IPFamilyPolicy = &prefer }, []corev1.IPFamily{v6, v4}, prefer, []corev1.IPFamily{v6, v4}, nil},
 		"prefer one":  {func(s *corev1.Service) { noIP(s); s.Spec.IPFamilyPolicy = &prefer }, []corev1.IPFamily{v4}, prefer, []corev1.IPFamily{v4}, nil},
 		"require one": {func(s *corev1.Service) { noIP(s); s.Spec.IPFamilyPolicy = &require }, []corev1.IPFamily{v4}, require, nil, []string{`spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services`}},
 		"other one":   {func(s *corev1.Service) { noIP(s); s.Spec.IPFamilies = []corev1.IPFamily{v6} }, []corev1.IPFamily{v4}, single, []corev1.IPFamily{v6}, []string{`spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster`}},
-		"headless":    {func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "None", []string{"None"} }, []corev1.IPFamily{v4}, require, []corev1.IPFamily{v4, v6}, nil},
+		"address of another": {func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "aaaa::1", []string{"aaaa::1"} }, []corev1.IPFamily{v4}, single, nil,
+			[]string{`spec.clusterIPs[0]: Invalid value: ["aaaa::1"]: IPv6 is not configured on this cluster`}},
+		"address left out": {func(s *corev1.Service) { s.Spec.ClusterIP = "" }, []corev1.IPFamily{v4}, single, nil,
+			[]string{"spec.clusterIPs: Invalid value: [\"10.96.0.10\"]: must be empty when `clusterIP` is not specified"}},
+		"empty address": {func(s *corev1.Service) { s.Spec.ClusterIPs = []string{""} }, []corev1.IPFamily{v4}, single, nil,
+			[]string{"spec.clusterIPs: Invalid value: [\"\"]: first value must match `clusterIP`", `spec.clusterIPs[0]: Invalid value: "": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)`}},
+		"unknown family": {func(s *corev1.Service) { noIP(s); s.Spec.IPFamilies = []corev1.IPFamily{"x"} }, []corev1.IPFamily{v4}, single, []corev1.IPFamily{"x"},
+			[]string{`spec.ipFamilies[0]: Unsupported value: "x": supported values: "IPv4", "IPv6"`}},
+		"same family twice": {func(s *corev1.Service) { noIP(s); s.Spec.IPFamilies = []corev1.IPFamily{v4, v4} }, []corev1.IPFamily{v4}, single, []corev1.IPFamily{v4, v4},
+			[]string{`spec.ipFamilies[1]: Duplicate value: "IPv4"`}},
+		"single with two": {func(s *corev1.Service) {
+			s.Spec.IPFamilyPolicy, s.Spec.ClusterIPs, s.Spec.IPFamilies = &single, []string{"10.96.0.10", "fd00::1"}, []corev1.IPFamily{v4, v6}
+		}, []corev1.IPFamily{v4, v6}, single, []corev1.IPFamily{v4, v6}, []string{
+			`spec.ipFamilyPolicy: Invalid value: "SingleStack": must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified`,
+			`spec.ipFamilyPolicy: Invalid value: "SingleStack": must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified`,
+		}},
+		"headless": {func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "None", []string{"None"} }, []corev1.IPFamily{v4}, require, []corev1.IPFamily{v4, v6}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := aService(c.change)

@@ -13,7 +13,9 @@ import (
 	netutils "k8s.io/utils/net"
 )
 
-func validateService(s *corev1.Service) field.ErrorList {
+// validateService checks s; had are its cluster IPs before an update, which may
+// be of a form that is not accepted any more.
+func validateService(s *corev1.Service, had []string) field.ErrorList {
 	var p problems
 	spec, at := &s.Spec, field.NewPath("spec")
 	annotations := field.NewPath("metadata", "annotations")
@@ -30,7 +32,7 @@ func validateService(s *corev1.Service) field.ErrorList {
 	p.add(metav1validation.ValidateLabels(spec.Selector, at.Child("selector")))
 	p.sessionAffinity(at, spec)
 	if spec.Type != corev1.ServiceTypeExternalName {
-		p.clusterIPs(at, s)
+		p.clusterIPs(at, s, had)
 	}
 	for i, ip := range spec.ExternalIPs {
 		at := at.Child("externalIPs").Index(i)
@@ -154,7 +156,7 @@ func (p *problems) sessionAffinity(at *field.Path, spec *corev1.ServiceSpec) {
 
 // clusterIPs checks clusterIP, clusterIPs, ipFamilies and ipFamilyPolicy, and
 // that they agree.
-func (p *problems) clusterIPs(spec *field.Path, s *corev1.Service) {
+func (p *problems) clusterIPs(spec *field.Path, s *corev1.Service, had []string) {
 	ips, families, at := s.Spec.ClusterIPs, s.Spec.IPFamilies, spec.Child("clusterIPs")
 	switch {
 	case s.Spec.ClusterIP == "" && len(ips) != 0:
@@ -183,7 +185,7 @@ func (p *problems) clusterIPs(spec *field.Path, s *corev1.Service) {
 			}
 			continue
 		}
-		wrong = !p.legacyIP(at.Index(i), ip) || wrong
+		wrong = !contains(had, ip) && !p.legacyIP(at.Index(i), ip) || wrong
 	}
 	if len(ips) > 2 {
 		p.invalid(at, ips, "may only hold up to 2 values")
@@ -210,14 +212,15 @@ func (p *problems) clusterIPs(spec *field.Path, s *corev1.Service) {
 	}
 }
 
+const onlyLoadBalancer = "may only be used when `type` is 'LoadBalancer'"
+
 // loadBalancer checks what only services of type LoadBalancer may have.
 func (p *problems) loadBalancer(at *field.Path, s *corev1.Service) {
-	const only = "may only be used when `type` is 'LoadBalancer'"
 	is, spec := isLoadBalancer(s), &s.Spec
 	if len(spec.LoadBalancerSourceRanges) > 0 {
 		at := at.Child("LoadBalancerSourceRanges")
 		if !is {
-			p.forbidden(at, only)
+			p.forbidden(at, onlyLoadBalancer)
 		}
 		for i, cidr := range spec.LoadBalancerSourceRanges {
 			p.legacyCIDR(at.Index(i), strings.TrimSpace(cidr))
@@ -225,7 +228,7 @@ func (p *problems) loadBalancer(at *field.Path, s *corev1.Service) {
 	} else if list, set := s.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]; set {
 		at := field.NewPath("metadata", "annotations").Key(corev1.AnnotationLoadBalancerSourceRangesKey)
 		if !is {
-			p.forbidden(at, only)
+			p.forbidden(at, onlyLoadBalancer)
 		}
 		if list = strings.TrimSpace(list); list != "" {
 			for _, cidr := range strings.Split(list, ",") {
@@ -234,17 +237,21 @@ func (p *problems) loadBalancer(at *field.Path, s *corev1.Service) {
 		}
 	}
 	if spec.AllocateLoadBalancerNodePorts != nil && !is {
-		p.forbidden(at.Child("allocateLoadBalancerNodePorts"), only)
+		p.forbidden(at.Child("allocateLoadBalancerNodePorts"), onlyLoadBalancer)
 	}
 	if spec.AllocateLoadBalancerNodePorts == nil && is {
 		p.required(field.NewPath("allocateLoadBalancerNodePorts"))
 	}
-	if class := spec.LoadBalancerClass; class != nil {
-		if is {
-			p.qualifiedName(at.Child("loadBalancerClass"), *class)
-		} else {
-			p.forbidden(at.Child("loadBalancerClass"), only)
-		}
+	p.loadBalancerClass(at.Child("loadBalancerClass"), s)
+}
+
+func (p *problems) loadBalancerClass(at *field.Path, s *corev1.Service) {
+	switch class := s.Spec.LoadBalancerClass; {
+	case class == nil:
+	case isLoadBalancer(s):
+		p.qualifiedName(at, *class)
+	default:
+		p.forbidden(at, onlyLoadBalancer)
 	}
 }
 
@@ -258,7 +265,7 @@ func (p *problems) trafficPolicies(at *field.Path, s *corev1.Service) {
 	}
 	health := at.Child("healthCheckNodePort")
 	switch {
-	case !needsHealthCheckPort(s):
+	case !NeedsHealthCheckPort(s):
 		if spec.HealthCheckNodePort != 0 {
 			p.invalid(health, spec.HealthCheckNodePort, "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'")
 		}
@@ -268,7 +275,7 @@ func (p *problems) trafficPolicies(at *field.Path, s *corev1.Service) {
 		p.port(health, spec.HealthCheckNodePort)
 	}
 	internal := at.Child("internalTrafficPolicy")
-	if spec.InternalTrafficPolicy == nil && needsClusterIP(s) {
+	if spec.InternalTrafficPolicy == nil && routedInside(s) {
 		p.required(internal)
 	}
 	anyOf(p, internal, spec.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 	crcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -56,13 +58,8 @@ type Allocator struct {
 		ranges    []netip.Prefix
 		cidrs     map[string][]netip.Prefix
 		addresses map[netip.Addr]claim
-		ports     map[portKey]claim
+		ports     map[int32]claim
 	}
-}
-
-type portKey struct {
-	port     int32
-	protocol corev1.Protocol
 }
 
 // claim says who holds something; stored claims last until the Service goes,
@@ -83,7 +80,7 @@ func New(ranges []netip.Prefix, c clock.PassiveClock, reg prometheus.Registerer)
 	a.mu.ranges = ranges
 	a.mu.cidrs = make(map[string][]netip.Prefix)
 	a.mu.addresses = make(map[netip.Addr]claim)
-	a.mu.ports = make(map[portKey]claim)
+	a.mu.ports = make(map[int32]claim)
 	return a
 }
 
@@ -167,15 +164,23 @@ func addressesOf(s *corev1.Service) []netip.Addr {
 	return out
 }
 
-func portsOf(s *corev1.Service) []portKey {
-	var out []portKey
+// nodePortsOf returns the node ports of the Service's ports; a port is one
+// Service's for all protocols.
+func nodePortsOf(s *corev1.Service) []int32 {
+	var out []int32
 	for _, p := range s.Spec.Ports {
 		if p.NodePort != 0 {
-			out = append(out, portKey{p.NodePort, p.Protocol})
+			out = append(out, p.NodePort)
 		}
 	}
+	return out
+}
+
+// portsOf returns all ports of nodes that are the Service's.
+func portsOf(s *corev1.Service) []int32 {
+	out := nodePortsOf(s)
 	if p := s.Spec.HealthCheckNodePort; p != 0 {
-		out = append(out, portKey{p, corev1.ProtocolTCP})
+		out = append(out, p)
 	}
 	return out
 }
@@ -193,19 +198,19 @@ func (a *Allocator) Complete(_ context.Context, at *admission.Attributes) error 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if errs := core.DefaultServiceFamilies(s, old, families(a.mu.ranges)); len(errs) > 0 {
-		return invalid(s, errs)
+		return invalid(s, errs...)
 	}
-	t := &transaction{Allocator: a, service: s, dry: at.DryRun}
-	t.assignAddresses()
-	t.assignPorts()
-	if len(t.errs) > 0 {
-		t.undo()
-		return invalid(s, t.errs)
+	t := &transaction{Allocator: a, service: s, old: old, dry: at.DryRun, held: make(map[int32]bool)}
+	for _, assign := range []func() error{t.assignAddresses, t.assignNodePorts, t.assignHealthCheckPort} {
+		if err := assign(); err != nil {
+			t.undo()
+			return err
+		}
 	}
 	return nil
 }
 
-func invalid(s *corev1.Service, errs field.ErrorList) error {
+func invalid(s *corev1.Service, errs ...*field.Error) error {
 	return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), s.Name, errs)
 }
 
@@ -220,11 +225,16 @@ func familyOf(ip netip.Addr) corev1.IPFamily {
 // given back. Allocator.mu is held.
 type transaction struct {
 	*Allocator
-	service   *corev1.Service
-	dry       bool
+	service *corev1.Service
+	// old is the Service before an update, nil when it is created.
+	old *corev1.Service
+	dry bool
+	// addresses and ports are claimed for the Service by this transaction.
 	addresses []netip.Addr
-	ports     []portKey
-	errs      field.ErrorList
+	ports     []int32
+	// held are the ports that the Service has and those given to it now, in a
+	// dry run, too.
+	held map[int32]bool
 }
 
 func (t *transaction) undo() {
@@ -253,52 +263,71 @@ func (t *transaction) claimAddress(ip netip.Addr) bool {
 	return true
 }
 
-func (t *transaction) claimPort(p portKey) bool {
-	owner := ownerOf(t.service)
-	if !t.free(t.mu.ports[p], owner) {
-		return false
+// claimPort takes a port that the Service does not hold.
+func (t *transaction) claimPort(p int32) error {
+	if p < firstNodePort || p > lastNodePort {
+		return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %d-%d", firstNodePort, lastNodePort)
 	}
+	owner := ownerOf(t.service)
+	if t.held[p] || !t.free(t.mu.ports[p], owner) {
+		return errors.New("provided port is already allocated")
+	}
+	t.held[p] = true
 	if t.mu.ports[p].owner != owner && !t.dry {
 		t.mu.ports[p] = claim{owner: owner, since: t.clock.Now()}
 		t.ports = append(t.ports, p)
 	}
-	return true
+	return nil
+}
+
+// keepsAddresses tells whether an update gives the Service no address: it has
+// them, or none is due. If it asks for another, validation refuses that.
+func (t *transaction) keepsAddresses() bool {
+	if t.old == nil || t.old.Spec.Type == corev1.ServiceTypeExternalName {
+		return false
+	}
+	headless := len(t.old.Spec.ClusterIPs) > 0 && t.old.Spec.ClusterIPs[0] == corev1.ClusterIPNone
+	return headless || len(t.service.Spec.IPFamilies) <= len(t.old.Spec.IPFamilies)
 }
 
 // assignAddresses gives the Service an address of each of its families.
-func (t *transaction) assignAddresses() {
+func (t *transaction) assignAddresses() error {
 	s := t.service
-	if s.Spec.Type == corev1.ServiceTypeExternalName || s.Spec.ClusterIP == corev1.ClusterIPNone ||
+	if s.Spec.Type == corev1.ServiceTypeExternalName || t.keepsAddresses() ||
 		(len(s.Spec.ClusterIPs) > 0 && s.Spec.ClusterIPs[0] == corev1.ClusterIPNone) {
-		return
+		return nil
 	}
 	path := field.NewPath("spec", "clusterIPs")
 	for i, family := range s.Spec.IPFamilies {
-		if i < len(s.Spec.ClusterIPs) && s.Spec.ClusterIPs[i] != "" {
-			t.checkAddress(path.Index(i), s.Spec.ClusterIPs[i])
+		if i < len(s.Spec.ClusterIPs) {
+			if t.old != nil && slices.Contains(t.old.Spec.ClusterIPs, s.Spec.ClusterIPs[i]) {
+				continue
+			}
+			if err := t.checkAddress(s.Spec.ClusterIPs[i]); err != nil {
+				return invalid(s, field.Invalid(path, s.Spec.ClusterIPs, err.Error()))
+			}
 			continue
 		}
 		began := t.clock.Now()
 		ip, from, ok := t.pickAddress(family)
 		if !ok {
 			t.metrics.failures.WithLabelValues(from.String(), scopeDynamic).Inc()
-			t.errs = append(t.errs, field.InternalError(path.Index(i), fmt.Errorf("no %s address is left in the Service ranges", family)))
-			return
+			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP for Service %q: no %s address is left in the Service ranges", s.Name, family))
 		}
 		t.metrics.allocations.WithLabelValues(from.String(), scopeDynamic).Inc()
 		t.metrics.duration.WithLabelValues(from.String()).Observe(t.clock.Since(began).Seconds())
-		s.Spec.ClusterIPs = append(s.Spec.ClusterIPs[:i], ip.String())
+		s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, ip.String())
 	}
 	if len(s.Spec.ClusterIPs) > 0 {
 		s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
 	}
+	return nil
 }
 
-func (t *transaction) checkAddress(path *field.Path, text string) {
+func (t *transaction) checkAddress(text string) error {
 	ip, err := netip.ParseAddr(text)
 	if err != nil {
-		// Validation says what is wrong with it.
-		return
+		return fmt.Errorf("failed to allocate IP %s: %w", text, err)
 	}
 	for _, r := range t.mu.ranges {
 		if !r.Contains(ip) {
@@ -309,11 +338,14 @@ func (t *transaction) checkAddress(path *field.Path, text string) {
 			t.metrics.allocations.WithLabelValues(r.String(), scopeStatic).Inc()
 		} else if !ok {
 			t.metrics.failures.WithLabelValues(r.String(), scopeStatic).Inc()
-			t.errs = append(t.errs, field.Invalid(path, text, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", text)))
+			return fmt.Errorf("failed to allocate IP %s: provided IP is already allocated", text)
 		}
-		return
+		return nil
 	}
-	t.errs = append(t.errs, field.Invalid(path, text, fmt.Sprintf("failed to allocate IP %s: the provided IP is not in the valid range. The range of valid IPs is %s", text, t.mu.ranges[0])))
+	if !t.dry {
+		return fmt.Errorf("failed to allocate IP %s: the provided network does not match the current range", text)
+	}
+	return fmt.Errorf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", text, text, t.mu.ranges[0])
 }
 
 // reserved is how many addresses at the start of a range are kept for Services
@@ -381,65 +413,114 @@ func offset(base netip.Addr, n uint64) netip.Addr {
 	return ip
 }
 
-// assignPorts gives node ports to the ports that need one.
-func (t *transaction) assignPorts() {
+// assignNodePorts gives node ports to the ports that need one.
+func (t *transaction) assignNodePorts() error {
 	s := t.service
-	allocate := s.Spec.Type == corev1.ServiceTypeNodePort ||
-		(s.Spec.Type == corev1.ServiceTypeLoadBalancer && (s.Spec.AllocateLoadBalancerNodePorts == nil || *s.Spec.AllocateLoadBalancerNodePorts))
 	if s.Spec.Type != corev1.ServiceTypeNodePort && s.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return
+		return nil
 	}
-	path := field.NewPath("spec", "ports")
+	allocate := s.Spec.Type == corev1.ServiceTypeNodePort || ptr.Deref(s.Spec.AllocateLoadBalancerNodePorts, true)
+	if t.old != nil {
+		return t.changeNodePorts(allocate)
+	}
 	// Ports of one number and different protocols share a node port.
 	given := map[int32]int32{}
 	for i := range s.Spec.Ports {
 		p := &s.Spec.Ports[i]
-		if p.NodePort == 0 {
+		if p.NodePort == 0 && !allocate {
 			continue
 		}
-		if !t.claimPort(portKey{p.NodePort, p.Protocol}) {
-			t.errs = append(t.errs, field.Invalid(path.Index(i).Child("nodePort"), p.NodePort, "provided port is already allocated"))
-		} else if p.NodePort < firstNodePort || p.NodePort > lastNodePort {
-			t.errs = append(t.errs, field.Invalid(path.Index(i).Child("nodePort"), p.NodePort, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", firstNodePort, lastNodePort)))
-		}
-		given[p.Port] = p.NodePort
-	}
-	if !allocate {
-		return
-	}
-	for i := range s.Spec.Ports {
-		p := &s.Spec.Ports[i]
-		if p.NodePort != 0 {
+		shared := given[p.Port]
+		if shared == 0 {
+			shared = requested(s.Spec.Ports, p.Port)
+			p.NodePort = shared
+		} else if p.NodePort == 0 || p.NodePort == shared {
+			p.NodePort = shared
 			continue
 		}
-		if port := given[p.Port]; port != 0 && t.claimPort(portKey{port, p.Protocol}) {
-			p.NodePort = port
-			continue
+		if err := t.assignPort(i, p); err != nil {
+			return err
 		}
-		port, ok := t.pickPort(p.Protocol)
-		if !ok {
-			t.errs = append(t.errs, field.InternalError(path.Index(i).Child("nodePort"), fmt.Errorf("no node port is left in %d-%d", firstNodePort, lastNodePort)))
-			return
-		}
-		p.NodePort, given[p.Port] = port, port
-	}
-	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && s.Spec.HealthCheckNodePort == 0 {
-		if port, ok := t.pickPort(corev1.ProtocolTCP); ok {
-			s.Spec.HealthCheckNodePort = port
+		if given[p.Port] == 0 {
+			given[p.Port] = p.NodePort
 		}
 	}
+	return nil
 }
 
-func (t *transaction) pickPort(protocol corev1.Protocol) (int32, bool) {
+// requested returns the node port that somebody asks for with this port.
+func requested(ports []corev1.ServicePort, port int32) int32 {
+	for _, p := range ports {
+		if p.Port == port && p.NodePort != 0 {
+			return p.NodePort
+		}
+	}
+	return 0
+}
+
+// changeNodePorts claims what the Service did not have before the update.
+func (t *transaction) changeNodePorts(allocate bool) error {
+	had := nodePortsOf(t.old)
+	for _, p := range portsOf(t.old) {
+		t.held[p] = true
+	}
+	for i := range t.service.Spec.Ports {
+		p := &t.service.Spec.Ports[i]
+		if p.NodePort == 0 && !allocate || p.NodePort != 0 && slices.Contains(had, p.NodePort) {
+			continue
+		}
+		if err := t.assignPort(i, p); err != nil {
+			return err
+		}
+		had = append(had, p.NodePort)
+	}
+	return nil
+}
+
+// assignPort claims the node port that the i-th port asks for, or any.
+func (t *transaction) assignPort(i int, p *corev1.ServicePort) error {
+	if p.NodePort != 0 {
+		if err := t.claimPort(p.NodePort); err != nil {
+			return invalid(t.service, field.Invalid(field.NewPath("spec", "ports").Index(i).Child("nodePort"), p.NodePort, err.Error()))
+		}
+		return nil
+	}
+	port, ok := t.pickPort()
+	if !ok {
+		return apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort: no port is left in %d-%d", firstNodePort, lastNodePort))
+	}
+	p.NodePort = port
+	return nil
+}
+
+// assignHealthCheckPort gives a load balancer that wants local endpoints only
+// the port at which each node tells if it has some.
+func (t *transaction) assignHealthCheckPort() error {
+	s := t.service
+	if !core.NeedsHealthCheckPort(s) || t.old != nil && core.NeedsHealthCheckPort(t.old) {
+		return nil
+	}
+	if port := s.Spec.HealthCheckNodePort; port != 0 {
+		if err := t.claimPort(port); err != nil {
+			return apierrors.NewInternalError(fmt.Errorf("failed to allocate requested HealthCheck NodePort %d: %w", port, err))
+		}
+		return nil
+	}
+	port, ok := t.pickPort()
+	if !ok {
+		return apierrors.NewInternalError(fmt.Errorf("failed to allocate a HealthCheck NodePort: no port is left in %d-%d", firstNodePort, lastNodePort))
+	}
+	s.Spec.HealthCheckNodePort = port
+	return nil
+}
+
+func (t *transaction) pickPort() (int32, bool) {
 	const n = lastNodePort - firstNodePort + 1
 	start := rand.Int32N(n)
 	for i := range int32(n) {
-		p := portKey{firstNodePort + (start+i)%n, protocol}
-		if t.mu.ports[p].owner == ownerOf(t.service) {
-			continue
-		}
-		if t.claimPort(p) {
-			return p.port, true
+		p := firstNodePort + (start+i)%n
+		if t.mu.ports[p].owner != ownerOf(t.service) && t.claimPort(p) == nil {
+			return p, true
 		}
 	}
 	return 0, false

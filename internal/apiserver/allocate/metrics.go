@@ -62,7 +62,7 @@ func (a *Allocator) Collect(out chan<- prometheus.Metric) {
 	}
 	ports := map[int32]bool{}
 	for p := range a.mu.ports {
-		ports[p.port] = true
+		ports[p] = true
 	}
 	a.mu.Unlock()
 	gauge := func(d *prometheus.Desc, value int, labels ...string) {
