@@ -28,6 +28,7 @@ func TestWrite(t *testing.T) {
 	t.Run("names", s.names)
 	t.Run("generation", s.generation)
 	t.Run("dry run", s.dryRun)
+	t.Run("node ports", s.nodePorts)
 	t.Run("preconditions", s.preconditions)
 	t.Run("races", s.races)
 	t.Run("wire", s.wire)
@@ -323,6 +324,37 @@ func (s *server) dryRun(t *testing.T) {
 	if a := s.do(call{Method: "POST", Path: path + "/dry/exec?dryRun=All&command=x"}); a.Code != 400 || a.status(t).Message != "dryRun is not supported" {
 		t.Errorf("exec: %d %s", a.Code, a.Body)
 	}
+}
+
+// nodePorts asks for addresses and ports of nodes that upstream refuses: a node
+// port is one Service's, whatever its protocol.
+func (s *server) nodePorts(t *testing.T) {
+	s = s.in(t)
+	path := "/api/v1/namespaces/writes/services"
+	taken := `{"metadata":{"name":"ports"},"spec":{"type":"NodePort","clusterIP":"10.96.7.8","ports":[{"port":80,"nodePort":31080}]}}`
+	s.ok(201, call{Method: "POST", Path: path, Body: taken})
+	for spec, want := range map[string]struct {
+		code    int32
+		message string
+	}{
+		`"type":"NodePort","ports":[{"port":80,"protocol":"UDP","nodePort":31080}]`: {422, `Service "refused" is invalid: spec.ports[0].nodePort: Invalid value: 31080: provided port is already allocated`},
+		`"type":"NodePort","ports":[{"name":"a","port":80,"nodePort":31081},{"name":"b","port":81,"protocol":"UDP","nodePort":31081}]`: {422,
+			`Service "refused" is invalid: spec.ports[1].nodePort: Invalid value: 31081: provided port is already allocated`},
+		`"type":"NodePort","ports":[{"port":80,"nodePort":1}]`: {422, `Service "refused" is invalid: spec.ports[0].nodePort: Invalid value: 1: provided port is not in the valid range. The range of valid ports is 30000-32767`},
+		`"type":"LoadBalancer","externalTrafficPolicy":"Local","healthCheckNodePort":31080,"ports":[{"port":80}]`: {500,
+			"Internal error occurred: failed to allocate requested HealthCheck NodePort 31080: provided port is already allocated"},
+		`"type":"NodePort","clusterIP":"10.96.7.8","ports":[{"port":80}]`: {422, `Service "refused" is invalid: spec.clusterIPs: Invalid value: ["10.96.7.8"]: failed to allocate IP 10.96.7.8: provided IP is already allocated`},
+		`"type":"NodePort","clusterIP":"1.2.3.4","ports":[{"port":80}]`:   {422, `Service "refused" is invalid: spec.clusterIPs: Invalid value: ["1.2.3.4"]: failed to allocate IP 1.2.3.4: the provided network does not match the current range`},
+	} {
+		a := s.do(call{Method: "POST", Path: path, Body: `{"metadata":{"name":"refused"},"spec":{` + spec + `}}`})
+		if got := a.status(t); got.Code != want.code || got.Message != want.message {
+			t.Errorf("%s: %d %s\nwant %d %s", spec, got.Code, got.Message, want.code, want.message)
+		}
+	}
+	// Ports of one number share a node port, and a load balancer without node
+	// ports has one for health checks.
+	s.ok(201, call{Method: "POST", Path: path, Body: `{"metadata":{"name":"shared"},"spec":{"type":"NodePort","ports":[{"name":"a","port":80},{"name":"b","port":80,"protocol":"UDP","nodePort":31082}]}}`})
+	s.ok(201, call{Method: "POST", Path: path, Body: `{"metadata":{"name":"checked"},"spec":{"type":"LoadBalancer","externalTrafficPolicy":"Local","allocateLoadBalancerNodePorts":false,"ports":[{"port":80}]}}`})
 }
 
 func (s *server) preconditions(t *testing.T) {
