@@ -110,6 +110,8 @@ type Resource struct {
 	BeforeDelete func(obj Object) (keep bool)
 	// Permanent says why the object cannot be deleted, nothing if it can.
 	Permanent func(obj Object) string
+	// ReturnDeleted answers a deletion with the object instead of a Status.
+	ReturnDeleted bool
 	// DefaultPropagation is the propagation policy when a delete says none:
 	// Background unless set (upstream orphans for a few old versions).
 	DefaultPropagation metav1.DeletionPropagation
@@ -179,6 +181,10 @@ type Names struct {
 
 // StandardVerbs are what a stored resource serves unless it says otherwise.
 var StandardVerbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+
+// EditVerbs are what a subresource that changes its parent serves unless it says
+// otherwise.
+var EditVerbs = []string{"get", "patch", "update"}
 
 // GroupResource returns the group and plural.
 func (n *Names) GroupResource() schema.GroupResource {
@@ -269,8 +275,9 @@ type Subresource struct {
 	// OldVersions are further versions of Kind in which an action is taken,
 	// with the same fields.
 	OldVersions []string
-	New         func() runtime.Object
-	Verbs       []string // of get, update, patch, create
+	// New makes what is posted, or the options of what is served elsewhere.
+	New   func() runtime.Object
+	Verbs []string // of get, update, patch, create
 
 	// Edit changes obj, a copy of the stored parent, as body demands (for a
 	// subresource that speaks the parent's type body is the whole new object),
@@ -341,6 +348,7 @@ type Of[T Object] struct {
 	GracePeriod            func(obj T, wish *int64) int64
 	BeforeDelete           func(obj T) (keep bool)
 	Permanent              func(obj T) string
+	ReturnDeleted          bool
 	DefaultPropagation     metav1.DeletionPropagation
 	TTL                    func(obj T) int64
 	Columns                []metav1.TableColumnDefinition
@@ -372,6 +380,7 @@ func (d Of[T]) Resource() *Resource {
 		AllowCreateOnUpdate:    d.AllowCreateOnUpdate,
 		RequireResourceVersion: d.RequireResourceVersion,
 		Large:                  d.Large,
+		ReturnDeleted:          d.ReturnDeleted,
 		DefaultPropagation:     d.DefaultPropagation,
 		Columns:                d.Columns,
 		Scale:                  d.Scale,

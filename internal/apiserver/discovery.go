@@ -195,19 +195,18 @@ func subresources(v *verbs.Version) []subresourceDoc {
 			d.verbs = []string{}
 			switch {
 			case sub.Edit != nil:
-				d.verbs = []string{"get", "patch", "update"}
+				d.verbs = apis.EditVerbs
 			case sub.Create != nil:
 				d.verbs = []string{"create"}
 			}
 		}
 		out = append(out, d)
 	}
-	edit := []string{"get", "patch", "update"}
 	if v.Has("status") {
-		out = append(out, subresourceDoc{"status", v.GVK(), edit})
+		out = append(out, subresourceDoc{"status", v.GVK(), apis.EditVerbs})
 	}
 	if v.Has("scale") {
-		out = append(out, subresourceDoc{"scale", scaleGVK, edit})
+		out = append(out, subresourceDoc{"scale", scaleGVK, apis.EditVerbs})
 	}
 	slices.SortFunc(out, func(a, b subresourceDoc) int { return strings.Compare(a.name, b.name) })
 	return out

@@ -401,7 +401,7 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 		}
 		return s.answer(w, r, m, req, e, code)
 	}
-	if returnsDeleted[req.Resource().GroupResource()] {
+	if req.Resource().ReturnDeleted {
 		return s.answer(w, r, m, req, e, http.StatusOK)
 	}
 	obj, err := e.Object()
@@ -413,19 +413,6 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 		Details: &metav1.StatusDetails{Name: req.Name, Group: req.Version.Group, Kind: req.Resource().Names.Resource, UID: obj.GetUID()},
 	}, schema.GroupVersionKind{Version: "v1", Kind: "Status"})
 	return nil
-}
-
-// returnsDeleted are the resources whose deletion answers with the object, as
-// upstream's does.
-var returnsDeleted = map[schema.GroupResource]bool{
-	{Resource: "pods"}: true, {Resource: "services"}: true, {Resource: "serviceaccounts"}: true,
-	{Resource: "persistentvolumes"}: true, {Resource: "persistentvolumeclaims"}: true,
-	{Resource: "podtemplates"}: true, {Resource: "resourcequotas"}: true,
-	{Group: "storage.k8s.io", Resource: "storageclasses"}: true, {Group: "storage.k8s.io", Resource: "csinodes"}: true,
-	{Group: "storage.k8s.io", Resource: "csidrivers"}: true, {Group: "storage.k8s.io", Resource: "volumeattachments"}: true,
-	{Group: "storage.k8s.io", Resource: "volumeattributesclasses"}: true,
-	{Group: "resource.k8s.io", Resource: "deviceclasses"}:          true, {Group: "resource.k8s.io", Resource: "resourceclaims"}: true,
-	{Group: "resource.k8s.io", Resource: "resourceclaimtemplates"}: true, {Group: "resource.k8s.io", Resource: "resourceslices"}: true,
 }
 
 func (s *Server) deleteCollection(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {

@@ -27,6 +27,7 @@ func persistentVolumes() *apis.Resource {
 		Warnings:         volumeWarnings,
 		New:              func() *corev1.PersistentVolume { return &corev1.PersistentVolume{} },
 		NewList:          func() runtime.Object { return &corev1.PersistentVolumeList{} },
+		ReturnDeleted:    true,
 		MetadataOnUpdate: []apis.MetadataCheck{apis.AsNew, apis.AsNew},
 		Default:          defaultPersistentVolume,
 		PrepareCreate: func(_ context.Context, pv *corev1.PersistentVolume) {

@@ -28,6 +28,7 @@ func persistentVolumeClaims() *apis.Resource {
 		Warnings:         claimWarnings,
 		New:              func() *corev1.PersistentVolumeClaim { return &corev1.PersistentVolumeClaim{} },
 		NewList:          func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
+		ReturnDeleted:    true,
 		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
 		Default: func(c *corev1.PersistentVolumeClaim) {
 			DefaultPersistentVolumeClaimSpec(&c.Spec)

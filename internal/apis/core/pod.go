@@ -25,6 +25,7 @@ func pods() *apis.Resource {
 		Version:          "v1",
 		New:              func() *corev1.Pod { return &corev1.Pod{} },
 		NewList:          func() runtime.Object { return &corev1.PodList{} },
+		ReturnDeleted:    true,
 		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
 		Default:          defaultPod,
 		PrepareCreate:    func(_ context.Context, pod *corev1.Pod) { preparePod(pod) },
@@ -55,7 +56,7 @@ func pods() *apis.Resource {
 		},
 		Subresources: []apis.Subresource{
 			podBinding(), podEviction(), podEphemeralContainers(), podResize(),
-			{Name: "log", New: newPod, Verbs: []string{"get"}},
+			{Name: "log", New: func() runtime.Object { return &corev1.PodLogOptions{} }, Verbs: []string{"get"}},
 			podStream("exec", "PodExecOptions", func() runtime.Object { return &corev1.PodExecOptions{} }),
 			podStream("attach", "PodAttachOptions", func() runtime.Object { return &corev1.PodAttachOptions{} }),
 			podStream("portforward", "PodPortForwardOptions", func() runtime.Object { return &corev1.PodPortForwardOptions{} }),

@@ -15,12 +15,13 @@ import (
 func podTemplates() *apis.Resource {
 	at := field.NewPath("template")
 	return apis.Of[*corev1.PodTemplate]{
-		Names:      apis.Names{Resource: "podtemplates", Singular: "podtemplate", Kind: "PodTemplate", Namespaced: true},
-		Version:    "v1",
-		New:        func() *corev1.PodTemplate { return &corev1.PodTemplate{} },
-		NewList:    func() runtime.Object { return &corev1.PodTemplateList{} },
-		Generation: true,
-		Default:    func(t *corev1.PodTemplate) { DefaultPodTemplateSpec(&t.Template) },
+		Names:         apis.Names{Resource: "podtemplates", Singular: "podtemplate", Kind: "PodTemplate", Namespaced: true},
+		Version:       "v1",
+		New:           func() *corev1.PodTemplate { return &corev1.PodTemplate{} },
+		NewList:       func() runtime.Object { return &corev1.PodTemplateList{} },
+		ReturnDeleted: true,
+		Generation:    true,
+		Default:       func(t *corev1.PodTemplate) { DefaultPodTemplateSpec(&t.Template) },
 		Validate: func(_ context.Context, t *corev1.PodTemplate) field.ErrorList {
 			return ValidatePodTemplateSpec(&t.Template, at)
 		},

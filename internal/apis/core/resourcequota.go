@@ -18,10 +18,11 @@ import (
 
 func resourceQuotas() *apis.Resource {
 	return apis.Of[*corev1.ResourceQuota]{
-		Names:   apis.Names{Resource: "resourcequotas", Singular: "resourcequota", Kind: "ResourceQuota", ShortNames: []string{"quota"}, Namespaced: true},
-		Version: "v1",
-		New:     func() *corev1.ResourceQuota { return &corev1.ResourceQuota{} },
-		NewList: func() runtime.Object { return &corev1.ResourceQuotaList{} },
+		Names:         apis.Names{Resource: "resourcequotas", Singular: "resourcequota", Kind: "ResourceQuota", ShortNames: []string{"quota"}, Namespaced: true},
+		Version:       "v1",
+		New:           func() *corev1.ResourceQuota { return &corev1.ResourceQuota{} },
+		NewList:       func() runtime.Object { return &corev1.ResourceQuotaList{} },
+		ReturnDeleted: true,
 		Default: func(q *corev1.ResourceQuota) {
 			roundUp(q.Spec.Hard)
 			roundUp(q.Status.Hard)

@@ -30,6 +30,7 @@ func services() *apis.Resource {
 		Prefix:              "/registry/services/specs",
 		New:                 func() *corev1.Service { return &corev1.Service{} },
 		NewList:             func() runtime.Object { return &corev1.ServiceList{} },
+		ReturnDeleted:       true,
 		AllowCreateOnUpdate: true,
 		Default:             defaultService,
 		PrepareCreate: func(_ context.Context, s *corev1.Service) {

@@ -26,6 +26,7 @@ func serviceAccounts() *apis.Resource {
 		Version:          "v1",
 		New:              func() *corev1.ServiceAccount { return &corev1.ServiceAccount{} },
 		NewList:          func() runtime.Object { return &corev1.ServiceAccountList{} },
+		ReturnDeleted:    true,
 		ValidateName:     apivalidation.ValidateServiceAccountName,
 		PrepareCreate:    func(_ context.Context, s *corev1.ServiceAccount) { keepSecretNames(s) },
 		PrepareUpdate:    func(_ context.Context, s, _ *corev1.ServiceAccount) { keepSecretNames(s) },

@@ -25,9 +25,10 @@ func deviceClass() *apis.Resource {
 		Names: apis.Names{
 			Group: "resource.k8s.io", Resource: "deviceclasses", Singular: "deviceclass", Kind: "DeviceClass",
 		},
-		Version: "v1",
-		New:     func() *resourcev1.DeviceClass { return &resourcev1.DeviceClass{} },
-		NewList: func() runtime.Object { return &resourcev1.DeviceClassList{} },
+		Version:       "v1",
+		New:           func() *resourcev1.DeviceClass { return &resourcev1.DeviceClass{} },
+		NewList:       func() runtime.Object { return &resourcev1.DeviceClassList{} },
+		ReturnDeleted: true,
 		Other: []apis.Version{
 			apis.Twin[resourcev1.DeviceClass, resourcev1beta2.DeviceClass](resourcev1beta2.SchemeGroupVersion.WithKind("DeviceClass"), func() runtime.Object { return &resourcev1beta2.DeviceClassList{} }),
 			apis.Twin[resourcev1.DeviceClass, resourcev1beta1.DeviceClass](resourcev1beta1.SchemeGroupVersion.WithKind("DeviceClass"), func() runtime.Object { return &resourcev1beta1.DeviceClassList{} }),

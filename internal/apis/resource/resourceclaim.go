@@ -22,9 +22,10 @@ func resourceClaim(g Grants) *apis.Resource {
 			Group: "resource.k8s.io", Resource: "resourceclaims", Singular: "resourceclaim", Kind: "ResourceClaim",
 			Namespaced: true,
 		},
-		Version: "v1",
-		New:     func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
-		NewList: func() runtime.Object { return &resourcev1.ResourceClaimList{} },
+		Version:       "v1",
+		New:           func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} },
+		NewList:       func() runtime.Object { return &resourcev1.ResourceClaimList{} },
+		ReturnDeleted: true,
 		Other: []apis.Version{
 			apis.Twin[resourcev1.ResourceClaim, resourcev1beta2.ResourceClaim](resourcev1beta2.SchemeGroupVersion.WithKind("ResourceClaim"), func() runtime.Object { return &resourcev1beta2.ResourceClaimList{} }),
 			apis.Cousin[resourcev1.ResourceClaim, resourcev1beta1.ResourceClaim](resourcev1beta1.SchemeGroupVersion.WithKind("ResourceClaim"), func() runtime.Object { return &resourcev1beta1.ResourceClaimList{} }, claimFromV1beta1, claimToV1beta1),

@@ -22,9 +22,10 @@ func resourceClaimTemplate(g Grants) *apis.Resource {
 			Group: "resource.k8s.io", Resource: "resourceclaimtemplates", Singular: "resourceclaimtemplate", Kind: "ResourceClaimTemplate",
 			Namespaced: true,
 		},
-		Version: "v1",
-		New:     func() *resourcev1.ResourceClaimTemplate { return &resourcev1.ResourceClaimTemplate{} },
-		NewList: func() runtime.Object { return &resourcev1.ResourceClaimTemplateList{} },
+		Version:       "v1",
+		New:           func() *resourcev1.ResourceClaimTemplate { return &resourcev1.ResourceClaimTemplate{} },
+		NewList:       func() runtime.Object { return &resourcev1.ResourceClaimTemplateList{} },
+		ReturnDeleted: true,
 		Other: []apis.Version{
 			apis.Twin[resourcev1.ResourceClaimTemplate, resourcev1beta2.ResourceClaimTemplate](resourcev1beta2.SchemeGroupVersion.WithKind("ResourceClaimTemplate"), func() runtime.Object { return &resourcev1beta2.ResourceClaimTemplateList{} }),
 			apis.Cousin[resourcev1.ResourceClaimTemplate, resourcev1beta1.ResourceClaimTemplate](resourcev1beta1.SchemeGroupVersion.WithKind("ResourceClaimTemplate"), func() runtime.Object { return &resourcev1beta1.ResourceClaimTemplateList{} }, templateFromV1beta1, templateToV1beta1),

@@ -29,9 +29,10 @@ func resourceSlice() *apis.Resource {
 		Names: apis.Names{
 			Group: "resource.k8s.io", Resource: "resourceslices", Singular: "resourceslice", Kind: "ResourceSlice",
 		},
-		Version: "v1",
-		New:     func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} },
-		NewList: func() runtime.Object { return &resourcev1.ResourceSliceList{} },
+		Version:       "v1",
+		New:           func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} },
+		NewList:       func() runtime.Object { return &resourcev1.ResourceSliceList{} },
+		ReturnDeleted: true,
 		Other: []apis.Version{
 			apis.Twin[resourcev1.ResourceSlice, resourcev1beta2.ResourceSlice](resourcev1beta2.SchemeGroupVersion.WithKind("ResourceSlice"), func() runtime.Object { return &resourcev1beta2.ResourceSliceList{} }),
 			apis.Cousin[resourcev1.ResourceSlice, resourcev1beta1.ResourceSlice](resourcev1beta1.SchemeGroupVersion.WithKind("ResourceSlice"), func() runtime.Object { return &resourcev1beta1.ResourceSliceList{} }, sliceFromV1beta1, sliceToV1beta1),

@@ -27,6 +27,7 @@ func csiDriver() *apis.Resource {
 		Version:                "v1",
 		New:                    func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} },
 		NewList:                func() runtime.Object { return &storagev1.CSIDriverList{} },
+		ReturnDeleted:          true,
 		RequireResourceVersion: true,
 		NewGeneration: func(d, old *storagev1.CSIDriver) bool {
 			return !equality.Semantic.DeepEqual(d.Spec, old.Spec)

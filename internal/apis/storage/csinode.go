@@ -26,6 +26,7 @@ func csiNode() *apis.Resource {
 		RequireResourceVersion: true,
 		New:                    func() *storagev1.CSINode { return &storagev1.CSINode{} },
 		NewList:                func() runtime.Object { return &storagev1.CSINodeList{} },
+		ReturnDeleted:          true,
 		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew},
 		Validate:               func(_ context.Context, n *storagev1.CSINode) field.ErrorList { return validateDrivers(n.Spec.Drivers) },
 		ValidateUpdate: func(_ context.Context, n, old *storagev1.CSINode) field.ErrorList {

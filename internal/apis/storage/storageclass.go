@@ -33,6 +33,7 @@ func storageClass() *apis.Resource {
 		Version:          "v1",
 		New:              func() *storagev1.StorageClass { return &storagev1.StorageClass{} },
 		NewList:          func() runtime.Object { return &storagev1.StorageClassList{} },
+		ReturnDeleted:    true,
 		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
 		Default: func(c *storagev1.StorageClass) {
 			fill.Pointer(&c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)

@@ -27,6 +27,7 @@ func volumeAttachment() *apis.Resource {
 		Version:                "v1",
 		New:                    func() *storagev1.VolumeAttachment { return &storagev1.VolumeAttachment{} },
 		NewList:                func() runtime.Object { return &storagev1.VolumeAttachmentList{} },
+		ReturnDeleted:          true,
 		HasStatus:              true,
 		RequireResourceVersion: true,
 		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew},

@@ -20,9 +20,10 @@ func volumeAttributesClass() *apis.Resource {
 			Group: "storage.k8s.io", Resource: "volumeattributesclasses", Singular: "volumeattributesclass", Kind: "VolumeAttributesClass",
 			ShortNames: []string{"vac"},
 		},
-		Version: "v1",
-		New:     func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} },
-		NewList: func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
+		Version:       "v1",
+		New:           func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} },
+		NewList:       func() runtime.Object { return &storagev1.VolumeAttributesClassList{} },
+		ReturnDeleted: true,
 		Other: []apis.Version{
 			apis.Twin[storagev1.VolumeAttributesClass, storagev1beta1.VolumeAttributesClass](storagev1beta1.SchemeGroupVersion.WithKind("VolumeAttributesClass"), func() runtime.Object { return &storagev1beta1.VolumeAttributesClassList{} }),
 		},

@@ -128,6 +128,7 @@ func (h *Handler) current() *prepared {
 	}
 	byVersion := map[string][]*verbs.Version{}
 	var builtin []*verbs.Version
+	above := map[string]bool{"api": true, "apis": true, "version": true, "openid/v1/jwks": true, ".well-known/openid-configuration": true}
 	for _, r := range h.source.Resources() {
 		for v := range r.Served() {
 			path := pathOf(v.GroupVersion())
@@ -137,12 +138,20 @@ func (h *Handler) current() *prepared {
 			byVersion[path] = append(byVersion[path], v)
 			if r.Custom == nil {
 				builtin = append(builtin, v)
+				if v.Group != "" {
+					above["apis/"+v.Group] = true
+				}
 			}
 		}
 	}
 	slices.SortFunc(builtin, byKind)
 	if p.builtin = old.builtin; !slices.Equal(builtin, p.builtin.versions) {
-		p.builtin = partOf(builtin)
+		p.builtin = partOf(builtin, slices.Collect(maps.Keys(above)))
+	}
+	for path := range above {
+		if p.documents[path] = old.documents[path]; p.documents[path] == nil {
+			p.documents[path] = documentOf(nil, []string{path}, now)
+		}
 	}
 	parts := []*part{p.builtin}
 	for _, path := range slices.Sorted(maps.Keys(byVersion)) {
@@ -151,14 +160,14 @@ func (h *Handler) current() *prepared {
 		if have := old.documents[path]; have != nil && slices.Equal(have.versions, versions) {
 			p.documents[path] = have
 		} else {
-			p.documents[path] = documentOf(versions, now)
+			p.documents[path] = documentOf(versions, nil, now)
 		}
 		custom := slices.DeleteFunc(slices.Clone(versions), func(v *verbs.Version) bool { return v.Resource().Custom == nil })
 		if len(custom) == 0 {
 			continue
 		}
 		if p.parts[path] = old.parts[path]; p.parts[path] == nil || !slices.Equal(p.parts[path].versions, custom) {
-			p.parts[path] = partOf(custom)
+			p.parts[path] = partOf(custom, nil)
 		}
 		parts = append(parts, p.parts[path])
 	}

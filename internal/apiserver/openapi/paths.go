@@ -1,63 +1,82 @@
 package openapi
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/http"
+	"path"
 	"reflect"
 	"slices"
 	"strings"
+	"unicode"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/verbs"
 )
 
-var (
-	reads  = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
-	lists  = append(slices.Clone(reads), "application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch")
-	bodies = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
-	// customMedia are the serialisations of custom resources.
-	customMedia = []string{"application/json", "application/yaml"}
-	// customPatches are those of custom resources.
-	customPatches = []string{"application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"}
-	// patches are the media types of a PATCH.
-	patches = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
-)
-
 // KindExtension names the kinds that a schema is of.
 const KindExtension = "x-kubernetes-group-version-kind"
 
-// describe makes the document of the given versions. In all cases it has the
-// form of OpenAPI v2; v2 says whether the content must be what v2 can say.
-func describe(versions []*verbs.Version, v2 bool) *spec.Swagger {
+// describe makes the document of the given versions and of the paths above
+// them. In all cases it has the form of OpenAPI v2; v2 says whether the content
+// must be what v2 can say.
+func describe(versions []*verbs.Version, above []string, v2 bool) *spec.Swagger {
 	g := &generator{
 		v2:          v2,
 		definitions: newDefinitions(v2, versions...),
 		paths:       map[string]spec.PathItem{},
 	}
+	for _, p := range above {
+		g.addAbove(p)
+	}
 	slices.SortFunc(versions, byKind)
+	doc := &spec.Swagger{SwaggerProps: customHeader}
 	for _, v := range versions {
-		g.add(v)
+		g.addResource(v)
+		if v.Schema == nil {
+			g.addAbove(pathOf(v.GroupVersion()))
+		}
+	}
+	if len(above) > 0 || slices.ContainsFunc(versions, func(v *verbs.Version) bool { return v.Schema == nil }) {
+		doc.SwaggerProps = header
 	}
 	for name, kinds := range g.definitions.kinds {
 		s := g.definitions.schemas[name]
 		s.AddExtension(KindExtension, kinds)
 		g.definitions.schemas[name] = s
 	}
-	doc := &spec.Swagger{SwaggerProps: header}
+	for p, item := range g.paths {
+		g.paths[p] = withCommonParameters(item)
+	}
+	if v2 {
+		doc.Parameters = share(g.paths)
+	}
 	doc.Paths, doc.Definitions = &spec.Paths{Paths: g.paths}, g.definitions.schemas
 	return doc
 }
 
-// header is what every document begins with.
+// header is what documents begin with.
 var header = spec.SwaggerProps{
 	Swagger: "2.0",
-	Info:    &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes", Version: "v1.36.3"}},
+	Info:    &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes", Version: "1.36"}},
 	SecurityDefinitions: spec.SecurityDefinitions{"BearerToken": &spec.SecurityScheme{SecuritySchemeProps: spec.SecuritySchemeProps{
 		Type: "apiKey", Name: "authorization", In: "header", Description: "Bearer Token authentication",
 	}}},
+	Security: []map[string][]string{{"BearerToken": {}}},
+}
+
+// customHeader is what documents of custom resources begin with.
+var customHeader = spec.SwaggerProps{
+	Swagger: "2.0",
+	Info:    &spec.Info{InfoProps: spec.InfoProps{Title: "Kubernetes CRD Swagger", Version: "v0.1.0"}},
 }
 
 type generator struct {
@@ -83,93 +102,6 @@ func (g *generator) kind(obj any, gvk schema.GroupVersionKind) spec.Schema {
 // KindOf returns one element of KindExtension.
 func KindOf(gvk schema.GroupVersionKind) any {
 	return map[string]any{"group": gvk.Group, "version": gvk.Version, "kind": gvk.Kind}
-}
-
-// add describes a version's paths.
-func (g *generator) add(v *verbs.Version) {
-	r := v.Resource()
-	root := "/" + pathOf(v.GroupVersion())
-	collection := root + "/" + r.Names.Resource
-	if r.Namespaced {
-		collection = root + "/namespaces/{namespace}/" + r.Names.Resource
-	}
-	o := operations{generator: g, version: v, object: g.object(v), tag: tagOf(v.GroupVersion())}
-	var item spec.PathItem
-	var many spec.PathItem
-	for _, verb := range served(r) {
-		switch verb {
-		case "list":
-			list := g.list(v)
-			many.Get = o.operation("list", "list", &list, lists, listParameters()...)
-			if r.Namespaced {
-				all := spec.PathItem{}
-				all.Get = o.operation("list", "list", &list, lists, listParameters()...)
-				all.Get.ID += "ForAllNamespaces"
-				g.paths[root+"/"+r.Names.Resource] = all
-			}
-		case "create":
-			many.Post = o.withBody("post", "create", o.object, bodies, append(writeParameters(), validationParameter())...)
-		case "deletecollection":
-			many.Delete = o.withBody("deletecollection", "deleteCollection", g.kind(&metav1.DeleteOptions{}, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}), bodies, listParameters()...)
-		case "get":
-			item.Get = o.operation("get", "read", &o.object, reads)
-		case "update":
-			item.Put = o.withBody("put", "replace", o.object, bodies, append(writeParameters(), validationParameter())...)
-		case "patch":
-			item.Patch = o.patch()
-		case "delete":
-			item.Delete = o.withBody("delete", "delete", g.kind(&metav1.DeleteOptions{}, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}), bodies, dryRunParameter())
-		}
-	}
-	namespace := []spec.Parameter{}
-	if r.Namespaced {
-		namespace = append(namespace, pathParameter("namespace"))
-	}
-	many.Parameters = namespace
-	g.paths[collection] = many
-	if item.Get == nil && item.Put == nil && item.Patch == nil && item.Delete == nil && len(r.Subresources) == 0 {
-		return
-	}
-	item.Parameters = append(slices.Clone(namespace), pathParameter("name"))
-	if item.Get != nil || item.Delete != nil {
-		g.paths[collection+"/{name}"] = item
-	}
-	g.addSubresources(o, collection+"/{name}/", item.Parameters)
-}
-
-func (g *generator) addSubresources(o operations, prefix string, parameters []spec.Parameter) {
-	r := o.version.Resource()
-	edit := func(name string, object spec.Schema) {
-		sub := o
-		sub.object, sub.suffix = object, strings.ToUpper(name[:1])+name[1:]
-		item := spec.PathItem{}
-		item.Parameters = parameters
-		item.Get = sub.operation("get", "read", &object, reads)
-		item.Put = sub.withBody("put", "replace", object, bodies, append(writeParameters(), validationParameter())...)
-		item.Patch = sub.patch()
-		g.paths[prefix+name] = item
-	}
-	if o.version.Has("status") {
-		edit("status", o.object)
-	}
-	if o.version.Has("scale") {
-		edit("scale", g.kind(&autoscalingv1.Scale{}, autoscalingv1.SchemeGroupVersion.WithKind("Scale")))
-	}
-	for i := range r.Subresources {
-		sub := &r.Subresources[i]
-		switch {
-		case sub.Edit != nil:
-			edit(sub.Name, o.object)
-		case sub.Create != nil && sub.New != nil:
-			s := o
-			s.suffix = strings.ToUpper(sub.Name[:1]) + sub.Name[1:]
-			s.object = g.kind(sub.New(), sub.Kind)
-			item := spec.PathItem{}
-			item.Parameters = parameters
-			item.Post = s.withBody("post", "create", s.object, bodies, append(writeParameters(), validationParameter())...)
-			g.paths[prefix+sub.Name] = item
-		}
-	}
 }
 
 // object returns the reference to the schema of a version's objects.
@@ -203,8 +135,400 @@ func (g *generator) list(v *verbs.Version) spec.Schema {
 	return *spec.RefSchema("#/definitions/" + ModelName(gvk))
 }
 
+// The media types that are served and taken.
+var (
+	media       = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
+	streamMedia = []string{"application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"}
+	customMedia = media[:2]
+	patches     = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
+	// customPatches lack the one that goes by Go types.
+	customPatches = []string{"application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"}
+)
+
+// operation is one method of a path.
+type operation struct {
+	path, method string
+	// verb and name make the operation's ID, with the group version in between.
+	verb, name         string
+	description        string
+	consumes, produces []string
+	parameters         []spec.Parameter
+	result             spec.Schema
+	codes              []int
+	// action and kind are set for resources.
+	action string
+	kind   schema.GroupVersionKind
+}
+
+func (g *generator) add(o operation) {
+	tag := tagOf(o.path)
+	id := o.verb + tag.inID + capital(o.name)
+	op := &spec.Operation{OperationProps: spec.OperationProps{
+		ID: id, Description: o.description, Tags: []string{tag.name},
+		Consumes: o.consumes, Produces: o.produces, Schemes: []string{"https"}, Parameters: o.parameters,
+	}}
+	codes := map[int]spec.Response{http.StatusUnauthorized: {ResponseProps: spec.ResponseProps{Description: "Unauthorized"}}}
+	for _, code := range o.codes {
+		codes[code] = spec.Response{ResponseProps: spec.ResponseProps{Description: http.StatusText(code), Schema: &o.result}}
+	}
+	op.Responses = &spec.Responses{ResponsesProps: spec.ResponsesProps{StatusCodeResponses: codes}}
+	if o.action != "" {
+		op.AddExtension("x-kubernetes-action", o.action)
+		op.AddExtension(KindExtension, KindOf(o.kind))
+	}
+	item := g.paths[o.path]
+	*methodOf(&item, o.method) = op
+	g.paths[o.path] = item
+}
+
+func methodOf(item *spec.PathItem, method string) **spec.Operation {
+	return map[string]**spec.Operation{
+		http.MethodGet: &item.Get, http.MethodPut: &item.Put, http.MethodPost: &item.Post, http.MethodDelete: &item.Delete,
+		http.MethodPatch: &item.Patch, http.MethodHead: &item.Head, http.MethodOptions: &item.Options,
+	}[method]
+}
+
+// operationsOf returns those that there are.
+func operationsOf(item *spec.PathItem) []*spec.Operation {
+	all := []*spec.Operation{item.Get, item.Put, item.Post, item.Delete, item.Patch, item.Head, item.Options}
+	return slices.DeleteFunc(all, func(o *spec.Operation) bool { return o == nil })
+}
+
+// tag is what a path's group version is called.
+type tag struct{ name, inID string }
+
+func tagOf(path string) tag {
+	parts := strings.Split(strings.Trim(path, "/"), "/")
+	if parts[0] == "api" {
+		parts = append([]string{"apis", "core"}, parts[1:]...)
+	}
+	switch {
+	case parts[0] != "apis":
+		return tag{name: identifier(parts[0])}
+	case len(parts) == 1:
+		return tag{name: "apis"}
+	}
+	group := identifier(strings.TrimSuffix(parts[1], ".k8s.io"))
+	t := tag{group, capital(group)}
+	if len(parts) > 2 {
+		t.name += "_" + parts[2]
+		t.inID += capital(parts[2])
+	}
+	return t
+}
+
+// identifier drops what cannot be in a name, and capitalizes what follows it.
+func identifier(s string) string {
+	words := strings.FieldsFunc(strings.TrimLeft(s, "0123456789"), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_' })
+	for i, word := range words {
+		if i > 0 || !strings.HasPrefix(s, word) {
+			words[i] = capital(word)
+		}
+	}
+	return strings.Join(words, "")
+}
+
+func capital(s string) string {
+	if s == "" {
+		return ""
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// above are the paths that tell what is below them, or of the server itself.
+// Without an answer they give a text.
+var above = []struct {
+	pattern, name, description string
+	answer                     any
+	consumes, produces         []string
+}{
+	{"api", "APIVersions", "get available API versions", &metav1.APIVersions{}, media, media},
+	{"apis", "APIVersions", "get available API versions", &metav1.APIGroupList{}, media, media},
+	{"apis/*", "APIGroup", "get information of a group", &metav1.APIGroup{}, media, media},
+	{"api/*", "APIResources", "get available resources", &metav1.APIResourceList{}, media, media},
+	{"apis/*/*", "APIResources", "get available resources", &metav1.APIResourceList{}, media, media},
+	{"version", "CodeVersion", "get the version information for this server", &version.Info{}, media[:1], media[:1]},
+	{"openid/v1/jwks", "ServiceAccountIssuerOpenIDKeyset", "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)",
+		nil, nil, []string{"application/jwk-set+json"}},
+	{".well-known/openid-configuration", "ServiceAccountIssuerOpenIDConfiguration", "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'",
+		nil, nil, media[:1]},
+}
+
+func (g *generator) addAbove(p string) {
+	for _, a := range above {
+		if ok, _ := path.Match(a.pattern, p); !ok {
+			continue
+		}
+		result := *spec.StringProperty()
+		if a.answer != nil {
+			result = g.definition(a.answer)
+		}
+		g.add(operation{
+			path: "/" + p + "/", method: http.MethodGet, verb: "get", name: a.name, description: a.description,
+			consumes: a.consumes, produces: a.produces, result: result, codes: []int{http.StatusOK},
+		})
+	}
+}
+
+// action is something that can be done with objects.
+type action struct {
+	method, verb string
+	// description has a place for what is acted upon.
+	description string
+	codes       []int
+	options     any
+}
+
+const useList = " deprecated: use the 'watch' parameter with a list operation instead"
+
+var actions = map[string]action{
+	"list":             {http.MethodGet, "list", "list objects of kind %s", []int{200}, metav1.ListOptions{}},
+	"watchlist":        {http.MethodGet, "watch", "watch individual changes to a list of %s." + useList + ".", []int{200}, metav1.ListOptions{}},
+	"watch":            {http.MethodGet, "watch", "watch changes to an object of kind %s." + useList + ", filtered to a single item with the 'fieldSelector' parameter.", []int{200}, metav1.ListOptions{}},
+	"post":             {http.MethodPost, "create", "create %s", []int{200, 201, 202}, metav1.CreateOptions{}},
+	"deletecollection": {http.MethodDelete, "delete", "delete collection of %s", []int{200}, metav1.ListOptions{}},
+	"get":              {http.MethodGet, "read", "read %s", []int{200}, metav1.GetOptions{}},
+	"put":              {http.MethodPut, "replace", "replace %s", []int{200, 201}, metav1.UpdateOptions{}},
+	"patch":            {http.MethodPatch, "patch", "partially update %s", []int{200, 201}, metav1.PatchOptions{}},
+	"delete":           {http.MethodDelete, "delete", "delete %s", []int{200, 202}, metav1.DeleteOptions{}},
+	"connect":          {"", "connect", "connect %[2]s requests to %[1]s", []int{200}, nil},
+}
+
+// methodsOf are the methods of a connection's verbs.
+var methodsOf = map[string]string{"get": http.MethodGet, "create": http.MethodPost, "update": http.MethodPut, "patch": http.MethodPatch, "delete": http.MethodDelete}
+
+// subject is a version of a resource or a subresource of it.
+type subject struct {
+	*generator
+	version *verbs.Version
+	sub     string
+	// kind is what it speaks, and object the schema of that.
+	kind   schema.GroupVersionKind
+	object spec.Schema
+	// options are the parameters that a connection or a text is asked for with.
+	options any
+	// root is the group version's path, scope the rest down to the namespace.
+	root, scope string
+}
+
+// addResource describes a version's paths.
+func (g *generator) addResource(v *verbs.Version) {
+	r := v.Resource()
+	s := subject{generator: g, version: v, kind: v.GVK(), object: g.object(v), root: "/" + pathOf(v.GroupVersion()) + "/"}
+	if r.Namespaced {
+		s.scope = "namespaces/{namespace}/"
+	}
+	plural := r.Names.Resource
+	many, one := s.scope+plural, s.scope+plural+"/{name}"
+	watch := slices.Contains(served(r), "watch") && r.Custom == nil
+	for _, verb := range served(r) {
+		switch verb {
+		case "list":
+			paths := []string{many, plural} // the same of cluster-wide resources
+			for _, p := range slices.Compact(paths) {
+				s.act("list", p, "")
+				if watch {
+					s.act("watchlist", "watch/"+p, "")
+				}
+			}
+		case "create":
+			s.act("post", many, "")
+		case "deletecollection":
+			s.act("deletecollection", many, "")
+		case "get":
+			s.act("get", one, "")
+			if watch {
+				s.act("watch", "watch/"+one, "")
+			}
+		case "update":
+			s.act("put", one, "")
+		case "patch", "delete":
+			s.act(verb, one, "")
+		}
+	}
+	for _, sub := range []string{"status", "scale"} {
+		if !v.Has(sub) {
+			continue
+		}
+		of := s
+		of.sub = sub
+		if sub == "scale" {
+			of.object = g.kind(&autoscalingv1.Scale{}, autoscalingv1.SchemeGroupVersion.WithKind("Scale"))
+			if r.Custom == nil {
+				of.kind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+			}
+		}
+		of.edit(one, nil)
+	}
+	for i := range r.Subresources {
+		s.addSubresource(one, &r.Subresources[i])
+	}
+}
+
+// edit describes a subresource that shows a part of the object.
+func (s subject) edit(one string, some []string) {
+	if some == nil {
+		some = apis.EditVerbs
+	}
+	for _, verb := range some {
+		if verb == "update" {
+			verb = "put"
+		}
+		s.act(verb, one+"/"+s.sub, "")
+	}
+}
+
+func (s subject) addSubresource(one string, sub *apis.Subresource) {
+	s.sub = sub.Name
+	if sub.Kind.Kind != "" {
+		s.kind = sub.Kind
+	}
+	switch p := one + "/" + sub.Name; {
+	case sub.Edit != nil:
+		s.edit(one, sub.Verbs)
+	case sub.Create != nil:
+		s.object = s.generator.kind(sub.New(), sub.Kind)
+		s.act("post", p, "")
+	case sub.Kind.Kind == "":
+		s.object, s.options = *spec.StringProperty(), sub.New()
+		s.act("get", p, "")
+	default:
+		s.object, s.options = *spec.StringProperty(), sub.New()
+		for _, verb := range sub.Verbs {
+			s.act("connect", p, methodsOf[verb])
+		}
+		// What passes all methods on has paths of its own behind it.
+		if len(sub.Verbs) == len(methodsOf) {
+			s.act("connect", p, http.MethodHead)
+			s.act("connect", p, http.MethodOptions)
+			for _, method := range append(slices.Collect(maps.Values(methodsOf)), http.MethodHead, http.MethodOptions) {
+				s.act("connect", p+"/{path}", method)
+			}
+		}
+	}
+}
+
+// act describes an action on a path below the group version's, with a method
+// for those that have several.
+func (s subject) act(name, p, method string) {
+	a, v, custom := actions[name], s.version, s.version.Resource().Custom != nil
+	method = cmp.Or(a.method, method)
+	o := operation{
+		path: s.root + p, method: method, verb: a.verb, name: v.Kind + capital(s.sub),
+		description: a.describe(v.Kind, s.sub, method), consumes: []string{"*/*"}, produces: media,
+		result: s.object, codes: a.codes, action: name, kind: s.kind,
+	}
+	if custom {
+		o.consumes, o.produces = customMedia, customMedia
+	}
+	everywhere := s.scope != "" && !strings.Contains(p, s.scope)
+	if s.scope != "" && !everywhere {
+		o.name = "Namespaced" + o.name
+	}
+	options := []any{a.options}
+	switch name {
+	case "list":
+		o.result = s.list(v)
+		if !custom {
+			o.produces = slices.Concat(media, streamMedia)
+			if slices.Contains(served(v.Resource()), "watch") {
+				o.description = strings.Replace(o.description, "list", "list or watch", 1)
+			}
+		}
+	case "watch", "watchlist":
+		o.result, o.produces = s.definition(&metav1.WatchEvent{}), slices.Concat(media, streamMedia)
+		if name == "watchlist" {
+			o.name += "List"
+		}
+	case "get":
+		if s.options != nil {
+			o.produces = append([]string{"text/plain"}, media...)
+		}
+		if !custom {
+			options = []any{s.options}
+		}
+	case "post", "put":
+		o.parameters = append(o.parameters, body(s.object, true))
+	case "patch":
+		o.parameters = append(o.parameters, body(s.definition(&metav1.Patch{}), true))
+		o.consumes = patches
+		if custom {
+			o.consumes, o.codes = customPatches, []int{http.StatusOK}
+		}
+	case "delete", "deletecollection":
+		if name == "delete" && !v.Resource().ReturnDeleted || name == "deletecollection" {
+			o.result = s.definition(&metav1.Status{})
+		}
+		if name == "deletecollection" {
+			o.name = "Collection" + o.name
+			if !custom {
+				options = append(options, metav1.DeleteOptions{})
+			}
+		}
+		if name == "delete" || !custom {
+			o.parameters = append(o.parameters, body(s.definition(&metav1.DeleteOptions{}), false))
+		}
+	case "connect":
+		o.name = capital(strings.ToLower(method)) + o.name
+		o.produces, options = []string{"*/*"}, []any{s.options}
+	}
+	switch {
+	case everywhere:
+		o.name += "ForAllNamespaces"
+	case strings.HasSuffix(p, "/{path}"):
+		o.name += "WithPath"
+	}
+	for _, from := range options {
+		o.parameters = append(o.parameters, parametersOf(from)...)
+	}
+	if name == "deletecollection" && !custom {
+		o.parameters = slices.DeleteFunc(o.parameters, func(p spec.Parameter) bool { return p.Name == "watch" || p.Name == "allowWatchBookmarks" })
+	}
+	if name != "connect" {
+		o.parameters = append(o.parameters, query("pretty", "string", "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent indicates a browser or command-line HTTP tool (curl and wget)."))
+	}
+	for name, description := range map[string]string{
+		"namespace": "object name and auth scope, such as for teams and projects", "name": "name of the " + s.kind.Kind, "path": "path to the resource",
+	} {
+		if strings.Contains(p, "{"+name+"}") {
+			in := query(name, "string", description)
+			in.In, in.Required = "path", true
+			o.parameters = append(o.parameters, in)
+		}
+	}
+	s.add(o)
+}
+
+// describe says what the action does with an object of the kind, or with a
+// subresource of it.
+func (a action) describe(kind, sub, method string) string {
+	object := kind
+	switch a.verb {
+	case "read", "replace", "patch":
+		object = "the specified " + kind
+	case "create", "delete":
+		if strings.Contains(a.description, "collection") {
+			break
+		}
+		switch {
+		case strings.HasSuffix(kind, "s") && !strings.HasSuffix(kind, "ss"):
+		case strings.ContainsAny(kind[:1], "AEIOU"):
+			object = "an " + kind
+		default:
+			object = "a " + kind
+		}
+	}
+	if sub != "" {
+		object = sub + " of " + object
+	}
+	if a.verb == "connect" {
+		return fmt.Sprintf(a.description, object, method)
+	}
+	return fmt.Sprintf(a.description, object)
+}
+
 func served(r *verbs.Resource) []string {
-	if r.Verbs != nil {
+	if len(r.Verbs) > 0 {
 		return r.Verbs
 	}
 	if r.Virtual == nil {
@@ -223,109 +547,12 @@ func served(r *verbs.Resource) []string {
 	return out
 }
 
-// operations describes what can be done with one version of a resource.
-type operations struct {
-	*generator
-	version *verbs.Version
-	object  spec.Schema
-	tag     string
-	// suffix is the subresource's part of operation names.
-	suffix string
-}
-
-// tagOf is the group version's name in operation IDs: CoreV1, appsV1.
-func tagOf(gv schema.GroupVersion) string {
-	group, _, _ := strings.Cut(gv.Group, ".")
-	if group == "" {
-		group = "core"
+// definition returns the reference to the schema of what all groups have in
+// common, by a pointer to it.
+func (g *generator) definition(v any) spec.Schema {
+	t := reflect.TypeOf(v).Elem()
+	if _, ok := v.(runtime.Object); ok {
+		return g.kind(v, schema.GroupVersionKind{Version: "v1", Kind: t.Name()})
 	}
-	return group + "_" + gv.Version
-}
-
-func (o operations) operation(action, verb string, result *spec.Schema, produces []string, parameters ...spec.Parameter) *spec.Operation {
-	group, version, _ := strings.Cut(o.tag, "_")
-	id := verb + strings.ToUpper(group[:1]) + group[1:] + strings.ToUpper(version[:1]) + version[1:]
-	if o.version.Resource().Namespaced {
-		id += "Namespaced"
-	}
-	op := &spec.Operation{OperationProps: spec.OperationProps{ID: id + o.version.Kind + o.suffix}}
-	op.Tags = []string{o.tag}
-	if o.version.Schema != nil {
-		produces = customMedia
-	}
-	op.Consumes, op.Produces, op.Schemes = []string{"*/*"}, produces, []string{"https"}
-	op.Parameters = parameters
-	ok := spec.Response{ResponseProps: spec.ResponseProps{Description: "OK", Schema: result}}
-	op.Responses = &spec.Responses{ResponsesProps: spec.ResponsesProps{StatusCodeResponses: map[int]spec.Response{
-		200: ok, 401: {ResponseProps: spec.ResponseProps{Description: "Unauthorized"}},
-	}}}
-	op.AddExtension("x-kubernetes-action", action)
-	op.AddExtension(KindExtension, KindOf(o.version.GVK()))
-	return op
-}
-
-func (o operations) withBody(action, verb string, body spec.Schema, consumes []string, parameters ...spec.Parameter) *spec.Operation {
-	op := o.operation(action, verb, &o.object, reads, parameters...)
-	op.Consumes = consumes
-	if o.version.Schema != nil && action != "patch" {
-		op.Consumes = customMedia
-	}
-	op.Parameters = append([]spec.Parameter{{ParamProps: spec.ParamProps{Name: "body", In: "body", Required: action != "delete" && action != "deletecollection", Schema: &body}}}, op.Parameters...)
-	return op
-}
-
-func (o operations) patch() *spec.Operation {
-	body := o.definitions.ref(reflect.TypeFor[metav1.Patch]())
-	patches := patches
-	if o.version.Schema != nil {
-		patches = customPatches
-	}
-	force := query("force", "boolean", "Force takes over fields that other managers own (server-side apply only).")
-	return o.withBody("patch", "patch", body, patches, append(writeParameters(), validationParameter(), force)...)
-}
-
-func query(name, kind, description string) spec.Parameter {
-	return spec.Parameter{
-		SimpleSchema: spec.SimpleSchema{Type: kind},
-		ParamProps:   spec.ParamProps{Name: name, In: "query", Description: description},
-		CommonValidations: spec.CommonValidations{
-			UniqueItems: true,
-		},
-	}
-}
-
-func pathParameter(name string) spec.Parameter {
-	p := query(name, "string", "the object's "+name)
-	p.In, p.Required = "path", true
-	return p
-}
-
-func dryRunParameter() spec.Parameter {
-	return query("dryRun", "string", `"All" goes through every stage but stores nothing.`)
-}
-
-func validationParameter() spec.Parameter {
-	return query("fieldValidation", "string", `What happens to unknown and duplicate fields: "Ignore", "Warn" (the default) or "Strict".`)
-}
-
-func writeParameters() []spec.Parameter {
-	return []spec.Parameter{
-		dryRunParameter(),
-		query("fieldManager", "string", "The name under which the fields that are set are owned."),
-	}
-}
-
-func listParameters() []spec.Parameter {
-	return []spec.Parameter{
-		query("allowWatchBookmarks", "boolean", "Asks for BOOKMARK events in a watch."),
-		query("continue", "string", "The token that the last page of a list came with."),
-		query("fieldSelector", "string", "Selects objects by their fields."),
-		query("labelSelector", "string", "Selects objects by their labels."),
-		query("limit", "integer", "The greatest number of objects in the answer."),
-		query("resourceVersion", "string", "How new the answer has to be."),
-		query("resourceVersionMatch", "string", "How resourceVersion is meant."),
-		query("sendInitialEvents", "boolean", "Begins a watch with the present state."),
-		query("timeoutSeconds", "integer", "How long the call may last."),
-		query("watch", "boolean", "Streams changes instead of listing."),
-	}
+	return g.definitions.ref(t)
 }

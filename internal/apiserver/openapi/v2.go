@@ -33,19 +33,23 @@ type part struct {
 	fragments func() (*fragments, error)
 }
 
-// fragments are encoded paths and definitions, by name.
+// fragments are encoded paths, definitions and shared parameters, by name.
 type fragments struct {
-	paths, definitions map[string]json.RawMessage
+	paths, definitions, parameters map[string]json.RawMessage
 }
 
-func partOf(versions []*verbs.Version) *part {
+func newFragments() *fragments {
+	return &fragments{map[string]json.RawMessage{}, map[string]json.RawMessage{}, map[string]json.RawMessage{}}
+}
+
+func partOf(versions []*verbs.Version, above []string) *part {
 	return &part{versions: versions, fragments: sync.OnceValues(func() (*fragments, error) {
-		return encode(describe(slices.Clone(versions), true))
+		return encode(describe(slices.Clone(versions), above, true))
 	})}
 }
 
 func encode(doc *spec.Swagger) (*fragments, error) {
-	f := &fragments{paths: map[string]json.RawMessage{}, definitions: map[string]json.RawMessage{}}
+	f := newFragments()
 	for name, item := range doc.Paths.Paths {
 		text, err := item.MarshalJSON()
 		if err != nil {
@@ -59,6 +63,13 @@ func encode(doc *spec.Swagger) (*fragments, error) {
 			return nil, err
 		}
 		f.definitions[name] = text
+	}
+	for name, p := range doc.Parameters {
+		text, err := p.MarshalJSON()
+		if err != nil {
+			return nil, err
+		}
+		f.parameters[name] = text
 	}
 	return f, nil
 }
@@ -82,7 +93,7 @@ func assemble(parts []*part, others []*foreign, now time.Time) *whole {
 		if err := makeAll(parts); err != nil {
 			return nil, err
 		}
-		all := &fragments{paths: map[string]json.RawMessage{}, definitions: map[string]json.RawMessage{}}
+		all := newFragments()
 		for _, p := range parts {
 			f, _ := p.fragments()
 			all.add(f)
@@ -144,7 +155,7 @@ func makeAll(parts []*part) error {
 
 // size is about the length of the fragments.
 func (f *fragments) size() (n int) {
-	for _, m := range []map[string]json.RawMessage{f.paths, f.definitions} {
+	for _, m := range []map[string]json.RawMessage{f.paths, f.definitions, f.parameters} {
 		for name, text := range m {
 			n += len(name) + len(text) + len(`"":,`)
 		}
@@ -153,16 +164,16 @@ func (f *fragments) size() (n int) {
 }
 
 func (f *fragments) add(more *fragments) {
-	for name, text := range more.paths {
-		if f.paths[name] == nil {
-			f.paths[name] = text
+	missing := func(to, from map[string]json.RawMessage) {
+		for name, text := range from {
+			if to[name] == nil {
+				to[name] = text
+			}
 		}
 	}
-	for name, text := range more.definitions {
-		if f.definitions[name] == nil {
-			f.definitions[name] = text
-		}
-	}
+	missing(f.paths, more.paths)
+	missing(f.definitions, more.definitions)
+	missing(f.parameters, more.parameters)
 }
 
 // encode writes the document out, which is not kept.
@@ -190,7 +201,11 @@ func (w *whole) encode() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	security, err := json.Marshal(header.SecurityDefinitions)
+	definitions, err := json.Marshal(header.SecurityDefinitions)
+	if err != nil {
+		return nil, err
+	}
+	security, err := json.Marshal(header.Security)
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +213,9 @@ func (w *whole) encode() ([]byte, error) {
 	object("paths", f.paths)
 	out.WriteByte(',')
 	object("definitions", f.definitions)
-	fmt.Fprintf(&out, `,"securityDefinitions":%s}`, security)
+	out.WriteByte(',')
+	object("parameters", f.parameters)
+	fmt.Fprintf(&out, `,"securityDefinitions":%s,"security":%s}`, definitions, security)
 	return out.Bytes(), nil
 }
 

@@ -54,15 +54,18 @@ func newDocument(build func() *spec3.OpenAPI, now time.Time) *document {
 
 func hashOf(data []byte) string { return fmt.Sprintf("%X", sha512.Sum512(data)) }
 
-// documentOf describes versions, all of one group version. What custom
+// documentOf describes versions, all of one group version, or paths above. What custom
 // resources say is known by their definitions' identities, so that their
 // documents need not be made for their hash.
-func documentOf(versions []*verbs.Version, now time.Time) *document {
+func documentOf(versions []*verbs.Version, above []string, now time.Time) *document {
 	d := newDocument(func() *spec3.OpenAPI {
-		return withAlternatives(openapiconv.ConvertV2ToV3(describe(versions, false)))
+		return withAlternatives(withRequiredBodies(openapiconv.ConvertV2ToV3(describe(versions, above, false))))
 	}, now)
 	d.versions = versions
 	var identity []byte
+	if len(above) > 0 {
+		return d
+	}
 	for _, v := range versions {
 		c := v.Resource().Custom
 		if c == nil {
@@ -72,6 +75,19 @@ func documentOf(versions []*verbs.Version, now time.Time) *document {
 	}
 	d.hash = sync.OnceValue(func() string { return hashOf(identity) })
 	return d
+}
+
+// withRequiredBodies completes doc, which was converted from version 2: only
+// deletions need no body.
+func withRequiredBodies(doc *spec3.OpenAPI) *spec3.OpenAPI {
+	for _, item := range doc.Paths.Paths {
+		for _, o := range []*spec3.Operation{item.Post, item.Put, item.Patch} {
+			if o != nil && o.RequestBody != nil {
+				o.RequestBody.Required = true
+			}
+		}
+	}
+	return doc
 }
 
 // index is what /openapi/v3 answers: where the documents are.
