@@ -13,7 +13,6 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/kube-openapi/pkg/validation/spec"
@@ -48,6 +47,7 @@ func describe(versions []*verbs.Version, above []string, v2 bool) *spec.Swagger 
 	if len(above) > 0 || slices.ContainsFunc(versions, func(v *verbs.Version) bool { return v.Schema == nil }) {
 		doc.SwaggerProps = header
 	}
+	g.addKnownKinds(versions)
 	for name, kinds := range g.definitions.kinds {
 		s := g.definitions.schemas[name]
 		s.AddExtension(KindExtension, kinds)
@@ -550,9 +550,5 @@ func served(r *verbs.Resource) []string {
 // definition returns the reference to the schema of what all groups have in
 // common, by a pointer to it.
 func (g *generator) definition(v any) spec.Schema {
-	t := reflect.TypeOf(v).Elem()
-	if _, ok := v.(runtime.Object); ok {
-		return g.kind(v, schema.GroupVersionKind{Version: "v1", Kind: t.Name()})
-	}
-	return g.definitions.ref(t)
+	return g.definitions.ref(reflect.TypeOf(v).Elem())
 }
