@@ -30,7 +30,7 @@ const KindExtension = "x-kubernetes-group-version-kind"
 func describe(versions []*verbs.Version, above []string, v2 bool) *spec.Swagger {
 	g := &generator{
 		v2:          v2,
-		definitions: newDefinitions(v2, versions...),
+		definitions: newDefinitions(v2),
 		paths:       map[string]spec.PathItem{},
 	}
 	for _, p := range above {

@@ -1,30 +1,21 @@
 package openapi
 
 import (
-	"cmp"
 	"reflect"
 	"slices"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"skiff/internal/apis"
-	"skiff/internal/apiserver/verbs"
 )
 
 // definitions collects the schemas of Go types, by their published names.
 type definitions struct {
 	// v2 leaves out what is not published in version 2.
-	v2 bool
-	// versions are those that the document is of.
-	versions []schema.GroupVersion
-	// custom says that it is about custom resources.
-	custom  bool
+	v2      bool
 	schemas spec.Definitions
 	// kinds are the API kinds that a definition stands for.
 	kinds map[string][]any
@@ -39,13 +30,8 @@ type custom interface {
 	OpenAPISchemaFormat() string
 }
 
-func newDefinitions(v2 bool, versions ...*verbs.Version) *definitions {
-	d := &definitions{v2: v2, schemas: spec.Definitions{}, kinds: map[string][]any{}}
-	for _, v := range versions {
-		d.versions = append(d.versions, v.GroupVersion())
-		d.custom = d.custom || v.Schema != nil
-	}
-	return d
+func newDefinitions(v2 bool) *definitions {
+	return &definitions{v2: v2, schemas: spec.Definitions{}, kinds: map[string][]any{}}
 }
 
 // ref returns a reference to t's schema, adding it and all it refers to.
@@ -55,43 +41,8 @@ func (d *definitions) ref(t reflect.Type) spec.Schema {
 		// Types refer to themselves: the name must be taken first.
 		d.schemas[name] = spec.Schema{}
 		d.schemas[name] = d.build(t)
-		if kinds := d.kindsOf(t); kinds != nil {
-			d.kinds[name] = kinds
-		}
 	}
 	return *spec.RefSchema("#/definitions/" + name)
-}
-
-// kindsOf returns the kinds that upstream's groups have of a type. Some, such
-// as DeleteOptions, are of every group; a document of version 3 has only those
-// of the core group and of its own, unless that is one of custom resources.
-func (d *definitions) kindsOf(t reflect.Type) (out []any) {
-	object, ok := reflect.New(t).Interface().(runtime.Object)
-	if !ok {
-		return nil
-	}
-	kinds, _, err := scheme.Scheme.ObjectKinds(object)
-	if err != nil {
-		return nil // It is none.
-	}
-	if len(kinds) > 1 && !d.custom {
-		name := kinds[0].Kind
-		if !d.v2 {
-			kinds = []schema.GroupVersionKind{metav1.Unversioned.WithKind(name)}
-		}
-		for _, gv := range d.versions {
-			kinds = append(kinds, gv.WithKind(name))
-		}
-	}
-	slices.SortFunc(kinds, func(a, b schema.GroupVersionKind) int {
-		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Version, b.Version))
-	})
-	for _, k := range slices.Compact(kinds) {
-		if k.Version != runtime.APIVersionInternal {
-			out = append(out, KindOf(k))
-		}
-	}
-	return out
 }
 
 // Definitions returns the schemas of types and of all that they refer to, by

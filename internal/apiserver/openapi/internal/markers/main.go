@@ -34,10 +34,10 @@ func main() {
 	}
 }
 
-// types says where the types are that are published: with the served resources,
-// and in these modules.
+// The types that are published are those of resources, and those that documents
+// have besides, in these modules.
 var (
-	resources = "skiff/internal/apis/..."
+	resources = []string{"skiff/internal/apis/...", "skiff/internal/apiserver/openapi"}
 	modules   = regexp.MustCompile(`^k8s\.io/(api|apimachinery|apiextensions-apiserver|kube-aggregator)/`)
 )
 
@@ -88,7 +88,7 @@ func Generate() (string, error) {
 
 // find returns the directories of the packages with published types.
 func find() (map[string]string, error) {
-	imports, err := list("{{range .Imports}}{{.}}\n{{end}}", resources)
+	imports, err := list("{{range .Imports}}{{.}}\n{{end}}", resources...)
 	if err != nil {
 		return nil, err
 	}
