@@ -512,7 +512,7 @@ func (a action) describe(kind, sub, method string) string {
 		}
 		switch {
 		case strings.HasSuffix(kind, "s") && !strings.HasSuffix(kind, "ss"):
-		case strings.ContainsAny(kind[:1], "AEIOU"):
+		case strings.ContainsAny(kind[:1], "AEIOUaeiou"):
 			object = "an " + kind
 		default:
 			object = "a " + kind
