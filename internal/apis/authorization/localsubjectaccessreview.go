@@ -32,7 +32,7 @@ func localSubjectAccessReview(authorizer authz.Authorizer) *apis.Resource {
 
 func reviewLocalSubject(ctx context.Context, authorizer authz.Authorizer, namespace string, in *authorizationv1.LocalSubjectAccessReview) (runtime.Object, error) {
 	if errs := validateLocalSubject(in); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(invalidKind, "", errs)
+		return nil, invalid(errs)
 	}
 	if namespace == "" {
 		return nil, apierrors.NewBadRequest("namespace is required on this type: ")

@@ -18,12 +18,17 @@ import (
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"skiff/internal/apis/unversioned"
 	"skiff/internal/apiserver/authz"
 	"skiff/internal/identity"
 )
 
 // invalidKind is the kind that refusals of reviews name: none.
 var invalidKind = schema.GroupKind{Group: authorizationv1.GroupName}
+
+func invalid(errs field.ErrorList) error {
+	return apierrors.NewInvalid(invalidKind, "", unversioned.Errors(errs))
+}
 
 // question is what the three access reviews have in common.
 type question struct {

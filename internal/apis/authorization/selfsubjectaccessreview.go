@@ -31,7 +31,7 @@ func selfSubjectAccessReview(authorizer authz.Authorizer) *apis.Resource {
 func reviewSelf(ctx context.Context, authorizer authz.Authorizer, in *authorizationv1.SelfSubjectAccessReview) (runtime.Object, error) {
 	errs := append(validateQuestion(in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes), validateMeta(in.ObjectMeta, false)...)
 	if len(errs) > 0 {
-		return nil, apierrors.NewInvalid(invalidKind, "", errs)
+		return nil, invalid(errs)
 	}
 	user := identity.FromContext(ctx)
 	if user == nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"skiff/internal/apis"
@@ -30,7 +29,7 @@ func subjectAccessReview(authorizer authz.Authorizer) *apis.Resource {
 func reviewSubject(ctx context.Context, authorizer authz.Authorizer, in *authorizationv1.SubjectAccessReview) (runtime.Object, error) {
 	errs := append(validateSubject(&in.Spec), validateMeta(in.ObjectMeta, false)...)
 	if len(errs) > 0 {
-		return nil, apierrors.NewInvalid(invalidKind, "", errs)
+		return nil, invalid(errs)
 	}
 	status, err := ask(ctx, authorizer, questionOf(&in.Spec))
 	if err != nil {
