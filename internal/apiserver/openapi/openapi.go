@@ -167,7 +167,7 @@ func (h *Handler) current() *prepared {
 			continue
 		}
 		if p.parts[path] = old.parts[path]; p.parts[path] == nil || !slices.Equal(p.parts[path].versions, custom) {
-			p.parts[path] = partOf(custom, nil)
+			p.parts[path] = customPart(custom, p.builtin)
 		}
 		parts = append(parts, p.parts[path])
 	}

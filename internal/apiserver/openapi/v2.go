@@ -42,6 +42,32 @@ func newFragments() *fragments {
 	return &fragments{map[string]json.RawMessage{}, map[string]json.RawMessage{}, map[string]json.RawMessage{}}
 }
 
+// customPart is a part of custom resources. What the built-in one has as well
+// is taken from there, so that it need not be kept for each.
+func customPart(versions []*verbs.Version, builtin *part) *part {
+	return &part{versions: versions, fragments: sync.OnceValues(func() (*fragments, error) {
+		have, err := builtin.fragments()
+		if err != nil {
+			return nil, err
+		}
+		f, err := encode(describe(slices.Clone(versions), nil, true))
+		if err != nil {
+			return nil, err
+		}
+		return &fragments{f.paths, without(f.definitions, have.definitions), without(f.parameters, have.parameters)}, nil
+	})}
+}
+
+func without(all, some map[string]json.RawMessage) map[string]json.RawMessage {
+	out := map[string]json.RawMessage{}
+	for name, text := range all {
+		if some[name] == nil {
+			out[name] = text
+		}
+	}
+	return out
+}
+
 func partOf(versions []*verbs.Version, above []string) *part {
 	return &part{versions: versions, fragments: sync.OnceValues(func() (*fragments, error) {
 		return encode(describe(slices.Clone(versions), above, true))
