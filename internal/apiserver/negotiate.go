@@ -46,8 +46,11 @@ type accepted func(m *mediaType) bool
 func plainOnly(m *mediaType) bool { return m.As == "" }
 
 // offered is how objects of the version can be shown: those of custom resources
-// have no form in protobuf.
+// have no form in protobuf, and answers that nobody can read again only their own.
 func offered(v *verbs.Version) accepted {
+	if virtual := v.Resource().Virtual; virtual != nil && virtual.Get == nil {
+		return plainOnly
+	}
 	return func(m *mediaType) bool {
 		if m.As == "" {
 			return v.Resource().Custom == nil || m.Media != mediaProtobuf

@@ -159,7 +159,7 @@ var tables = entries{
 		code, _, body := s.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
 			`{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{"resourceAttributes":{"namespace":"default","verb":"get","resource":"pods"}}}`,
 			"Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
-		if code != 406 || !strings.Contains(body, `"reason":"NotAcceptable"`) {
+		if code != 406 || !strings.Contains(body, `"NotAcceptable"`) {
 			s.Errorf("%d %s", code, body)
 		}
 	},
