@@ -121,7 +121,7 @@ func (n *node) startKubelet(t *testing.T) {
 		NodeName: nodeName, NodeIPs: []netip.Addr{loopback}, RootDir: n.root, PodLogsDir: n.logs, StaticPodDir: n.manifests, EvictionThresholds: n.thresholds,
 		// However full this machine's disk is, the tests' images stay.
 		ImageHighPercent: 100,
-		TrustBundles: true, RuntimeEndpoint: n.runtime.Endpoint(), CgroupRoot: cgroupRoot, Address: loopback, Port: port,
+		TrustBundles:     true, RuntimeEndpoint: n.runtime.Endpoint(), CgroupRoot: cgroupRoot, Address: loopback, Port: port,
 		ServingCert: func() (*tls.Certificate, error) { return serving.Certificate(), nil },
 		ClientCA:    n.PKI.CA.Pool(), Authorize: kubelet.AuthorizeByReview(n.Client, nodeName),
 		Version: "v1.36.0", Client: set, Log: log,
