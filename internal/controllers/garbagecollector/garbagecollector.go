@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -24,7 +25,11 @@ import (
 	"skiff/internal/controllers/controller"
 )
 
-const workers = 20
+const (
+	workers = 20
+	// readLimit bounds the reading of an owner's dependents from the cache.
+	readLimit = 10 * time.Second
+)
 
 type collector struct {
 	controller.Deps
@@ -254,6 +259,10 @@ func (c *collector) classify(ctx context.Context, o *metav1.PartialObjectMetadat
 // that are stored, but whose event is still on its way to it, since each kind's
 // events come by themselves.
 func (c *collector) dependents(ctx context.Context, owner view) (map[types.UID]dependent, error) {
+	// A cache waits for what it has not read: for a server that comes back as
+	// another one, it may wait for good.
+	ctx, cancel := context.WithTimeout(ctx, readLimit)
+	defer cancel()
 	all := map[types.UID]dependent{}
 	for _, d := range owner.dependents {
 		all[d.UID] = d
@@ -264,7 +273,11 @@ func (c *collector) dependents(ctx context.Context, owner view) (map[types.UID]d
 			continue
 		}
 		list := r.resource.MetadataList()
-		if err := c.Cache.List(ctx, list, crclient.InNamespace(owner.Namespace), crclient.UnsafeDisableDeepCopy); err != nil {
+		err := c.Cache.List(ctx, list, crclient.InNamespace(owner.Namespace), crclient.UnsafeDisableDeepCopy)
+		if meta.IsNoMatchError(err) {
+			continue // its definition ended just now
+		}
+		if err != nil {
 			return nil, err
 		}
 		for i := range list.Items {

@@ -3,6 +3,7 @@ package garbagecollector_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -115,12 +117,9 @@ func TestBadReferences(t *testing.T) {
 	}
 }
 
-// TestCustomResources are owners and dependents of kinds that did not exist
-// when the collector started.
-func TestCustomResources(t *testing.T) {
-	c := start(t)
+func boats() *apiextensionsv1.CustomResourceDefinition {
 	schema := &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: ptr.To(true)}
-	crd := &apiextensionsv1.CustomResourceDefinition{
+	return &apiextensionsv1.CustomResourceDefinition{
 		ObjectMeta: metav1.ObjectMeta{Name: "boats.example.com"},
 		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
 			Group: "example.com", Scope: apiextensionsv1.NamespaceScoped,
@@ -128,15 +127,59 @@ func TestCustomResources(t *testing.T) {
 			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{Name: "v1", Served: true, Storage: true, Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: schema}}},
 		},
 	}
-	c.Create(crd)
+}
+
+// established waits until the definition is in force.
+func established(c *controllertest.Cluster, name string) {
+	crd := &apiextensionsv1.CustomResourceDefinition{}
 	c.Eventually("the definition is in force", &apiextensionsv1.CustomResourceDefinitionList{}, func() bool {
-		for _, condition := range controllertest.Get(c, "", "boats.example.com", crd).Status.Conditions {
+		for _, condition := range controllertest.Get(c, "", name, crd).Status.Conditions {
 			if condition.Type == apiextensionsv1.Established && condition.Status == apiextensionsv1.ConditionTrue {
 				return true
 			}
 		}
 		return false
 	})
+}
+
+// TestAbsentKinds are kinds that go while another server does not answer, so
+// that what is served is known in part only.
+func TestAbsentKinds(t *testing.T) {
+	c := start(t)
+	away := &apiregistrationv1.APIService{ObjectMeta: metav1.ObjectMeta{Name: "v1.away.example.com"}}
+	away.Spec = apiregistrationv1.APIServiceSpec{
+		Group: "away.example.com", Version: "v1", GroupPriorityMinimum: 2000, VersionPriority: 10, InsecureSkipTLSVerify: true,
+		Service: &apiregistrationv1.ServiceReference{Namespace: "default", Name: "away"},
+	}
+	crd := boats()
+	c.Create(away, crd)
+	established(c, crd.Name)
+	ship := &unstructured.Unstructured{}
+	ship.SetAPIVersion("example.com/v1")
+	ship.SetKind("Boat")
+	ship.SetNamespace("default")
+	ship.SetName("ship")
+	c.Create(ship)
+	cargo := configMap("cargo", owner(ship, "example.com/v1", "Boat"))
+	c.Create(cargo)
+	c.Delete(ship)
+	waitUntilGone(c, cargo) // the collector knows of boats
+	c.Delete(crd)
+	c.Eventually("the end of the definition", &apiextensionsv1.CustomResourceDefinitionList{}, func() bool { return gone(c, crd) })
+	for _, how := range []metav1.DeletionPropagation{metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan} {
+		object := configMap(strings.ToLower(string(how)))
+		c.Create(object)
+		c.Delete(object, client.PropagationPolicy(how))
+		waitUntilGone(c, object)
+	}
+}
+
+// TestCustomResources are owners and dependents of kinds that did not exist
+// when the collector started.
+func TestCustomResources(t *testing.T) {
+	c := start(t)
+	c.Create(boats())
+	established(c, boats().Name)
 	boat := func(name string, owners ...metav1.OwnerReference) *unstructured.Unstructured {
 		b := &unstructured.Unstructured{}
 		b.SetAPIVersion("example.com/v1")

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
@@ -40,6 +41,8 @@ type monitors struct {
 	watched map[schema.GroupKind]registration
 	changed chan struct{}
 	synced  chan struct{}
+	// complaint is what discovery last lacked, to say it once.
+	complaint string
 }
 
 func (m *monitors) Start(ctx context.Context, q controller.Queue) error {
@@ -109,9 +112,14 @@ func (m *monitors) waitForObjects(ctx context.Context) {
 // something is missing that should be there.
 func (m *monitors) watchAll(ctx context.Context) (missing bool) {
 	served, err := m.discover.List(ctx, "list", "watch", "delete")
-	if err != nil && ctx.Err() == nil {
-		m.Log.Warn("not all served resources could be discovered", "error", err)
+	if err != nil {
 		missing = true
+		if ctx.Err() == nil && err.Error() != m.complaint {
+			m.complaint = err.Error()
+			m.Log.Warn("not all served resources could be discovered", "error", err)
+		}
+	} else {
+		m.complaint = ""
 	}
 	found := map[schema.GroupKind]bool{}
 	for _, r := range served {
@@ -131,20 +139,30 @@ func (m *monitors) watchAll(ctx context.Context) (missing bool) {
 		}
 		m.watched[kind] = registration
 	}
-	if err == nil {
-		maps.DeleteFunc(m.watched, func(kind schema.GroupKind, r registration) bool {
-			if !found[kind] {
-				// The errors are for informers that are not running any more.
-				_ = r.informer.RemoveEventHandler(r.ResourceEventHandlerRegistration)
-				_ = m.Cache.RemoveInformer(ctx, r.resource.Metadata())
-			}
-			return !found[kind]
-		})
-	}
+	maps.DeleteFunc(m.watched, func(kind schema.GroupKind, r registration) bool {
+		if found[kind] || unknown(err, r.resource) {
+			return false
+		}
+		// The errors are for informers that are not running any more.
+		_ = r.informer.RemoveEventHandler(r.ResourceEventHandlerRegistration)
+		_ = m.Cache.RemoveInformer(ctx, r.resource.Metadata())
+		return true
+	})
 	m.crds.each(func(kind schema.GroupKind) { missing = missing || !found[kind] })
 	monitored := slices.Collect(maps.Values(m.watched))
 	m.monitored.Store(&monitored)
 	return missing
+}
+
+// unknown reports whether discovery, which ended with err, leaves open if the
+// resource is served: servers that are away for a while keep their resources.
+func unknown(err error, r controller.Resource) bool {
+	failed, some := discovery.GroupDiscoveryFailedErrorGroups(err)
+	if !some {
+		return err != nil
+	}
+	_, ok := failed[r.GroupVersion()]
+	return ok
 }
 
 func (m *monitors) watch(ctx context.Context, r controller.Resource) (registration, error) {
