@@ -116,11 +116,11 @@ func admit(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-time.After(latency):
 		case <-r.Context().Done():
-			return
+			panic(http.ErrAbortHandler) // or an empty answer may overtake the connection's end
 		}
 	case strings.HasPrefix(review.Request.Name, "wait-forever"):
 		<-r.Context().Done()
-		return
+		panic(http.ErrAbortHandler)
 	}
 	out := &admissionv1.AdmissionResponse{UID: review.Request.UID, Allowed: true}
 	if answer := answers[r.URL.Path]; answer != nil {

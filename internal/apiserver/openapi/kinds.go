@@ -2,10 +2,15 @@ package openapi
 
 import (
 	"cmp"
+	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"skiff/internal/apiserver/verbs"
@@ -18,6 +23,15 @@ var serverGroups = []schema.GroupVersion{
 	{Group: "apiregistration.k8s.io", Version: "v1"}, {Group: "apiregistration.k8s.io", Version: "v1beta1"},
 	{Group: "imagepolicy.k8s.io", Version: "v1alpha1"},
 }
+
+// knownTypes are the types that upstream's clients know. They are not read from
+// client-go's scheme itself, which programs add their own to.
+var knownTypes = sync.OnceValue(func() map[schema.GroupVersionKind]reflect.Type {
+	s := runtime.NewScheme()
+	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
+	utilruntime.Must(scheme.AddToScheme(s))
+	return s.AllKnownTypes()
+})
 
 // addKnownKinds names the kinds of definitions that are no resource of the
 // document: what answers are made of, and objects in objects. A type that all
@@ -37,7 +51,7 @@ func (g *generator) addKnownKinds(versions []*verbs.Version) {
 		}
 	}
 	found := map[string][]schema.GroupVersionKind{}
-	for gvk, t := range scheme.Scheme.AllKnownTypes() {
+	for gvk, t := range knownTypes() {
 		if !unnamed[t.Name()] || !all && !own[gvk.GroupVersion()] {
 			continue
 		}

@@ -72,7 +72,7 @@ func (e *env) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out := admissionv1.AdmissionReview{TypeMeta: in.TypeMeta, Response: hook(in.Request)}
 	if out.Response == nil {
 		<-r.Context().Done()
-		return
+		panic(http.ErrAbortHandler) // or an empty answer may overtake the connection's end
 	}
 	out.Response.UID = in.Request.UID
 	_ = json.NewEncoder(w).Encode(out)
