@@ -13,6 +13,7 @@ package apis
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -41,8 +42,8 @@ type Resource struct {
 	// Prefix is the storage key's first part, upstream's, e.g. /registry/pods.
 	// A key is <Prefix>/<namespace>/<name>, or <Prefix>/<name>.
 	Prefix string
-	// Verbs are the served verbs; nil means all of StandardVerbs. An empty,
-	// non-nil list means that nothing is stored (e.g. reviews: create only).
+	// Verbs are the served verbs of a resource that is stored, in order of
+	// their names; nil means all of StandardVerbs.
 	Verbs []string
 
 	Default       func(obj Object)
@@ -179,6 +180,20 @@ type Names struct {
 	Namespaced bool
 }
 
+// ServedVerbs are the verbs of the resource itself, in order of their names.
+func (r *Resource) ServedVerbs() []string {
+	switch {
+	case r.Virtual != nil:
+		return r.Virtual.verbs()
+	case r.Verbs != nil:
+		return r.Verbs
+	}
+	return StandardVerbs
+}
+
+// Serves reports whether the verb is one of ServedVerbs.
+func (r *Resource) Serves(verb string) bool { return slices.Contains(r.ServedVerbs(), verb) }
+
 // StandardVerbs are what a stored resource serves unless it says otherwise.
 var StandardVerbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 
@@ -311,6 +326,19 @@ type Virtual struct {
 	Create func(ctx context.Context, s Storage, namespace string, obj Object) (runtime.Object, error)
 	Get    func(ctx context.Context, namespace, name string) (Object, error)
 	List   func(ctx context.Context, namespace string) ([]Object, error)
+}
+
+func (v *Virtual) verbs() (all []string) {
+	if v.Create != nil {
+		all = append(all, "create")
+	}
+	if v.Get != nil {
+		all = append(all, "get")
+	}
+	if v.List != nil {
+		all = append(all, "list")
+	}
+	return all
 }
 
 // Of is a declaration over the hub type T (a pointer, e.g. *corev1.Pod). Its

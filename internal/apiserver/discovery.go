@@ -155,26 +155,10 @@ func responseKind(v *verbs.Version, gvk schema.GroupVersionKind) *metav1.GroupVe
 }
 
 func resourceVerbs(r *verbs.Resource) []string {
-	if len(r.Verbs) > 0 {
-		return slices.Sorted(slices.Values(r.Verbs))
-	}
 	if r.Custom != nil && r.Custom.Terminating() {
 		return []string{"delete", "deletecollection", "get", "list", "watch"}
 	}
-	if r.Virtual != nil {
-		var out []string
-		if r.Virtual.Create != nil {
-			out = append(out, "create")
-		}
-		if r.Virtual.Get != nil {
-			out = append(out, "get")
-		}
-		if r.Virtual.List != nil {
-			out = append(out, "list")
-		}
-		return out
-	}
-	return apis.StandardVerbs
+	return r.ServedVerbs()
 }
 
 type subresourceDoc struct {

@@ -92,7 +92,7 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 	if info.Verb == "watch" && res.Virtual != nil {
 		return apierrors.NewMethodNotSupported(res.GroupResource(), info.Verb)
 	}
-	if !res.Serves(info.Verb) && !(res.Virtual != nil && s.servesVirtual(res, info.Verb)) {
+	if !res.Serves(info.Verb) {
 		return methodNotAllowed(info, req)
 	}
 	if res.Virtual != nil {
@@ -435,22 +435,9 @@ func (s *Server) deleteCollection(w http.ResponseWriter, r *http.Request, req *v
 	return s.answerList(w, r, m, req, list)
 }
 
-func (s *Server) servesVirtual(res *verbs.Resource, verb string) bool {
-	switch verb {
-	case "create":
-		return res.Virtual.Create != nil
-	case "get":
-		return res.Virtual.Get != nil
-	case "list":
-		return res.Virtual.List != nil
-	}
-	return false
-}
-
 func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request) error {
-	res := req.Resource()
-	switch {
-	case info.Verb == "create" && res.Virtual.Create != nil:
+	switch info.Verb {
+	case "create":
 		m, err := negotiate(r, offered(req.Version))
 		if err != nil {
 			return err
@@ -469,9 +456,9 @@ func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requ
 		}
 		writeObject(w, r, m, http.StatusCreated, out, kindOf(out, req.Version.GVK()))
 		return nil
-	case info.Verb == "get" && res.Virtual.Get != nil:
+	case "get":
 		return s.get(w, r, req)
-	case info.Verb == "list" && res.Virtual.List != nil:
+	case "list":
 		return s.list(w, r, req)
 	}
 	return methodNotAllowed(info, req)

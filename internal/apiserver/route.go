@@ -18,11 +18,8 @@ import (
 func (s *Server) methods(info *requestInfo, v *verbs.Version) (out []string) {
 	res := v.Resource()
 	named := info.Name != "" && !info.Selected
-	serves := func(verb string) bool {
-		return res.Serves(verb) || res.Virtual != nil && s.servesVirtual(res, verb)
-	}
 	add := func(verb, method string) {
-		if serves(verb) {
+		if res.Serves(verb) {
 			out = append(out, method)
 		}
 	}

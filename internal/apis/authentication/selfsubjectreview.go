@@ -19,7 +19,6 @@ func selfSubjectReview() *apis.Resource {
 		},
 		Version: "v1",
 		New:     func() *authenticationv1.SelfSubjectReview { return &authenticationv1.SelfSubjectReview{} },
-		Verbs:   []string{},
 		Virtual: &apis.Virtual{
 			Create: func(ctx context.Context, _ apis.Storage, _ string, _ apis.Object) (runtime.Object, error) {
 				return reviewSelf(ctx)

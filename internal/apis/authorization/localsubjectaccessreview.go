@@ -21,7 +21,6 @@ func localSubjectAccessReview(authorizer authz.Authorizer) *apis.Resource {
 		},
 		Version: "v1",
 		New:     func() *authorizationv1.LocalSubjectAccessReview { return &authorizationv1.LocalSubjectAccessReview{} },
-		Verbs:   []string{},
 		Virtual: &apis.Virtual{
 			Create: func(ctx context.Context, _ apis.Storage, namespace string, obj apis.Object) (runtime.Object, error) {
 				return reviewLocalSubject(ctx, authorizer, namespace, obj.(*authorizationv1.LocalSubjectAccessReview))

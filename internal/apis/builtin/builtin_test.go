@@ -74,31 +74,11 @@ func TestNames(t *testing.T) {
 				line = append(line, strings.Join(r.ShortNames, ","))
 			}
 			gv := v.GroupVersion().String()
-			line = append(line, gv, fmt.Sprint(r.Namespaced), v.Kind, strings.Join(verbs(r), ","), strings.Join(r.Categories, ","))
+			line = append(line, gv, fmt.Sprint(r.Namespaced), v.Kind, strings.Join(r.ServedVerbs(), ","), strings.Join(r.Categories, ","))
 			got = append(got, strings.Join(line, " "))
 		}
 	}
 	compare(t, got, lines(t, "testdata/api-resources.txt"))
-}
-
-func verbs(r *apis.Resource) []string {
-	if r.Virtual != nil {
-		var out []string
-		if r.Virtual.Create != nil {
-			out = append(out, "create")
-		}
-		if r.Virtual.Get != nil {
-			out = append(out, "get")
-		}
-		if r.Virtual.List != nil {
-			out = append(out, "list")
-		}
-		return out
-	}
-	if r.Verbs != nil {
-		return r.Verbs
-	}
-	return apis.StandardVerbs
 }
 
 // TestColumns compares with the Tables of v1.36. A line is a path of the

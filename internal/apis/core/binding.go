@@ -20,7 +20,6 @@ func bindings() *apis.Resource {
 	return apis.Of[*corev1.Binding]{
 		Names:   apis.Names{Resource: "bindings", Singular: "binding", Kind: "Binding", Namespaced: true},
 		Version: "v1",
-		Verbs:   []string{"create"},
 		New:     func() *corev1.Binding { return &corev1.Binding{} },
 		Virtual: &apis.Virtual{
 			Create: func(ctx context.Context, s apis.Storage, namespace string, obj apis.Object) (runtime.Object, error) {

@@ -34,7 +34,6 @@ func componentStatuses(components []Component) *apis.Resource {
 	return apis.Of[*corev1.ComponentStatus]{
 		Names:   apis.Names{Resource: "componentstatuses", Singular: "componentstatus", Kind: "ComponentStatus", ShortNames: []string{"cs"}},
 		Version: "v1",
-		Verbs:   []string{"get", "list"},
 		New:     func() *corev1.ComponentStatus { return &corev1.ComponentStatus{} },
 		NewList: func() runtime.Object { return &corev1.ComponentStatusList{} },
 		Columns: []metav1.TableColumnDefinition{

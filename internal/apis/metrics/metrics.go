@@ -35,13 +35,10 @@ func Resources(s Source) []*apis.Resource {
 
 const version = "v1beta1"
 
-var verbs = []string{"get", "list"}
-
 func nodes(s Source) *apis.Resource {
 	return apis.Of[*metricsv1beta1.NodeMetrics]{
 		Names:   apis.Names{Group: metricsv1beta1.GroupName, Resource: "nodes", Singular: "nodemetrics", Kind: "NodeMetrics"},
 		Version: version,
-		Verbs:   verbs,
 		New:     func() *metricsv1beta1.NodeMetrics { return &metricsv1beta1.NodeMetrics{} },
 		NewList: func() runtime.Object { return &metricsv1beta1.NodeMetricsList{} },
 		Columns: tableColumns(),
@@ -61,7 +58,6 @@ func pods(s Source) *apis.Resource {
 	return apis.Of[*metricsv1beta1.PodMetrics]{
 		Names:   apis.Names{Group: metricsv1beta1.GroupName, Resource: "pods", Singular: "podmetrics", Kind: "PodMetrics", Namespaced: true},
 		Version: version,
-		Verbs:   verbs,
 		New:     func() *metricsv1beta1.PodMetrics { return &metricsv1beta1.PodMetrics{} },
 		NewList: func() runtime.Object { return &metricsv1beta1.PodMetricsList{} },
 		Columns: tableColumns(),

@@ -320,8 +320,8 @@ func (g *generator) addResource(v *verbs.Version) {
 	}
 	plural := r.Names.Resource
 	many, one := s.scope+plural, s.scope+plural+"/{name}"
-	watch := slices.Contains(served(r), "watch") && r.Custom == nil
-	for _, verb := range served(r) {
+	watch := r.Serves("watch") && r.Custom == nil
+	for _, verb := range r.ServedVerbs() {
 		switch verb {
 		case "list":
 			paths := []string{many, plural} // the same of cluster-wide resources
@@ -431,7 +431,7 @@ func (s subject) act(name, p, method string) {
 		o.result = s.list(v)
 		if !custom {
 			o.produces = slices.Concat(media, streamMedia)
-			if slices.Contains(served(v.Resource()), "watch") {
+			if v.Resource().Serves("watch") {
 				o.description = strings.Replace(o.description, "list", "list or watch", 1)
 			}
 		}
@@ -525,26 +525,6 @@ func (a action) describe(kind, sub, method string) string {
 		return fmt.Sprintf(a.description, object, method)
 	}
 	return fmt.Sprintf(a.description, object)
-}
-
-func served(r *verbs.Resource) []string {
-	if len(r.Verbs) > 0 {
-		return r.Verbs
-	}
-	if r.Virtual == nil {
-		return apis.StandardVerbs
-	}
-	var out []string
-	if r.Virtual.Create != nil {
-		out = append(out, "create")
-	}
-	if r.Virtual.Get != nil {
-		out = append(out, "get")
-	}
-	if r.Virtual.List != nil {
-		out = append(out, "list")
-	}
-	return out
 }
 
 // definition returns the reference to the schema of what all groups have in

@@ -385,20 +385,6 @@ func (r *Resource) Served() iter.Seq[*Version] {
 	}
 }
 
-// Serves reports whether the resource serves verb.
-func (r *Resource) Serves(verb string) bool {
-	verbs := r.Verbs
-	if verbs == nil {
-		verbs = apis.StandardVerbs
-	}
-	for _, v := range verbs {
-		if v == verb {
-			return true
-		}
-	}
-	return false
-}
-
 // Resource returns the resource that v is a version of.
 func (v *Version) Resource() *Resource { return v.resource }
 
