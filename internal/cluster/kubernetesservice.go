@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
@@ -80,11 +79,12 @@ func (p *ControlPlane) ensureKubernetesService(ctx context.Context) error {
 // whether it was right already.
 func ensure[T client.Object](ctx context.Context, c client.Client, want T, merge func(have T) bool) error {
 	err := c.Create(ctx, want.DeepCopyObject().(T))
-	if !apierrors.IsAlreadyExists(err) {
-		return err
+	if err == nil {
+		return nil
 	}
+	// What is wrong with a second Service may be that the first has its address.
 	have := want.DeepCopyObject().(T)
-	if err := c.Get(ctx, client.ObjectKeyFromObject(want), have); err != nil {
+	if c.Get(ctx, client.ObjectKeyFromObject(want), have) != nil {
 		return err
 	}
 	if merge(have) {

@@ -54,7 +54,8 @@ func EnsureService(ctx context.Context, c ctrlclient.Client, ips []netip.Addr) e
 		s.Spec.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicyRequireDualStack)
 	}
 	err := c.Create(ctx, s)
-	if err != nil && !apierrors.IsAlreadyExists(err) {
+	// What is wrong with a second one may be that the first has its addresses.
+	if err != nil && c.Get(ctx, ctrlclient.ObjectKeyFromObject(s), &corev1.Service{}) != nil {
 		return fmt.Errorf("create service %s: %w", serviceName, err)
 	}
 	return nil

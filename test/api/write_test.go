@@ -345,12 +345,31 @@ func (s *server) nodePorts(t *testing.T) {
 			"Internal error occurred: failed to allocate requested HealthCheck NodePort 31080: provided port is already allocated"},
 		`"type":"NodePort","clusterIP":"10.96.7.8","ports":[{"port":80}]`: {422, `Service "refused" is invalid: spec.clusterIPs: Invalid value: ["10.96.7.8"]: failed to allocate IP 10.96.7.8: provided IP is already allocated`},
 		`"type":"NodePort","clusterIP":"1.2.3.4","ports":[{"port":80}]`:   {422, `Service "refused" is invalid: spec.clusterIPs: Invalid value: ["1.2.3.4"]: failed to allocate IP 1.2.3.4: the provided network does not match the current range`},
+		`"clusterIP":"10.96.0.0","ports":[{"port":80}]`:                   {422, `Service "refused" is invalid: spec.clusterIPs: Invalid value: ["10.96.0.0"]: failed to allocate IP 10.96.0.0: the provided network does not match the current range`},
 	} {
 		a := s.do(call{Method: "POST", Path: path, Body: `{"metadata":{"name":"refused"},"spec":{` + spec + `}}`})
 		if got := a.status(t); got.Code != want.code || got.Message != want.message {
 			t.Errorf("%s: %d %s\nwant %d %s", spec, got.Code, got.Message, want.code, want.message)
 		}
 	}
+	// A dry run does not look who has an address.
+	s.ok(201, call{Method: "POST", Path: path + "?dryRun=All", Body: `{"metadata":{"name":"dry-address"},"spec":{"clusterIP":"10.96.7.8","ports":[{"port":80}]}}`})
+	// What was given to a Service that was then refused is free again at once; a
+	// second Service of a name hears first that its ports are taken.
+	refused := `{"metadata":{"name":"refused"},"spec":{"type":"NodePort","clusterIP":"10.96.7.9","ports":[{"name":"NOT_A_NAME","port":80,"nodePort":31083}]}}`
+	if a := s.do(call{Method: "POST", Path: path, Body: refused}); a.Code != 422 || !strings.Contains(a.status(t).Message, "spec.ports[0].name") {
+		t.Errorf("a port without a proper name: %d %s", a.Code, a.Body)
+	}
+	s.ok(201, call{Method: "POST", Path: path, Body: `{"metadata":{"name":"after"},"spec":{"type":"NodePort","clusterIP":"10.96.7.9","ports":[{"port":80,"nodePort":31083}]}}`})
+	for body, want := range map[string]string{
+		taken: `Service "ports" is invalid: spec.clusterIPs: Invalid value: ["10.96.7.8"]: failed to allocate IP 10.96.7.8: provided IP is already allocated`,
+		`{"metadata":{"name":"ports"},"spec":{"type":"NodePort","ports":[{"port":80,"nodePort":31084}]}}`: `services "ports" already exists`,
+	} {
+		if got := s.do(call{Method: "POST", Path: path, Body: body}).status(t).Message; got != want {
+			t.Errorf("again: %s\nwant %s", got, want)
+		}
+	}
+	s.ok(201, call{Method: "POST", Path: path, Body: `{"metadata":{"name":"late"},"spec":{"type":"NodePort","ports":[{"port":80,"nodePort":31084}]}}`})
 	// Ports of one number share a node port, and a load balancer without node
 	// ports has one for health checks.
 	s.ok(201, call{Method: "POST", Path: path, Body: `{"metadata":{"name":"shared"},"spec":{"type":"NodePort","ports":[{"name":"a","port":80},{"name":"b","port":80,"protocol":"UDP","nodePort":31082}]}}`})

@@ -80,9 +80,10 @@ type Mutator interface {
 }
 
 // Completer fills in what must not be shared with other objects, when the
-// object has its name and no Mutator changes it any more.
+// object has its name and no Mutator changes it any more. undo is called when
+// the object is certainly not stored; what it takes back is free again.
 type Completer interface {
-	Complete(ctx context.Context, a *Attributes) error
+	Complete(ctx context.Context, a *Attributes) (undo func(), err error)
 }
 
 // Validator refuses an object after all changes are made.
@@ -151,16 +152,31 @@ func untimed(p any) (plugin any, timer *Timer) {
 }
 
 // Complete implements Completer.
-func (c Chain) Complete(ctx context.Context, a *Attributes) error {
+func (c Chain) Complete(ctx context.Context, a *Attributes) (undo func(), err error) {
+	var undos calls
 	for _, p := range c {
 		plugin, _ := untimed(p)
-		if m, ok := plugin.(Completer); ok {
-			if err := m.Complete(ctx, a); err != nil {
-				return err
-			}
+		completer, ok := plugin.(Completer)
+		if !ok {
+			continue
 		}
+		f, err := completer.Complete(ctx, a)
+		if err != nil {
+			undos.all()
+			return nil, err
+		}
+		undos = append(undos, f)
 	}
-	return nil
+	return undos.all, nil
+}
+
+// calls are functions of plug-ins for when an attempt is over.
+type calls []func()
+
+func (c calls) all() {
+	for _, f := range c {
+		f()
+	}
 }
 
 // Validate implements Validator.
@@ -182,12 +198,7 @@ func (c Chain) Validate(ctx context.Context, a *Attributes) error {
 
 // Account implements Accountant.
 func (c Chain) Account(ctx context.Context, a *Attributes) (entries []Entry, done func(), err error) {
-	var dones []func()
-	done = func() {
-		for _, f := range dones {
-			f()
-		}
-	}
+	var dones calls
 	for _, p := range c {
 		plugin, _ := untimed(p)
 		accountant, ok := plugin.(Accountant)
@@ -196,10 +207,10 @@ func (c Chain) Account(ctx context.Context, a *Attributes) (entries []Entry, don
 		}
 		more, f, err := accountant.Account(ctx, a)
 		if err != nil {
-			done()
+			dones.all()
 			return nil, nil, err
 		}
 		entries, dones = append(entries, more...), append(dones, f)
 	}
-	return entries, done, nil
+	return entries, dones.all, nil
 }

@@ -52,7 +52,7 @@ func (a *Allocator) Collect(out chan<- prometheus.Metric) {
 	for _, r := range a.mu.ranges {
 		taken[r] = 0
 	}
-	for ip := range a.mu.addresses {
+	for ip := range a.mu.addresses.by {
 		for _, r := range a.mu.ranges {
 			if r.Contains(ip) {
 				taken[r]++
@@ -60,10 +60,7 @@ func (a *Allocator) Collect(out chan<- prometheus.Metric) {
 			}
 		}
 	}
-	ports := map[int32]bool{}
-	for p := range a.mu.ports {
-		ports[p] = true
-	}
+	ports := len(a.mu.ports.by)
 	a.mu.Unlock()
 	gauge := func(d *prometheus.Desc, value int, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(value), labels...)
@@ -72,6 +69,6 @@ func (a *Allocator) Collect(out chan<- prometheus.Metric) {
 		gauge(allocatedAddresses, n, r.String())
 		gauge(availableAddresses, max(0, int(hosts(r))-n), r.String())
 	}
-	gauge(allocatedPorts, len(ports))
-	gauge(availablePorts, lastNodePort-firstNodePort+1-len(ports))
+	gauge(allocatedPorts, ports)
+	gauge(availablePorts, allNodePorts-ports)
 }

@@ -119,12 +119,23 @@ func (s *Server) create(ctx context.Context, req *Request, obj apis.Object, o *m
 // createMutated stores an object that has its name and that admission has
 // changed.
 func (s *Server) createMutated(ctx context.Context, req *Request, a *admission.Attributes, obj apis.Object) (*cache.Entry, error) {
-	r := req.Resource()
 	s.prepareCreate(ctx, req.Version, obj)
 	a.Name, a.Object = obj.GetName(), obj
-	if err := s.admission.Complete(ctx, a); err != nil {
+	undo, err := s.admission.Complete(ctx, a)
+	if err != nil {
 		return nil, err
 	}
+	e, err := s.createCompleted(ctx, req, a, obj)
+	// After errors of the server the object may have been stored.
+	if err != nil && !apierrors.IsTimeout(err) && !apierrors.IsInternalError(err) {
+		undo()
+	}
+	return e, err
+}
+
+// createCompleted stores an object that lacks nothing, if nobody objects.
+func (s *Server) createCompleted(ctx context.Context, req *Request, a *admission.Attributes, obj apis.Object) (*cache.Entry, error) {
+	r := req.Resource()
 	if err := s.validateCreate(ctx, req.Version, obj); err != nil {
 		return nil, err
 	}
@@ -541,14 +552,17 @@ func (s *Server) admitUpdate(ctx context.Context, req *Request, obj, old apis.Ob
 	}
 	uniqueOwners(ctx, obj, afterAdmission)
 	s.prepareUpdate(ctx, req, obj, old)
-	if err := s.admission.Complete(ctx, a); err != nil {
+	undo, err := s.admission.Complete(ctx, a)
+	if err != nil {
 		return nil, err
 	}
 	obj.SetResourceVersion(old.GetResourceVersion())
 	if err := s.validateUpdate(ctx, req, obj, old); err != nil {
+		undo()
 		return nil, err
 	}
 	if err := s.admission.Validate(ctx, a); err != nil {
+		undo()
 		return nil, err
 	}
 	if r.Warnings != nil && req.Subresource == "" {
