@@ -260,7 +260,7 @@ func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, state *runtim
 		return nil, err
 	}
 	options := podspec.ContainerOptions{
-		Attempt: s.Attempt, Env: env, ImageRef: image.Ref, User: image.User, Images: mounted,
+		Attempt: s.Attempt, Life: s.Life, Env: env, ImageRef: image.Ref, User: image.User, Images: mounted,
 		VolumePath: func(volume string) (string, error) { return k.volumes.Path(w.uid, volume) },
 		SubPath: func(volume, path string, mount int) (string, error) {
 			return k.volumes.SubPath(w.uid, c.Name, volume, path, mount)

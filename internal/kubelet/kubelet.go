@@ -95,13 +95,15 @@ type Config struct {
 	// 10250, and Address to all.
 	Address netip.Addr
 	Port    int
-	// ServingCert returns the certificate of the node's API, ClientCA proves
-	// its clients, and Authorize says what they may do: an error is the
-	// refusal. The verb and path are those of the request.
-	ServingCert func() (*tls.Certificate, error)
-	ClientCA    *x509.CertPool
-	Authorize   func(ctx context.Context, user *identity.User, verb, path string) error
-	ProviderID  string
+	// ServingCert returns the certificate of the node's API. ClientCA proves its
+	// clients, or Authenticate says whose their bearer token is (nil: nobody's).
+	// Authorize says what they may do: an error is the refusal. The verb and
+	// path are those of the request.
+	ServingCert  func() (*tls.Certificate, error)
+	ClientCA     *x509.CertPool
+	Authenticate func(ctx context.Context, token string) (*identity.User, error)
+	Authorize    func(ctx context.Context, user *identity.User, verb, path string) error
+	ProviderID   string
 	// Version is the node's kubelet version, for example v1.36.0.
 	Version string
 	Client  client.Set
@@ -164,6 +166,7 @@ func (c *Config) defaults() error {
 	need(c.RuntimeEndpoint != "", "RuntimeEndpoint")
 	need(c.ServingCert != nil, "ServingCert")
 	need(c.ClientCA != nil, "ClientCA")
+	need(c.Authenticate != nil, "Authenticate")
 	need(c.Authorize != nil, "Authorize")
 	need(c.Client.Client != nil && c.Client.Cache != nil && c.Client.Recorder != nil, "Client")
 	return errors.Join(errs...)
@@ -280,7 +283,8 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	}
 
 	api := server.New(server.Config{
-		Address: k.Address, Port: k.Port, ServingCert: k.ServingCert, ClientCA: k.ClientCA, Authorize: k.Authorize,
+		Address: k.Address, Port: k.Port, ServingCert: k.ServingCert, ClientCA: k.ClientCA,
+		Authenticate: k.Authenticate, Authorize: k.Authorize,
 		Runtime: k.runtime, Pods: k, Directories: volumes.Directories{Root: k.LocalVolumesDir}, NodeName: k.NodeName, RootDir: k.RootDir, Log: k.log,
 	})
 	var parts sync.WaitGroup

@@ -19,7 +19,10 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	v1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,6 +40,7 @@ import (
 	"skiff/internal/client/remote"
 	"skiff/internal/cluster/testcluster"
 	"skiff/internal/containerd/runtimetest"
+	"skiff/internal/identity"
 	"skiff/internal/images/imagetest"
 	"skiff/internal/kubelet"
 	"skiff/internal/kubelet/eviction"
@@ -123,7 +127,7 @@ func (n *node) startKubelet(t *testing.T) {
 		ImageHighPercent: 100,
 		TrustBundles:     true, RuntimeEndpoint: n.runtime.Endpoint(), CgroupRoot: cgroupRoot, Address: loopback, Port: port,
 		ServingCert: func() (*tls.Certificate, error) { return serving.Certificate(), nil },
-		ClientCA:    n.PKI.CA.Pool(), Authorize: kubelet.AuthorizeByReview(n.Client, nodeName),
+		ClientCA:    n.PKI.CA.Pool(), Authenticate: kubelet.AuthenticateByReview(set.Client), Authorize: kubelet.AuthorizeByReview(set.Client, nodeName),
 		Version: "v1.36.0", Client: set, Log: log,
 	})
 	if err != nil {
@@ -233,6 +237,7 @@ func TestNode(t *testing.T) {
 	t.Run("crash loop", n.crashLoop)
 	t.Run("probes", n.probes)
 	t.Run("sidecar", n.sidecar)
+	t.Run("restart of all containers", n.restartAll)
 	t.Run("graceful deletion", n.deletion)
 	t.Run("restart of the kubelet", n.restart)
 	t.Run("admission", n.admission)
@@ -240,6 +245,82 @@ func TestNode(t *testing.T) {
 	t.Run("statistics", n.statistics)
 	t.Run("streams", n.streams)
 	t.Run("static pods", n.static)
+	t.Run("tokens", n.tokens)
+}
+
+func (n *node) restartAll(t *testing.T) {
+	source := script("source", "test -e /data/again && exec sleep 1000; touch /data/again; exit 42")
+	never := v1.ContainerRestartPolicyNever
+	source.RestartPolicy = &never
+	source.RestartPolicyRules = []v1.ContainerRestartRule{{Action: v1.ContainerRestartRuleActionRestartAllContainers, ExitCodes: &v1.ContainerRestartRuleOnExitCodes{
+		Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42},
+	}}}
+	source.VolumeMounts = []v1.VolumeMount{{Name: "data", MountPath: "/data"}}
+	p := pod("restart-all", source, script("other", "exec sleep 1000"))
+	p.Spec.RestartPolicy = v1.RestartPolicyNever
+	p.Spec.InitContainers = []v1.Container{script("init", "true")}
+	p.Spec.Volumes = []v1.Volume{{Name: "data", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}}
+	n.create(t, p)
+	got := n.await(t, p.Name, func(p *v1.Pod) bool {
+		return ready(p) && len(p.Status.ContainerStatuses) == 2 && p.Status.ContainerStatuses[0].RestartCount == 1
+	})
+	for _, s := range append(got.Status.InitContainerStatuses, got.Status.ContainerStatuses...) {
+		if s.RestartCount != 1 || s.LastTerminationState.Terminated == nil {
+			t.Errorf("%s restarted %d times, the last end: %v", s.Name, s.RestartCount, s.LastTerminationState)
+		}
+	}
+}
+
+// tokens are how monitoring asks the node's API: whose they are and what those
+// may do, the API server says.
+func (n *node) tokens(t *testing.T) {
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "monitor"}, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"nodes/metrics"}, Verbs: []string{"get"}},
+	}}
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "monitor"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "default", Name: "monitor"}},
+	}
+	account := &v1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "monitor"}}
+	for _, o := range []client.Object{role, binding, account} {
+		if err := n.Client.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Granted(t, &identity.User{Name: "system:serviceaccount:default:monitor", Groups: []string{identity.GroupAuthenticated}},
+		authorizationv1.ResourceAttributes{Verb: "get", Resource: "nodes", Subresource: "metrics", Name: nodeName})
+	request := &authenticationv1.TokenRequest{}
+	if err := n.Client.SubResource("token").Create(t.Context(), account, request); err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: n.PKI.CA.Pool()}}
+	defer transport.CloseIdleConnections()
+	for _, row := range []struct {
+		token, path string
+		want        int
+	}{
+		{request.Status.Token, "/metrics", http.StatusOK},
+		{request.Status.Token, "/metrics", http.StatusOK},
+		{request.Status.Token, "/pods", http.StatusForbidden},
+		{"not." + request.Status.Token, "/metrics", http.StatusUnauthorized},
+		{"", "/metrics", http.StatusUnauthorized},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, fmt.Sprintf("https://127.0.0.1:%d%s", port, row.path), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row.token != "" {
+			r.Header.Set("Authorization", "Bearer "+row.token)
+		}
+		answer, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		if answer.StatusCode != row.want {
+			t.Errorf("%s with a token of %d characters: %s, want %d", row.path, len(row.token), answer.Status, row.want)
+		}
+	}
 }
 
 func (n *node) content(t *testing.T) {

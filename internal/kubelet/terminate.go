@@ -142,6 +142,8 @@ func (w *worker) killForRestart(ctx context.Context, pod *v1.Pod, state *runtime
 			probe = spec.LivenessProbe
 		case plan.StartupFailed:
 			probe = spec.StartupProbe
+		case plan.PodRestarts:
+			seconds = 0
 		}
 		if probe != nil && probe.TerminationGracePeriodSeconds != nil {
 			seconds = *probe.TerminationGracePeriodSeconds

@@ -127,20 +127,33 @@ func (p *problems) ended(at *field.Path, now, old []corev1.ContainerStatus, rest
 // mayRestart tells whether one of these containers that has ended with the
 // code starts again: its own rules and policy come before the pod's.
 func mayRestart(spec *corev1.PodSpec, containers []corev1.Container, name string, code int32) bool {
+	// Any container's end may be what restarts them all.
+	if restartsAll(spec.InitContainers) || restartsAll(spec.Containers) {
+		return true
+	}
 	policy := spec.RestartPolicy
 	for i := range containers {
 		c := &containers[i]
-		for _, rule := range c.RestartPolicyRules {
-			// Any container's end may be what restarts them all.
-			if rule.Action == corev1.ContainerRestartRuleActionRestartAllContainers || c.Name == name && ruleMatches(&rule, code) {
-				return true
-			}
+		if c.Name != name {
+			continue
 		}
-		if c.Name == name && c.RestartPolicy != nil {
+		if slices.ContainsFunc(c.RestartPolicyRules, func(rule corev1.ContainerRestartRule) bool { return ruleMatches(&rule, code) }) {
+			return true
+		}
+		if c.RestartPolicy != nil {
 			policy = corev1.RestartPolicy(*c.RestartPolicy)
 		}
 	}
 	return policy == corev1.RestartPolicyAlways || policy == corev1.RestartPolicyOnFailure && code != 0
+}
+
+// restartsAll tells whether the end of one of the containers may restart all.
+func restartsAll(containers []corev1.Container) bool {
+	return slices.ContainsFunc(containers, func(c corev1.Container) bool {
+		return slices.ContainsFunc(c.RestartPolicyRules, func(rule corev1.ContainerRestartRule) bool {
+			return rule.Action == corev1.ContainerRestartRuleActionRestartAllContainers
+		})
+	})
 }
 
 func ruleMatches(rule *corev1.ContainerRestartRule, code int32) bool {

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -437,6 +438,45 @@ func TestPodStatusUpdate(t *testing.T) {
 		`status.qosClass: Invalid value: "Burstable": field is immutable`,
 		"status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state",
 		`status.podIPs: Invalid value: [{"ip":"10.0.0.1"},{"ip":"10.0.0.2"}]: may specify no more than one IP for each IP family`)
+}
+
+// TestEndedContainers are containers that have ended and run again.
+func TestEndedContainers(t *testing.T) {
+	rule := func(action corev1.ContainerRestartRuleAction) []corev1.ContainerRestartRule {
+		return []corev1.ContainerRestartRule{{Action: action, ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: "In", Values: []int32{42}}}}
+	}
+	const forbidden = "status.%sontainerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"
+	init, app := fmt.Sprintf(forbidden, "initC"), fmt.Sprintf(forbidden, "c")
+	for name, c := range map[string]struct {
+		code int32
+		edit func(*corev1.PodSpec)
+		want []string
+	}{
+		"never":                     {42, func(*corev1.PodSpec) {}, []string{app, init}},
+		"on failure, failed":        {42, func(s *corev1.PodSpec) { s.RestartPolicy = corev1.RestartPolicyOnFailure }, nil},
+		"on failure, succeeded":     {0, func(s *corev1.PodSpec) { s.RestartPolicy = corev1.RestartPolicyOnFailure }, []string{app, init}},
+		"its rule":                  {42, func(s *corev1.PodSpec) { s.Containers[0].RestartPolicyRules = rule("Restart") }, []string{init}},
+		"its rule, another code":    {1, func(s *corev1.PodSpec) { s.Containers[0].RestartPolicyRules = rule("Restart") }, []string{app, init}},
+		"a rule that restarts all":  {1, func(s *corev1.PodSpec) { s.Containers[0].RestartPolicyRules = rule("RestartAllContainers") }, nil},
+		"the same of an init":       {1, func(s *corev1.PodSpec) { s.InitContainers[0].RestartPolicyRules = rule("RestartAllContainers") }, nil},
+		"a policy of the container": {0, func(s *corev1.PodSpec) { s.Containers[0].RestartPolicy = ptr.To(corev1.ContainerRestartPolicyAlways) }, []string{init}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			old := aPod(func(p *corev1.Pod) {
+				p.Spec.RestartPolicy = corev1.RestartPolicyNever
+				p.Spec.InitContainers = []corev1.Container{*p.Spec.Containers[0].DeepCopy()}
+				p.Spec.InitContainers[0].Name = "i"
+				c.edit(&p.Spec)
+				ended := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: c.code}}
+				p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: p.Spec.Containers[0].Name, State: ended}}
+				p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "i", State: ended}}
+			})
+			pod := old.DeepCopy()
+			pod.Status.ContainerStatuses[0].State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+			pod.Status.InitContainerStatuses[0].State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+			check(t, validatePodStatus(pod, old), c.want...)
+		})
+	}
 }
 
 func TestPodResize(t *testing.T) {

@@ -124,6 +124,26 @@ func TestContainerResources(t *testing.T) {
 	}
 }
 
+// TestPodLimits are limits of the pod that bind containers without their own.
+func TestPodLimits(t *testing.T) {
+	for _, test := range []struct {
+		container, pod        string
+		shares, quota, memory int64
+	}{
+		{"-/- -/-", "1/500m 64Mi/64Mi", 512, 50000, 64 << 20},
+		{"-/250m -/-", "-/500m 64Mi/64Mi", 256, 25000, 64 << 20},
+		{"100m/- 16Mi/32Mi", "-/500m 64Mi/64Mi", 102, 50000, 32 << 20},
+		{"100m/- 16Mi/-", "-/- -/-", 102, 0, 0},
+	} {
+		p := pod(test.container)
+		p.Spec.Resources = &pod(test.pod).Spec.Containers[0].Resources
+		r := ContainerResources(p, &p.Spec.Containers[0], 4<<30, false)
+		if r.CpuShares != test.shares || r.CpuQuota != test.quota || r.MemoryLimitInBytes != test.memory {
+			t.Errorf("%s in a pod with %s: %v", test.container, test.pod, r)
+		}
+	}
+}
+
 // TestManager works on the machine's own cgroups, below one of its own.
 func TestManager(t *testing.T) {
 	if os.Geteuid() != 0 {

@@ -6,6 +6,7 @@ package cgroups
 
 import (
 	v1 "k8s.io/api/core/v1"
+	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/component-helpers/resource"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -107,18 +108,29 @@ func OOMScoreAdj(pod *v1.Pod, c *v1.Container, capacity int64) int64 {
 	return min(max(score, pressureFloor+guaranteedOOMScore), bestEffortOOMScore-1)
 }
 
+// limitOf returns the container's limit or, where it has none, the pod's, which
+// it cannot pass either: a program that reads its own cgroup is to see it
+// (KEP-2837).
+func limitOf(pod *v1.Pod, c *v1.Container, name v1.ResourceName) *apiresource.Quantity {
+	limit := c.Resources.Limits[name]
+	if limit.IsZero() && resource.IsPodLevelResourcesSet(pod) {
+		limit = pod.Spec.Resources.Limits[name]
+	}
+	return &limit
+}
+
 // ContainerResources returns the limits the runtime sets on a container.
 func ContainerResources(pod *v1.Pod, c *v1.Container, capacity int64, unified bool) *cri.LinuxContainerResources {
-	request, limit := c.Resources.Requests.Cpu(), c.Resources.Limits.Cpu()
-	milli := request.MilliValue()
-	if request.IsZero() && !limit.IsZero() {
-		milli = limit.MilliValue()
+	limit := limitOf(pod, c, v1.ResourceCPU)
+	request, asked := c.Resources.Requests[v1.ResourceCPU]
+	if !asked {
+		request = *limit
 	}
 	r := &cri.LinuxContainerResources{
-		CpuShares:          Shares(milli),
+		CpuShares:          Shares(request.MilliValue()),
 		CpuPeriod:          quotaPeriod,
 		CpuQuota:           Quota(limit.MilliValue()),
-		MemoryLimitInBytes: c.Resources.Limits.Memory().Value(),
+		MemoryLimitInBytes: limitOf(pod, c, v1.ResourceMemory).Value(),
 		OomScoreAdj:        OOMScoreAdj(pod, c, capacity),
 	}
 	for name, q := range c.Resources.Limits {

@@ -47,11 +47,13 @@ const (
 	Ephemeral
 )
 
-// Start is a container to be started. Attempt is its number.
+// Start is a container to be started. Attempt is its number, Life that of the
+// pod's restarts.
 type Start struct {
 	Container *v1.Container
 	Kind      Kind
 	Attempt   uint32
+	Life      int
 	// Target is the container whose process namespace an ephemeral container
 	// shares, if any.
 	Target string
@@ -81,6 +83,8 @@ const (
 	LivenessFailed
 	StartupFailed
 	Stranded
+	// PodRestarts: all containers start anew, at once.
+	PodRestarts
 )
 
 // Actions are the next steps.
@@ -113,7 +117,7 @@ func (a *Actions) Idle() bool {
 
 // Next returns the next steps for a pod that is to run.
 func Next(in Input) Actions {
-	p := planner{Input: in}
+	p := planner{Input: in, restart: RestartOf(in.Pod, in.Runtime)}
 	p.BackingOff = map[string]time.Time{}
 	sandbox := in.Runtime.Ready()
 	if sandbox == nil {
@@ -127,7 +131,7 @@ func Next(in Input) Actions {
 		}
 	}
 	p.ephemeral()
-	if p.initContainers() {
+	if p.past() && p.initContainers() {
 		p.regular()
 	}
 	return p.Actions
@@ -137,6 +141,20 @@ type planner struct {
 	Input
 	Actions
 	sandbox string
+	restart Restart
+}
+
+// past plans the end of what runs from before all containers were restarted;
+// true means that none does, and that they may start.
+func (p *planner) past() bool {
+	over := true
+	for _, c := range p.Runtime.Alive() {
+		if p.restart.Before(c) {
+			over = false
+			p.kill(c, PodRestarts, "Container "+c.Name+" will be restarted with the pod's other containers")
+		}
+	}
+	return over
 }
 
 // newSandbox asks for a sandbox unless nothing of the pod is left to be run.
@@ -163,6 +181,8 @@ func (p *planner) workLeft() bool {
 		c := &p.Pod.Spec.Containers[i]
 		status := p.Runtime.Latest(c.Name)
 		switch {
+		case status != nil && p.restart.Before(status):
+			return true
 		case status == nil:
 			if p.Pod.Spec.RestartPolicy != v1.RestartPolicyNever {
 				return true
@@ -178,10 +198,11 @@ func (p *planner) workLeft() bool {
 	return false
 }
 
-// current returns the newest instance of the container in the present sandbox.
+// current returns the newest instance of the container in the present sandbox,
+// since all were restarted.
 func (p *planner) current(name string) *runtime.Container {
 	c := p.Runtime.Latest(name)
-	if c == nil || c.SandboxID != p.sandbox {
+	if c == nil || c.SandboxID != p.sandbox || p.restart.Before(c) {
 		return nil
 	}
 	return c
@@ -214,7 +235,7 @@ func (p *planner) start(c *v1.Container, kind Kind, target string) {
 			return
 		}
 	}
-	p.Start = append(p.Start, Start{Container: c, Kind: kind, Attempt: p.attempt(c.Name), Target: target})
+	p.Start = append(p.Start, Start{Container: c, Kind: kind, Attempt: p.attempt(c.Name), Life: p.restart.life, Target: target})
 }
 
 func (p *planner) ephemeral() {
@@ -308,7 +329,7 @@ func (p *planner) regular() {
 		status := p.current(c.Name)
 		if status == nil {
 			// One that ended for good in an earlier sandbox stays ended.
-			if old := p.Runtime.Latest(c.Name); old != nil && old.State == runtime.Exited && !ShouldRestart(p.Pod, c, old.ExitCode) {
+			if old := p.Runtime.Latest(c.Name); old != nil && old.State == runtime.Exited && !p.restart.Before(old) && !ShouldRestart(p.Pod, c, old.ExitCode) {
 				continue
 			}
 			pending = true
@@ -397,13 +418,12 @@ func policyOf(pod *v1.Pod, c *v1.Container) v1.RestartPolicy {
 }
 
 // ShouldRestart reports whether a container that exited with code is started
-// again: by its own restart rules and policy (KEP-5307), else by the pod's. An
-// init container that succeeded is never asked about.
+// again, alone or with all others: by its own restart rules and policy
+// (KEP-5307), else by the pod's. An init container that succeeded is never asked
+// about.
 func ShouldRestart(pod *v1.Pod, c *v1.Container, code int32) bool {
-	for _, rule := range c.RestartPolicyRules {
-		if rule.Action == v1.ContainerRestartRuleActionRestart && matchesCode(rule.ExitCodes, code) {
-			return true
-		}
+	if ruleFor(c, code) != nil {
+		return true
 	}
 	switch policyOf(pod, c) {
 	case v1.RestartPolicyNever:
@@ -413,6 +433,17 @@ func ShouldRestart(pod *v1.Pod, c *v1.Container, code int32) bool {
 	default:
 		return true
 	}
+}
+
+// ruleFor returns the first of the container's restart rules that the exit code
+// matches, or nil.
+func ruleFor(c *v1.Container, code int32) *v1.ContainerRestartRule {
+	for i := range c.RestartPolicyRules {
+		if rule := &c.RestartPolicyRules[i]; matchesCode(rule.ExitCodes, code) {
+			return rule
+		}
+	}
+	return nil
 }
 
 func matchesCode(on *v1.ContainerRestartRuleOnExitCodes, code int32) bool {

@@ -30,7 +30,11 @@ func steps(a Actions) string {
 		out = append(out, fmt.Sprintf("sandbox#%d", a.SandboxAttempt))
 	}
 	for _, s := range a.Start {
-		out = append(out, fmt.Sprintf("start %s#%d", s.Container.Name, s.Attempt))
+		word := fmt.Sprintf("start %s#%d", s.Container.Name, s.Attempt)
+		if s.Life > 0 {
+			word += fmt.Sprintf("/%d", s.Life)
+		}
+		out = append(out, word)
 	}
 	waits := make([]string, 0, len(a.BackingOff))
 	for name, until := range a.BackingOff {
@@ -64,7 +68,7 @@ func never(c *v1.Container) {
 
 // state builds the runtime's pod from words: "sandbox" or "dead-sandbox"
 // begin a sandbox, older ones first; then containers as name=state, a number
-// being the code of an exit 5 s ago.
+// being the code of an exit 5 s ago; a slash goes before the container's life.
 func state(words string) *runtime.Pod {
 	p := &runtime.Pod{}
 	attempts := map[string]uint32{}
@@ -77,8 +81,10 @@ func state(words string) *runtime.Pod {
 			continue
 		}
 		name, what, _ := strings.Cut(word, "=")
+		what, life, _ := strings.Cut(what, "/")
 		c := &runtime.Container{ID: fmt.Sprintf("%s-%d", name, attempts[name]), Name: name, Attempt: attempts[name], CreatedAt: at}
 		attempts[name]++
+		fmt.Sscan(life, &c.Life)
 		if len(p.Sandboxes) > 0 {
 			c.SandboxID = p.Sandboxes[0].ID
 		}

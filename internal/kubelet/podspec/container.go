@@ -15,6 +15,7 @@ import (
 // ContainerOptions is what a container needs that its pod does not say.
 type ContainerOptions struct {
 	Attempt uint32
+	Life    int
 	// Env is the container's environment, as Env returns it.
 	Env map[string]string
 	// ImageRef is the image's ID in the runtime, User the user it asks for.
@@ -69,7 +70,7 @@ func Container(pod *v1.Pod, c *v1.Container, o ContainerOptions) (*cri.Container
 		Envs:        keyValues(o.Env),
 		Mounts:      mounts,
 		Labels:      runtime.ContainerLabels(pod, c.Name),
-		Annotations: runtime.ContainerAnnotations(pod, c, o.Attempt),
+		Annotations: runtime.ContainerAnnotations(pod, c, o.Attempt, o.Life),
 		LogPath:     LogPath(c.Name, o.Attempt),
 		Stdin:       c.Stdin,
 		StdinOnce:   c.StdinOnce,

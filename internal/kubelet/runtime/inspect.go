@@ -184,6 +184,7 @@ func convertContainer(c *cri.Container, st *cri.ContainerStatus) *Container {
 	if name := st.GetImage().GetUserSpecifiedImage(); name != "" {
 		out.Image = name
 	}
+	out.Life, _ = strconv.Atoi(st.Annotations[annotationLife])
 	out.GracePeriod, _ = strconv.ParseInt(st.Annotations[annotationGracePeriod], 10, 64)
 	switch st.State {
 	case cri.ContainerState_CONTAINER_CREATED:

@@ -18,6 +18,9 @@ const (
 	annotationGracePeriod            = "io.kubernetes.pod.terminationGracePeriod"
 )
 
+// annotationLife is Skiff's own: Container.Life, where it is not 0.
+const annotationLife = "skiff.local/life"
+
 // PodLabels returns the labels of pod's sandbox: the pod's own and those that
 // name it.
 func PodLabels(pod *v1.Pod) map[string]string {
@@ -43,7 +46,7 @@ func ContainerLabels(pod *v1.Pod, name string) map[string]string {
 
 // ContainerAnnotations returns what a later kubelet must know of a container
 // even when the pod's object is gone.
-func ContainerAnnotations(pod *v1.Pod, c *v1.Container, attempt uint32) map[string]string {
+func ContainerAnnotations(pod *v1.Pod, c *v1.Container, attempt uint32, life int) map[string]string {
 	a := map[string]string{
 		annotationHash:                   HashContainer(c),
 		annotationRestartCount:           strconv.FormatUint(uint64(attempt), 10),
@@ -52,6 +55,9 @@ func ContainerAnnotations(pod *v1.Pod, c *v1.Container, attempt uint32) map[stri
 	}
 	if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
 		a[annotationGracePeriod] = strconv.FormatInt(*g, 10)
+	}
+	if life > 0 {
+		a[annotationLife] = strconv.Itoa(life)
 	}
 	return a
 }

@@ -26,6 +26,9 @@ type Container struct {
 	// Attempt counts the instances of this container in its pod from 0; it is
 	// the restart count, and survives the kubelet in the runtime's metadata.
 	Attempt uint32
+	// Life counts how often all of the pod's containers had been restarted
+	// together when this one was made (KEP-5532).
+	Life int
 	// Hash identifies the part of the container's spec that it was made from
 	// and that needs a new container when it changes (see HashContainer).
 	Hash       string

@@ -38,13 +38,15 @@ type Config struct {
 	Port        int
 	ServingCert func() (*tls.Certificate, error)
 	ClientCA    *x509.CertPool
-	Authorize   func(ctx context.Context, user *identity.User, verb, path string) error
-	Runtime     *runtime.Client
-	Pods        Pods
-	Directories Directories
-	NodeName    string
-	RootDir     string
-	Log         *slog.Logger
+	// Authenticate returns whose the bearer token is; nil: nobody's.
+	Authenticate func(ctx context.Context, token string) (*identity.User, error)
+	Authorize    func(ctx context.Context, user *identity.User, verb, path string) error
+	Runtime      *runtime.Client
+	Pods         Pods
+	Directories  Directories
+	NodeName     string
+	RootDir      string
+	Log          *slog.Logger
 }
 
 // Server serves the node's API.
@@ -108,16 +110,18 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// authenticate lets only those in whose client certificate proves who they
-// are, and who may do what they ask.
+// authenticate lets only those in whose client certificate or bearer token
+// proves who they are, and who may do what they ask.
 func (s *Server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		user, err := s.user(r)
+		if err != nil {
+			s.Log.Warn("a request to the node's API cannot be authenticated", "path", r.URL.Path, "error", err)
+		}
+		if user == nil {
 			http.Error(w, "Unauthorized", http.StatusUnauthorized)
 			return
 		}
-		subject := r.TLS.VerifiedChains[0][0].Subject
-		user := &identity.User{Name: subject.CommonName, Groups: append([]string{identity.GroupAuthenticated}, subject.Organization...)}
 		verb := verbOf(r.Method)
 		if err := s.Authorize(r.Context(), user, verb, r.URL.Path); err != nil {
 			http.Error(w, fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=nodes, subresource(s)=%v): %v",
@@ -126,6 +130,19 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r.WithContext(identity.NewContext(r.Context(), user)))
 	})
+}
+
+// user is who sent the request; nil: nobody knows.
+func (s *Server) user(r *http.Request) (*identity.User, error) {
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		subject := r.TLS.VerifiedChains[0][0].Subject
+		return &identity.User{Name: subject.CommonName, Groups: append([]string{identity.GroupAuthenticated}, subject.Organization...)}, nil
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if token = strings.TrimSpace(token); !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return nil, nil
+	}
+	return s.Authenticate(r.Context(), token)
 }
 
 func verbOf(method string) string {

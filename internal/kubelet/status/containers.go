@@ -17,6 +17,8 @@ const (
 	reasonCreating     = "ContainerCreating"
 	reasonInitializing = "PodInitializing"
 	reasonUnknown      = "ContainerStatusUnknown"
+	reasonRestarting   = "RestartingAllContainers"
+	messageRestarting  = "The container is removed because RestartAllContainers in place"
 	messageUnknown     = "The container could not be located when the pod was terminated"
 	exitCodeUnknown    = 137
 )
@@ -42,8 +44,13 @@ func (g *generator) containerStatus(c *v1.Container, kind plan.Kind) v1.Containe
 	if previous := g.Runtime.Previous(c.Name); previous != nil {
 		out.LastTerminationState = g.stateOf(previous)
 	}
+	past := g.restart.Before(last) && !g.Terminating
 	if last.State == runtime.Exited {
-		if w, ok := g.Waiting[c.Name]; ok && !g.Terminating {
+		w, ok := g.Waiting[c.Name]
+		if !ok && past {
+			w, ok = Waiting{reasonRestarting, messageRestarting}, true
+		}
+		if ok && !g.Terminating {
 			out.LastTerminationState = out.State
 			out.State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: w.Reason, Message: w.Message}}
 		}
@@ -55,6 +62,9 @@ func (g *generator) containerStatus(c *v1.Container, kind plan.Kind) v1.Containe
 	}
 	out.VolumeMounts = mountsOf(c)
 	g.unlocated(&out)
+	if past && last.State == runtime.Exited {
+		last = nil
+	}
 	g.started(&out, c, kind, last)
 	return out
 }
@@ -124,31 +134,31 @@ func (g *generator) stateOf(c *runtime.Container) v1.ContainerState {
 
 // resourcesOf returns what the runtime has set for a container, in the terms
 // of the spec: a value that the kernel's rounding makes no different is the
-// spec's.
+// spec's, and a container that asks for nothing is not told of what the pod's
+// limits do to it.
 func resourcesOf(c *v1.Container, last *runtime.Container) *v1.ResourceRequirements {
 	out := c.Resources.DeepCopy()
 	r := last.Resources
 	if r == nil {
 		return out
 	}
-	set := func(list *v1.ResourceList, name v1.ResourceName, q *resource.Quantity) {
-		if *list == nil {
-			*list = v1.ResourceList{}
+	set := func(list v1.ResourceList, name v1.ResourceName, q *resource.Quantity) {
+		if list != nil {
+			list[name] = *q
 		}
-		(*list)[name] = *q
 	}
 	if limit := r.MemoryLimitInBytes; limit > 0 && out.Limits.Memory().Value() != limit {
-		set(&out.Limits, v1.ResourceMemory, resource.NewQuantity(limit, resource.BinarySI))
+		set(out.Limits, v1.ResourceMemory, resource.NewQuantity(limit, resource.BinarySI))
 	}
 	if quota := r.CpuQuota; quota > 0 && cgroups.Quota(out.Limits.Cpu().MilliValue()) != quota {
-		set(&out.Limits, v1.ResourceCPU, resource.NewMilliQuantity(cgroups.LimitedMilliCPU(quota, r.CpuPeriod), resource.DecimalSI))
+		set(out.Limits, v1.ResourceCPU, resource.NewMilliQuantity(cgroups.LimitedMilliCPU(quota, r.CpuPeriod), resource.DecimalSI))
 	}
 	request := out.Requests.Cpu()
 	if request.IsZero() {
 		request = c.Resources.Limits.Cpu()
 	}
 	if shares := r.CpuShares; shares > 0 && !request.IsZero() && cgroups.Shares(request.MilliValue()) != shares {
-		set(&out.Requests, v1.ResourceCPU, resource.NewMilliQuantity(cgroups.MilliCPU(shares), resource.DecimalSI))
+		set(out.Requests, v1.ResourceCPU, resource.NewMilliQuantity(cgroups.MilliCPU(shares), resource.DecimalSI))
 	}
 	return out
 }

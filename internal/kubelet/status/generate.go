@@ -57,11 +57,14 @@ type Input struct {
 	Now                     time.Time
 }
 
-type generator struct{ Input }
+type generator struct {
+	Input
+	restart plan.Restart
+}
 
 // Generate returns the pod's status.
 func Generate(in Input) v1.PodStatus {
-	g := generator{in}
+	g := generator{in, plan.RestartOf(in.Pod, in.Runtime)}
 	pod := in.Pod
 	out := v1.PodStatus{
 		ObservedGeneration:          pod.Generation,
@@ -127,7 +130,7 @@ func (g *generator) initialized() bool {
 			}
 			continue
 		}
-		if last == nil || last.State != runtime.Exited || last.ExitCode != 0 {
+		if last == nil || last.State != runtime.Exited || last.ExitCode != 0 || g.restart.Before(last) {
 			return false
 		}
 	}
@@ -234,7 +237,7 @@ func (g *generator) phase(out *v1.PodStatus) v1.PodPhase {
 // as they stand.
 func owned(t v1.PodConditionType) bool {
 	switch t {
-	case v1.PodScheduled, v1.PodReadyToStartContainers, v1.PodInitialized, v1.ContainersReady, v1.PodReady, v1.PodResizePending, v1.PodResizeInProgress:
+	case v1.PodScheduled, v1.PodReadyToStartContainers, v1.PodInitialized, v1.ContainersReady, v1.PodReady, v1.PodResizePending, v1.PodResizeInProgress, v1.AllContainersRestarting:
 		return true
 	}
 	return false
@@ -282,6 +285,9 @@ func (g *generator) conditions(out *v1.PodStatus, initialized bool) {
 	}
 	g.set(out, v1.PodReady, ready, reason, message)
 	g.set(out, v1.PodScheduled, true, "", "")
+	if plan.CanRestartAll(g.Pod) {
+		g.restarting(out)
+	}
 	if !Terminal(out.Phase) {
 		g.resizeConditions(out)
 	}
@@ -291,6 +297,25 @@ func (g *generator) conditions(out *v1.PodStatus, initialized bool) {
 		c := &out.Conditions[len(out.Conditions)-1]
 		c.Reason, c.Message = v1.PodReasonTerminationByKubelet, g.Failed.Message
 	}
+}
+
+// restarting tells whether all containers are about to be started anew.
+func (g *generator) restarting(out *v1.PodStatus) {
+	reason := ""
+	switch out.Phase {
+	case v1.PodSucceeded:
+		reason = podCompleted
+	case v1.PodFailed:
+		reason = "PodFailed"
+	default:
+		if g.restart.Pending(g.Runtime) {
+			g.set(out, v1.AllContainersRestarting, true, "", "")
+			c := &out.Conditions[len(out.Conditions)-1]
+			c.Reason, c.Message = "RestartAllContainersStarted", "container exited with restart policy rule"
+			return
+		}
+	}
+	g.set(out, v1.AllContainersRestarting, false, reason, "")
 }
 
 // resizeConditions tell of a resize while there is one.

@@ -27,15 +27,18 @@ func (p probes) Ready(_ *v1.Container, id string) bool {
 	return ready || !known
 }
 
-// state reads "name=running" and "name=<exit code>", older instances first.
+// state reads "name=running" and "name=<exit code>", older instances first; a
+// slash goes before the container's life.
 func state(words string) *runtime.Pod {
 	p := &runtime.Pod{Sandboxes: []*runtime.Sandbox{{ID: "s", Ready: true, IPs: []string{"10.0.0.1", "fd00::1"}}}}
 	attempts := map[string]uint32{}
 	for _, word := range strings.Fields(words) {
 		name, what, _ := strings.Cut(word, "=")
+		what, life, _ := strings.Cut(what, "/")
 		c := &runtime.Container{ID: fmt.Sprintf("%s-%d", name, attempts[name]), Name: name, Attempt: attempts[name], SandboxID: "s",
 			StartedAt: now.Add(-time.Minute), Image: "image", ImageID: "sha256:1"}
 		attempts[name]++
+		fmt.Sscan(life, &c.Life)
 		if what == "running" {
 			c.State = runtime.Running
 		} else {
@@ -73,7 +76,7 @@ func summary(s v1.PodStatus) string {
 		out = append(out, word)
 	}
 	for _, c := range s.Conditions {
-		if c.Status == v1.ConditionTrue && (c.Type == v1.PodReady || c.Type == v1.PodInitialized) {
+		if c.Status == v1.ConditionTrue && (c.Type == v1.PodReady || c.Type == v1.PodInitialized || c.Type == v1.AllContainersRestarting) {
 			out = append(out, string(c.Type))
 		}
 	}
@@ -87,6 +90,11 @@ func TestGenerate(t *testing.T) {
 	init := v1.PodSpec{InitContainers: []v1.Container{{Name: "i"}}, Containers: []v1.Container{{Name: "a"}}}
 	side := v1.PodSpec{InitContainers: []v1.Container{{Name: "s", RestartPolicy: &always}}, Containers: []v1.Container{{Name: "a"}}}
 	with := func(s v1.PodSpec, p v1.RestartPolicy) v1.PodSpec { s.RestartPolicy = p; return s }
+	all := v1.PodSpec{RestartPolicy: v1.RestartPolicyNever, InitContainers: []v1.Container{{Name: "i"}}, Containers: []v1.Container{
+		{Name: "a", RestartPolicyRules: []v1.ContainerRestartRule{{Action: v1.ContainerRestartRuleActionRestartAllContainers, ExitCodes: &v1.ContainerRestartRuleOnExitCodes{
+			Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42},
+		}}}}, {Name: "b"},
+	}}
 	back := map[string]Waiting{"a": {"CrashLoopBackOff", "back-off"}}
 	tests := []struct {
 		name  string
@@ -103,6 +111,13 @@ func TestGenerate(t *testing.T) {
 		{"restarted", one, "a=1 a=running", nil, "Running a=running+#1 Initialized Ready"},
 		{"backing off", one, "a=1 a=1", func(in *Input) { in.Waiting = back }, "Running a=CrashLoopBackOff#1 Initialized"},
 		{"between end and restart", one, "a=1", nil, "Running a=Error:1 Initialized"},
+
+		{"all are to restart", all, "i=0 a=42 b=running", nil, "Running i=RestartingAllContainers a=RestartingAllContainers b=running+ Initialized AllContainersRestarting"},
+		{"all have ended for it", all, "i=0 a=42 b=137", nil,
+			"Running i=RestartingAllContainers a=RestartingAllContainers b=RestartingAllContainers Initialized AllContainersRestarting"},
+		{"all restart", all, "i=0 a=42 b=137 i=running/1", nil, "Running i=running#1 a=RestartingAllContainers b=RestartingAllContainers Initialized"},
+		{"all have restarted", all, "i=0 a=42 b=137 i=0/1 a=running/1 b=running/1", nil, "Running i=Completed:0+#1 a=running+#1 b=running+#1 Initialized Ready"},
+		{"none is to restart", all, "i=0 a=41 b=running", nil, "Running i=Completed:0+ a=Error:41 b=running+ Initialized"},
 
 		{"init waits", init, "", nil, "Pending i=PodInitializing a=PodInitializing"},
 		{"init runs", init, "i=running", nil, "Pending i=running a=PodInitializing"},

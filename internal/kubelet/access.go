@@ -2,14 +2,52 @@ package kubelet
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	utilcache "k8s.io/apimachinery/pkg/util/cache"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/identity"
 	"skiff/internal/kubelet/server"
 )
+
+const (
+	// knownTokens is of how many tokens is remembered whose they are, and
+	// knownFor is for how long: the default of authentication.webhook.cacheTTL
+	// in upstream's KubeletConfiguration.
+	knownTokens = 1024
+	knownFor    = 2 * time.Minute
+)
+
+// AuthenticateByReview returns a Config.Authenticate that asks the API server
+// whose the token is.
+func AuthenticateByReview(c ctrl.Client) func(ctx context.Context, token string) (*identity.User, error) {
+	known := utilcache.NewLRUExpireCache(knownTokens)
+	return func(ctx context.Context, token string) (*identity.User, error) {
+		key := sha256.Sum256([]byte(token))
+		if user, ok := known.Get(key); ok {
+			return user.(*identity.User), nil
+		}
+		review := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}
+		if err := c.Create(ctx, review); err != nil {
+			return nil, err
+		}
+		if !review.Status.Authenticated {
+			return nil, nil
+		}
+		found := review.Status.User
+		user := &identity.User{Name: found.Username, UID: found.UID, Groups: found.Groups, Extra: make(map[string][]string, len(found.Extra))}
+		for k, v := range found.Extra {
+			user.Extra[k] = v
+		}
+		known.Add(key, user, knownFor)
+		return user, nil
+	}
+}
 
 // AuthorizeByReview returns a Config.Authorize that asks the API server
 // whether the user may use the subresource of the node that the path stands
