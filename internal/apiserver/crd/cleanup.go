@@ -24,29 +24,29 @@ const (
 
 // startCleanup removes the objects of a definition that is being deleted, and
 // then its finalizer; d is nil if it was never served.
-func (c *Controller) startCleanup(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition, d *definition) {
+func (c *Controller) startCleanup(ctx context.Context, name string, d *definition) {
 	c.cleaning.Lock()
 	defer c.cleaning.Unlock()
-	if c.cleaning.names[crd.Name] {
+	if c.cleaning.names[name] {
 		return
 	}
-	c.cleaning.names[crd.Name] = true
+	c.cleaning.names[name] = true
 	go func() {
 		defer func() {
 			c.cleaning.Lock()
 			defer c.cleaning.Unlock()
-			delete(c.cleaning.names, crd.Name)
+			delete(c.cleaning.names, name)
 		}()
 		if d != nil {
 			d.life.settle()
 		}
 		wait := firstRetry
 		for {
-			err := c.cleanUp(ctx, crd.Name)
+			err := c.cleanUp(ctx, name)
 			if err == nil || ctx.Err() != nil {
 				return
 			}
-			c.Log.Warn("the objects of a custom resource cannot be removed yet", "definition", crd.Name, "error", err)
+			c.Log.Warn("the objects of a custom resource cannot be removed yet", "definition", name, "error", err)
 			select {
 			case <-ctx.Done():
 				return
@@ -148,12 +148,13 @@ func (c *Controller) terminating(ctx context.Context, name string, condition api
 		if done {
 			apihelpers.CRDRemoveFinalizer(crd, apiextensionsv1.CustomResourceCleanupFinalizer)
 		}
-		crd, err = c.write(ctx, crd)
-		if !apierrors.IsConflict(err) {
-			if apierrors.IsNotFound(err) {
-				err = nil
-			}
-			return crd, err
+		switch err := c.write(ctx, crd); {
+		case err == nil:
+			return crd, nil
+		case apierrors.IsNotFound(err):
+			return nil, nil
+		case !apierrors.IsConflict(err):
+			return nil, err
 		}
 	}
 }

@@ -109,9 +109,7 @@ func noteApproval(crd *apiextensionsv1.CustomResourceDefinition) {
 	default:
 		condition.Reason = "InvalidAnnotation"
 	}
-	if now := apihelpers.FindCRDCondition(crd, condition.Type); now == nil || !apihelpers.IsCRDConditionEquivalent(now, &condition) {
-		apihelpers.SetCRDCondition(crd, condition)
-	}
+	apihelpers.SetCRDCondition(crd, condition)
 }
 
 // noteStructure says what is wrong with the schemas of definitions from before
@@ -134,7 +132,5 @@ func noteStructure(crd *apiextensionsv1.CustomResourceDefinition) {
 	condition := apiextensionsv1.CustomResourceDefinitionCondition{
 		Type: apiextensionsv1.NonStructuralSchema, Status: apiextensionsv1.ConditionTrue, Reason: "Violations", Message: errs.ToAggregate().Error(),
 	}
-	if now := apihelpers.FindCRDCondition(crd, condition.Type); now == nil || !apihelpers.IsCRDConditionEquivalent(now, &condition) {
-		apihelpers.SetCRDCondition(crd, condition)
-	}
+	apihelpers.SetCRDCondition(crd, condition)
 }

@@ -95,8 +95,8 @@ func (d *definition) ask(ctx context.Context, w *apiextensionsv1.WebhookConversi
 	}
 	answer := &conversionReview{}
 	began := time.Now()
-	err := d.caller.Call(ctx, targetOf(w.ClientConfig), conversionTimeout, review, answer)
-	d.metrics.converted(d.crd.Name, from.Version, gv.Version, began, err)
+	err := d.config.Webhooks.Call(ctx, targetOf(w.ClientConfig), conversionTimeout, review, answer)
+	d.config.Metrics.converted(d.crd.Name, from.Version, gv.Version, began, err)
 	if err != nil {
 		return nil, fmt.Errorf("conversion webhook for %v failed: %v", from, err)
 	}

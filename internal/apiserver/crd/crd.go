@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -141,7 +142,7 @@ func (c *Controller) follow(ctx context.Context, w *cache.Watcher) {
 		}
 		for _, ev := range events {
 			if ev.New == nil {
-				c.removed(ctx, ev.Last)
+				c.removed(ctx, strings.TrimPrefix(ev.Last.Key, c.resource.Prefix+"/"))
 			} else {
 				c.changed(ctx, ev.New)
 			}
@@ -153,19 +154,16 @@ func (c *Controller) follow(ctx context.Context, w *cache.Watcher) {
 func (c *Controller) resume(ctx context.Context) *cache.Watcher {
 	snap, w := c.resource.Collection.SnapshotAndWatch(cache.Scope{})
 	for name := range c.claims {
-		if snap.Get(c.resource.Collection.Key("", name)) != nil {
-			continue
-		}
-		delete(c.claims, name)
-		if d := c.served[name]; d != nil {
-			c.stop(d)
+		if snap.Get(c.resource.Collection.Key("", name)) == nil {
+			c.forget(name)
 		}
 	}
 	c.all(ctx, snap)
 	return w
 }
 
-// all looks at every definition, once the names of all are known.
+// all looks at every definition, once the names of all are known. It reads each
+// twice rather than hold all of them at once.
 func (c *Controller) all(ctx context.Context, snap cache.Snapshot) {
 	each := func(f func(e *cache.Entry)) {
 		snap.Ascend(c.resource.Prefix+"/", "", func(e *cache.Entry) bool {
@@ -174,40 +172,38 @@ func (c *Controller) all(ctx context.Context, snap cache.Snapshot) {
 		})
 	}
 	each(func(e *cache.Entry) {
-		if obj, err := e.Object(); err == nil {
-			c.note(obj.(*apiextensionsv1.CustomResourceDefinition))
+		if crd := definitionIn(e); crd != nil {
+			c.note(crd)
 		}
 	})
 	each(func(e *cache.Entry) { c.changed(ctx, e) })
 }
 
-func (c *Controller) removed(ctx context.Context, e *cache.Entry) {
-	obj, err := e.Object()
-	if err != nil {
-		return
-	}
-	crd := obj.(*apiextensionsv1.CustomResourceDefinition)
-	delete(c.claims, crd.Name)
-	if d := c.served[crd.Name]; d != nil {
-		c.stop(d)
-	}
-	c.reconsider(ctx, crd)
+func (c *Controller) removed(ctx context.Context, name string) {
+	group := c.claims[name].group
+	c.forget(name)
+	c.reconsider(ctx, group, name)
 }
 
-func (c *Controller) stop(d *definition) {
-	delete(c.served, d.crd.Name)
-	c.Verbs.Remove(schema.GroupResource{Group: d.crd.Spec.Group, Resource: d.names.Plural})
+// forget gives up the names of a definition that is gone and serves it no more.
+func (c *Controller) forget(name string) {
+	delete(c.claims, name)
+	if d := c.served[name]; d != nil {
+		delete(c.served, name)
+		c.Verbs.Remove(schema.GroupResource{Group: d.crd.Spec.Group, Resource: d.names.Plural})
+	}
 }
 
 // reconsider gives the definitions of the group that were refused names
-// another try, now that crd may have freed some.
-func (c *Controller) reconsider(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) {
+// another try, now that one of them, by, may have freed some.
+func (c *Controller) reconsider(ctx context.Context, group, by string) {
 	for _, name := range slices.Sorted(maps.Keys(c.claims)) {
-		if claim := c.claims[name]; name == crd.Name || claim.group != crd.Spec.Group || !claim.refused {
+		if claim := c.claims[name]; name == by || claim.group != group || !claim.refused {
 			continue
 		}
-		if other := c.entry(name); definitionIn(other) != nil {
-			c.reconcile(ctx, other)
+		e := c.entry(name)
+		if crd := definitionIn(e); crd != nil {
+			c.reconcile(ctx, e, crd)
 		}
 	}
 }
@@ -233,37 +229,38 @@ func (c *Controller) changed(ctx context.Context, e *cache.Entry) {
 	crd := obj.(*apiextensionsv1.CustomResourceDefinition)
 	c.note(crd)
 	before := c.served[crd.Name]
-	c.reconcile(ctx, e)
+	c.reconcile(ctx, e, crd)
 	if after := c.served[crd.Name]; before != nil && after != nil && !equality.Semantic.DeepEqual(before.names, after.names) {
-		c.reconsider(ctx, crd)
+		c.reconsider(ctx, crd.Spec.Group, crd.Name)
 	}
 }
 
-// reconcile decides on the names, serves the resource, and then says so in the
-// status.
-func (c *Controller) reconcile(ctx context.Context, e *cache.Entry) {
-	crd := definitionIn(e)
+// reconcile decides on the names of crd, which is what e holds, serves the
+// resource, and then says so in the status.
+func (c *Controller) reconcile(ctx context.Context, e *cache.Entry, crd *apiextensionsv1.CustomResourceDefinition) {
 	next := withOwnStatus(crd)
 	c.acceptNames(next)
 	noteApproval(next)
 	noteStructure(next)
 	if apihelpers.IsCRDConditionTrue(next, apiextensionsv1.Established) {
-		if err := c.serve(ctx, e, &next.Status.AcceptedNames); err != nil {
+		if err := c.serve(ctx, e, crd, &next.Status.AcceptedNames); err != nil {
 			c.Log.Error("a custom resource cannot be served", "definition", crd.Name, "error", err)
 			return
 		}
 	}
 	if !equality.Semantic.DeepEqual(next.Status, crd.Status) {
-		written, err := c.write(ctx, next)
+		// The write is seen as the next change; other definitions may be looked
+		// at before that.
+		err := c.write(ctx, next)
 		if err == nil {
-			c.note(written)
+			c.note(next)
 		} else if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 			c.Log.Error("the status of a CustomResourceDefinition cannot be written", "definition", crd.Name, "error", err)
 		}
-		return // the write is seen as the next change
+		return
 	}
 	if crd.DeletionTimestamp != nil && apihelpers.CRDHasFinalizer(crd, apiextensionsv1.CustomResourceCleanupFinalizer) {
-		c.startCleanup(ctx, crd, c.served[crd.Name])
+		c.startCleanup(ctx, crd.Name, c.served[crd.Name])
 	}
 }
 
@@ -275,23 +272,23 @@ func withOwnStatus(crd *apiextensionsv1.CustomResourceDefinition) *apiextensions
 	return &next
 }
 
-// serve makes what is served that which the definition in e says.
-func (c *Controller) serve(ctx context.Context, e *cache.Entry, names *apiextensionsv1.CustomResourceDefinitionNames) error {
-	crd := definitionIn(e)
+// serve makes what is served that which crd, the content of e, says.
+func (c *Controller) serve(ctx context.Context, e *cache.Entry, crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames) error {
 	old := c.served[crd.Name]
+	same := old != nil && old.crd.UID == crd.UID
 	l := &life{}
-	if old != nil && old.crd.UID == crd.UID {
+	if same {
 		l = old.life
 	}
 	l.entry.Store(e)
 	ending := l.terminating.Swap(crd.DeletionTimestamp != nil) != (crd.DeletionTimestamp != nil)
-	if old != nil && old.crd.UID == crd.UID && old.crd.Generation == crd.Generation && equality.Semantic.DeepEqual(old.names, names) {
+	if same && old.crd.Generation == crd.Generation && equality.Semantic.DeepEqual(old.names, names) {
 		if ending {
 			c.Verbs.Announce()
 		}
 		return nil
 	}
-	d := newDefinition(crd, names, c.Webhooks, l, l.definition).measured(&c.Config)
+	d := newDefinition(&c.Config, crd, names, l, l.definition)
 	if old == nil {
 		if _, err := c.Verbs.Add(ctx, d.resource()); err != nil {
 			return err
@@ -303,16 +300,10 @@ func (c *Controller) serve(ctx context.Context, e *cache.Entry, names *apiextens
 	return nil
 }
 
-// write stores the status and the finalizers of a definition.
-func (c *Controller) write(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) (*apiextensionsv1.CustomResourceDefinition, error) {
+// write stores the status and the finalizers of a definition, which nobody may
+// change any more.
+func (c *Controller) write(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) error {
 	req := &verbs.Request{Version: c.resource.Versions[0], Name: crd.Name, Subresource: "status"}
-	e, _, err := c.Verbs.Update(ctx, req, crd, &metav1.UpdateOptions{})
-	if err != nil {
-		return nil, err
-	}
-	obj, err := e.Object()
-	if err != nil {
-		return nil, err
-	}
-	return obj.(*apiextensionsv1.CustomResourceDefinition), nil
+	_, _, err := c.Verbs.Update(ctx, req, crd, &metav1.UpdateOptions{})
+	return err
 }

@@ -19,7 +19,6 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"skiff/internal/apis"
-	skiffcel "skiff/internal/apiserver/cel"
 	"skiff/internal/store/cache"
 )
 
@@ -30,9 +29,7 @@ type definition struct {
 	crd      *apiextensionsv1.CustomResourceDefinition
 	names    *apiextensionsv1.CustomResourceDefinitionNames
 	versions map[string]*version
-	caller   Caller
-	metrics  *Metrics
-	cel      *skiffcel.Metrics
+	config   *Config
 	// life outlives changes of the definition.
 	life *life
 }
@@ -70,22 +67,13 @@ func (l *life) settle() {
 // newDefinition serves crd by the names. stored returns what is stored of it,
 // nil if that is nothing; objects are decoded under the cache's lock, so it
 // must not take that.
-func newDefinition(crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames, caller Caller, l *life, stored func() *apiextensionsv1.CustomResourceDefinition) *definition {
-	d := &definition{crd: withoutSchemas(crd), names: names.DeepCopy(), caller: caller, life: l, versions: make(map[string]*version, len(crd.Spec.Versions))}
+func newDefinition(c *Config, crd *apiextensionsv1.CustomResourceDefinition, names *apiextensionsv1.CustomResourceDefinitionNames, l *life, stored func() *apiextensionsv1.CustomResourceDefinition) *definition {
+	d := &definition{config: c, crd: withoutSchemas(crd), names: names.DeepCopy(), life: l, versions: make(map[string]*version, len(crd.Spec.Versions))}
 	for i := range d.crd.Spec.Versions {
 		v := &d.crd.Spec.Versions[i]
-		d.versions[v.Name] = newVersion(v, crd.Spec.PreserveUnknownFields, func() *apiextensionsv1.CustomResourceDefinitionVersion {
+		d.versions[v.Name] = newVersion(c, v, crd.Spec.PreserveUnknownFields, func() *apiextensionsv1.CustomResourceDefinitionVersion {
 			return versionNamed(stored(), v.Name)
 		})
-	}
-	return d
-}
-
-// measured makes the definition count in c's metrics.
-func (d *definition) measured(c *Config) *definition {
-	d.metrics, d.cel = c.Metrics, c.CEL
-	for _, v := range d.versions {
-		v.cel = c.CEL
 	}
 	return d
 }

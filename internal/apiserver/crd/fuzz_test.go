@@ -30,7 +30,7 @@ func FuzzSchema(f *testing.F) {
 			Name: "v1", Served: true, Storage: true, Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: props},
 		}}
 		stored := func() *apiextensionsv1.CustomResourceDefinition { return crd }
-		obj, err := newDefinition(crd, &crd.Spec.Names, nil, &life{}, stored).decode(object)
+		obj, err := newDefinition(&Config{}, crd, &crd.Spec.Names, &life{}, stored).decode(object)
 		if err != nil {
 			return
 		}
@@ -38,7 +38,7 @@ func FuzzSchema(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if obj, err = newDefinition(crd, &crd.Spec.Names, nil, &life{}, stored).decode(once); err != nil {
+		if obj, err = newDefinition(&Config{}, crd, &crd.Spec.Names, &life{}, stored).decode(once); err != nil {
 			t.Fatalf("%s is not readable again: %v", once, err)
 		}
 		if twice, _ := json.Marshal(obj); string(twice) != string(once) {

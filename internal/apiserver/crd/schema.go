@@ -45,10 +45,10 @@ type checks struct {
 	cel    *skiffcel.Metrics
 }
 
-func newVersion(v *apiextensionsv1.CustomResourceDefinitionVersion, preserve bool, stored func() *apiextensionsv1.CustomResourceDefinitionVersion) *version {
-	out := &version{CustomResourceDefinitionVersion: v, preserve: preserve, stored: stored}
+func newVersion(c *Config, v *apiextensionsv1.CustomResourceDefinitionVersion, preserve bool, stored func() *apiextensionsv1.CustomResourceDefinitionVersion) *version {
+	out := &version{CustomResourceDefinitionVersion: v, preserve: preserve, stored: stored, cel: c.CEL}
 	out.structure = sync.OnceValue(out.readStructure)
-	out.checks = sync.OnceValues(func() (*checks, error) { return out.compile() })
+	out.checks = sync.OnceValues(out.compile)
 	return out
 }
 

@@ -58,7 +58,7 @@ func (d *definition) validate(ctx context.Context, obj apis.Object) field.ErrorL
 }
 
 func (d *definition) validateUpdate(ctx context.Context, obj, old apis.Object) field.ErrorList {
-	defer d.metrics.updated(time.Now())
+	defer d.config.Metrics.updated(time.Now())
 	u, v, c, errs := d.checked(obj)
 	if errs != nil {
 		return errs
