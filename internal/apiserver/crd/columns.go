@@ -2,7 +2,6 @@ package crd
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"reflect"
 	"sync"
@@ -77,29 +76,25 @@ func first(path *jsonpath.JSONPath, content map[string]any) (any, bool) {
 	return found[0][0].Interface(), true
 }
 
+// cell shows what is at path as the kind of column says, nil if there is nothing
+// of that kind.
 func cell(kind string, path *jsonpath.JSONPath, content map[string]any) any {
 	value, ok := first(path, content)
 	if !ok {
 		return nil
 	}
-	if kind == "string" {
-		var text bytes.Buffer
-		if err := path.PrintResults(&text, []reflect.Value{reflect.ValueOf(value)}); err != nil {
-			return nil
-		}
-		return text.String()
-	}
 	switch kind {
+	case "string":
+		var text bytes.Buffer
+		if err := path.PrintResults(&text, []reflect.Value{reflect.ValueOf(value)}); err == nil {
+			return text.String()
+		}
 	case "integer":
 		switch n := value.(type) {
 		case int64:
 			return n
 		case float64:
 			return int64(n)
-		case json.Number:
-			if i, err := n.Int64(); err == nil {
-				return i
-			}
 		}
 	case "number":
 		switch n := value.(type) {
@@ -107,10 +102,6 @@ func cell(kind string, path *jsonpath.JSONPath, content map[string]any) any {
 			return float64(n)
 		case float64:
 			return n
-		case json.Number:
-			if f, err := n.Float64(); err == nil {
-				return f
-			}
 		}
 	case "boolean":
 		if b, ok := value.(bool); ok {

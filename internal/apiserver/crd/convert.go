@@ -179,6 +179,17 @@ func accept(in, out *unstructured.Unstructured, gv schema.GroupVersion) error {
 	if !ok {
 		return fmt.Errorf("invalid metadata of type %T in converted object", out.Object["metadata"])
 	}
+	kept, err := keptMetadata(in, answered)
+	if err != nil {
+		return err
+	}
+	out.Object["metadata"] = kept
+	return nil
+}
+
+// keptMetadata is that of in with the labels and annotations that a webhook
+// answered.
+func keptMetadata(in *unstructured.Unstructured, answered map[string]any) (map[string]any, error) {
 	kept := map[string]any{}
 	if m, ok := in.Object["metadata"].(map[string]any); ok {
 		kept = runtime.DeepCopyJSON(m)
@@ -191,12 +202,12 @@ func accept(in, out *unstructured.Unstructured, gv schema.GroupVersion) error {
 		}
 		all, ok := value.(map[string]any)
 		if !ok {
-			return fmt.Errorf("invalid metadata.%s of type %T in converted object", name, value)
+			return nil, fmt.Errorf("invalid metadata.%s of type %T in converted object", name, value)
 		}
 		texts := make(map[string]string, len(all))
 		for k, v := range all {
 			if texts[k], ok = v.(string); !ok {
-				return fmt.Errorf("metadata.%s[%s] must be a string, but is %T in converted object", name, k, v)
+				return nil, fmt.Errorf("metadata.%s[%s] must be a string, but is %T in converted object", name, k, v)
 			}
 		}
 		check := metav1validation.ValidateLabels
@@ -204,10 +215,9 @@ func accept(in, out *unstructured.Unstructured, gv schema.GroupVersion) error {
 			check = apivalidation.ValidateAnnotations
 		}
 		if errs := check(texts, field.NewPath("metadata", name)); len(errs) > 0 {
-			return errs.ToAggregate()
+			return nil, errs.ToAggregate()
 		}
 		kept[name] = all
 	}
-	out.Object["metadata"] = kept
-	return nil
+	return kept, nil
 }
