@@ -14,6 +14,7 @@ import (
 
 	"skiff/internal/kubelet/manifests"
 	"skiff/internal/kubelet/status"
+	"skiff/internal/kubelet/volumes"
 )
 
 // followPods follows the pods bound to this node until ctx ends.
@@ -134,16 +135,10 @@ func (k *Kubelet) bundlesChanged() {
 		w.mu.Lock()
 		pod := w.mu.pod
 		w.mu.Unlock()
-		if pod != nil && mountsBundles(pod) {
+		if pod != nil && volumes.ShowTrustBundles(pod) {
 			w.contentChanged()
 		}
 	}
-}
-
-func mountsBundles(pod *v1.Pod) bool {
-	return slices.ContainsFunc(pod.Spec.Volumes, func(v v1.Volume) bool {
-		return v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s v1.VolumeProjection) bool { return s.ClusterTrustBundle != nil })
-	})
 }
 
 // forget drops a pod of which nothing is left.

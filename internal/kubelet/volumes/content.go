@@ -37,10 +37,20 @@ func modeOf(mode *int32, otherwise fs.FileMode) fs.FileMode {
 // ShowPod reports whether a volume of the pod shows what is in the pod itself,
 // which may change.
 func ShowPod(pod *v1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.Volumes, func(v v1.Volume) bool { return v.DownwardAPI != nil }) ||
+		projects(pod, func(s v1.VolumeProjection) bool { return s.DownwardAPI != nil })
+}
+
+// ShowTrustBundles reports whether a volume of the pod shows trust anchors of
+// the cluster, which may change.
+func ShowTrustBundles(pod *v1.Pod) bool {
+	return projects(pod, func(s v1.VolumeProjection) bool { return s.ClusterTrustBundle != nil })
+}
+
+// projects reports whether a projected volume of the pod has a source of a kind.
+func projects(pod *v1.Pod, kind func(v1.VolumeProjection) bool) bool {
 	return slices.ContainsFunc(pod.Spec.Volumes, func(v v1.Volume) bool {
-		return v.DownwardAPI != nil || v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s v1.VolumeProjection) bool {
-			return s.DownwardAPI != nil
-		})
+		return v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, kind)
 	})
 }
 
