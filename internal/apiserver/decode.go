@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
+	"skiff/internal/apis"
 	"skiff/internal/apiserver/verbs"
 )
 
@@ -41,39 +42,46 @@ func tooLarge() error {
 	return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
 }
 
-// decodeInto reads a body of the serialisation into obj, which must be of the
-// kind: a body that says another kind is refused, one that says none is taken
-// to be right.
-func decodeInto(ctx context.Context, media string, data []byte, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string) error {
-	return decodeAs(ctx, media, data, obj, gvk, fieldValidation, func(data []byte) error {
-		return verbs.DecodeJSON(ctx, data, obj, fieldValidation)
-	})
+// decoder reads bodies of one kind: one that says another kind is refused, one
+// that says none is taken to be right.
+type decoder struct {
+	gvk schema.GroupVersionKind
+	// oldVersions of the kind have the same fields and are read as well.
+	oldVersions []string
+	// fieldValidation says what comes of unknown and duplicate fields.
+	fieldValidation string
+	// version is that of the objects, if they are a resource's.
+	version *verbs.Version
 }
 
-// decodeAs is decodeInto with the way to read JSON, and old versions of the kind
-// that have the same fields.
-func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string, decode func(data []byte) error, oldVersions ...string) error {
+// decoderOf reads objects of the version.
+func decoderOf(v *verbs.Version, fieldValidation string) decoder {
+	return decoder{gvk: v.GVK(), fieldValidation: fieldValidation, version: v}
+}
+
+// request reads the request's body into obj.
+func (d decoder) request(r *http.Request, obj runtime.Object) error {
+	media, err := bodyMedia(r)
+	if err != nil {
+		return err
+	}
+	data, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	if err := d.decode(r.Context(), media, data, obj); err != nil {
+		return err
+	}
+	recordRequest(r.Context(), obj, d.gvk)
+	return nil
+}
+
+// decode reads data, which is in the serialisation, into obj.
+func (d decoder) decode(ctx context.Context, media string, data []byte, obj runtime.Object) error {
 	var strict []error
 	switch media {
 	case mediaProtobuf:
-		var u runtime.Unknown
-		if !bytes.HasPrefix(data, []byte("k8s\x00")) {
-			return unrecognized(gvk, data, "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")
-		}
-		if err := u.Unmarshal(data[4:]); err != nil {
-			return unrecognized(gvk, data, err.Error())
-		}
-		if err := checkKind(schema.FromAPIVersionAndKind(u.APIVersion, u.Kind), gvk, oldVersions); err != nil {
-			return err
-		}
-		m, ok := obj.(interface{ Unmarshal([]byte) error })
-		if !ok {
-			return apierrors.NewBadRequest(fmt.Sprintf("%s has no protobuf form: send application/json", gvk))
-		}
-		if err := m.Unmarshal(u.Raw); err != nil {
-			return apierrors.NewBadRequest("decoding protobuf: " + err.Error())
-		}
-		return nil
+		return d.protobuf(data, obj)
 	case mediaCBOR:
 		js, err := jsonOfCBOR(data)
 		if err != nil {
@@ -83,37 +91,65 @@ func decodeAs(ctx context.Context, media string, data []byte, obj runtime.Object
 	case mediaYAML:
 		js, err := yaml.YAMLToJSON(data)
 		if err != nil {
-			return unrecognized(gvk, data, err.Error())
+			return unrecognized(d.gvk, data, err.Error())
 		}
 		if _, err := yaml.YAMLToJSONStrict(data); err != nil {
-			strict = doubled(ctx, err, fieldValidation)
+			strict = doubled(ctx, err, d.fieldValidation)
 		}
 		data = js
 	}
-	_, custom := obj.(*unstructured.Unstructured)
 	said, err := verbs.KindOf(data)
 	if err != nil {
-		return unrecognized(gvk, data, err.Error())
+		return unrecognized(d.gvk, data, err.Error())
 	}
+	_, custom := obj.(*unstructured.Unstructured)
 	if !custom {
-		if err := checkKind(said, gvk, oldVersions); err != nil {
+		if err := d.checkKind(said); err != nil {
 			return err
 		}
 	}
-	if err := verbs.WithStrict(ctx, strict, decode(data), fieldValidation); err != nil {
+	if err := verbs.WithStrict(ctx, strict, d.json(ctx, data, obj), d.fieldValidation); err != nil {
 		var status apierrors.APIStatus
 		if errors.As(err, &status) {
 			return err
 		}
-		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, gvk.Kind, err))
+		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", d.gvk.Kind, d.gvk.Version, d.gvk.Kind, err))
 	}
 	if custom {
-		if err := checkCustomKind(said, gvk); err != nil {
+		if err := checkCustomKind(said, d.gvk); err != nil {
 			return err
 		}
-		obj.GetObjectKind().SetGroupVersionKind(gvk)
+		obj.GetObjectKind().SetGroupVersionKind(d.gvk)
 	} else {
 		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	}
+	return nil
+}
+
+func (d decoder) json(ctx context.Context, data []byte, obj runtime.Object) error {
+	if d.version != nil {
+		return d.version.DecodeJSON(ctx, data, obj.(apis.Object), d.fieldValidation)
+	}
+	return verbs.DecodeJSON(ctx, data, obj, d.fieldValidation)
+}
+
+func (d decoder) protobuf(data []byte, obj runtime.Object) error {
+	var u runtime.Unknown
+	if !bytes.HasPrefix(data, []byte("k8s\x00")) {
+		return unrecognized(d.gvk, data, "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")
+	}
+	if err := u.Unmarshal(data[4:]); err != nil {
+		return unrecognized(d.gvk, data, err.Error())
+	}
+	if err := d.checkKind(schema.FromAPIVersionAndKind(u.APIVersion, u.Kind)); err != nil {
+		return err
+	}
+	m, ok := obj.(interface{ Unmarshal([]byte) error })
+	if !ok {
+		return apierrors.NewBadRequest(fmt.Sprintf("%s has no protobuf form: send application/json", d.gvk))
+	}
+	if err := m.Unmarshal(u.Raw); err != nil {
+		return apierrors.NewBadRequest("decoding protobuf: " + err.Error())
 	}
 	return nil
 }
@@ -135,14 +171,14 @@ func unrecognized(gvk schema.GroupVersionKind, data []byte, why string) error {
 	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %s (%s%s)", gvk.Kind, why, text, more))
 }
 
-func checkKind(got, want schema.GroupVersionKind, oldVersions []string) error {
-	if got.GroupKind() == want.GroupKind() && slices.Contains(oldVersions, got.Version) {
+func (d decoder) checkKind(said schema.GroupVersionKind) error {
+	if said.GroupKind() == d.gvk.GroupKind() && slices.Contains(d.oldVersions, said.Version) {
 		return nil
 	}
-	if (got.Kind == "" || got.Kind == want.Kind) && (got.GroupVersion().Empty() || got.GroupVersion() == want.GroupVersion()) {
+	if (said.Kind == "" || said.Kind == d.gvk.Kind) && (said.GroupVersion().Empty() || said.GroupVersion() == d.gvk.GroupVersion()) {
 		return nil
 	}
-	return verbs.OtherKind(got, want)
+	return verbs.OtherKind(said, d.gvk)
 }
 
 func checkCustomKind(got, want schema.GroupVersionKind) error {

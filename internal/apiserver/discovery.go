@@ -11,6 +11,7 @@ import (
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 
@@ -216,92 +217,121 @@ func aggregatedOffer(m *mediaType) bool {
 // serveDiscoveryPath answers the paths that tell which groups, versions and
 // resources there are.
 func (s *Server) serveDiscoveryPath(w http.ResponseWriter, r *http.Request, info *requestInfo) bool {
-	path := strings.Trim(info.Path, "/")
-	parts := strings.Split(path, "/")
-	if parts[0] != "api" && parts[0] != "apis" {
+	parts := strings.Split(strings.Trim(info.Path, "/"), "/")
+	root, rest := parts[0], parts[1:]
+	if root != "api" && root != "apis" {
 		return false
 	}
 	docs := s.discover()
-	groups := parts[0] == "apis" && len(parts) < 3
-	if len(parts) == 3 || len(parts) == 2 && !groups {
-		if gv, err := schema.ParseGroupVersion(strings.Join(parts[1:], "/")); err == nil && docs.resources[gv] == nil {
-			if !s.builtIn(gv.Group) {
-				return false
-			}
-			writeError(w, r, notFound())
-			return true
+	var err error
+	switch {
+	case root == "api" && len(rest) == 0:
+		err = s.serveCore(w, r, docs)
+	case root == "apis" && len(rest) == 0:
+		err = serveGroups(w, r, docs, info.Path == "/apis")
+	case root == "apis" && len(rest) == 1:
+		i := slices.IndexFunc(docs.groups, func(g metav1.APIGroup) bool { return g.Name == rest[0] })
+		if i < 0 {
+			return false
 		}
-	}
-	if groups && len(parts) == 2 && !slices.ContainsFunc(docs.groups, func(g metav1.APIGroup) bool { return g.Name == parts[1] }) {
-		return false
-	}
-	if !groups && len(parts) < 4 && !getOnly(w, r) {
-		return true
-	}
-	if !groups {
-		if err := produced(r, servedMedia(r.Context())); err != nil {
-			writeError(w, r, err)
-			return true
+		err = writePlain(w, r, &docs.groups[i], schema.GroupVersionKind{Version: "v1", Kind: "APIGroup"})
+	default:
+		gv, malformed := schema.ParseGroupVersion(strings.Join(rest, "/"))
+		list := docs.resources[gv]
+		if malformed != nil || list == nil && !s.builtIn(gv.Group) {
+			return false
 		}
+		err = serveVersion(w, r, list)
 	}
-	offers := plainOnly
-	if info.Path == "/apis" || path == "api" {
-		offers = aggregatedOffer
-	}
-	m, err := negotiate(r, offers)
 	if err != nil {
 		writeError(w, r, err)
-		return true
-	}
-	switch {
-	case len(parts) == 1 && m.As != "":
-		tag := docs.tags[path == "api"]
-		w.Header().Set("Vary", "Accept")
-		w.Header().Set("Cache-Control", "public")
-		w.Header().Set("ETag", tag)
-		if r.Header.Get("If-None-Match") == tag {
-			w.WriteHeader(http.StatusNotModified)
-			return true
-		}
-		writeObject(w, r, m, http.StatusOK, docs.aggregated[path == "api"], aggGVK)
-	case path == "api":
-		writeObject(w, r, m, http.StatusOK, &metav1.APIVersions{
-			TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, // as upstream, without a version
-			Versions: []string{"v1"},
-			ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{
-				{ClientCIDR: "0.0.0.0/0", ServerAddress: s.Address},
-			},
-		}, schema.GroupVersionKind{Version: "v1", Kind: "APIVersions"})
-	case path == "apis":
-		writeObject(w, r, m, http.StatusOK, &metav1.APIGroupList{Groups: docs.groups}, schema.GroupVersionKind{Version: "v1", Kind: "APIGroupList"})
-	case parts[0] == "api" && len(parts) == 2:
-		return s.writeResources(w, r, m, docs, schema.GroupVersion{Version: parts[1]})
-	case parts[0] == "apis" && len(parts) == 2:
-		for i := range docs.groups {
-			if docs.groups[i].Name == parts[1] {
-				writeObject(w, r, m, http.StatusOK, &docs.groups[i], schema.GroupVersionKind{Version: "v1", Kind: "APIGroup"})
-				return true
-			}
-		}
-		return false
-	case parts[0] == "apis" && len(parts) == 3:
-		return s.writeResources(w, r, m, docs, schema.GroupVersion{Group: parts[1], Version: parts[2]})
-	default:
-		return false
 	}
 	return true
 }
 
-func (s *Server) writeResources(w http.ResponseWriter, r *http.Request, m *mediaType, docs *discoveryDocs, gv schema.GroupVersion) bool {
-	if list := docs.resources[gv]; list != nil {
-		writeObject(w, r, m, http.StatusOK, list, listGVK)
-		return true
+// serveCore answers /api, the versions of the group without a name.
+func (s *Server) serveCore(w http.ResponseWriter, r *http.Request, docs *discoveryDocs) error {
+	if err := askedPlainly(r); err != nil {
+		return err
 	}
-	if s.builtIn(gv.Group) {
-		writeError(w, r, notFound())
-		return true
+	m, err := negotiate(r, aggregatedOffer)
+	if err != nil {
+		return err
 	}
-	return false
+	if m.As != "" {
+		docs.writeAggregated(w, r, m, true)
+		return nil
+	}
+	writeObject(w, r, m, http.StatusOK, &metav1.APIVersions{
+		TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, // as upstream, without a version
+		Versions: []string{"v1"},
+		ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{
+			{ClientCIDR: "0.0.0.0/0", ServerAddress: s.Address},
+		},
+	}, schema.GroupVersionKind{Version: "v1", Kind: "APIVersions"})
+	return nil
+}
+
+// serveGroups answers /apis, the groups; aggregated says whether it also offers
+// all that they have.
+func serveGroups(w http.ResponseWriter, r *http.Request, docs *discoveryDocs, aggregated bool) error {
+	offers := plainOnly
+	if aggregated {
+		offers = aggregatedOffer
+	}
+	m, err := negotiate(r, offers)
+	if err != nil {
+		return err
+	}
+	if m.As != "" {
+		docs.writeAggregated(w, r, m, false)
+		return nil
+	}
+	writeObject(w, r, m, http.StatusOK, &metav1.APIGroupList{Groups: docs.groups}, schema.GroupVersionKind{Version: "v1", Kind: "APIGroupList"})
+	return nil
+}
+
+// writeAggregated writes all groups, versions and resources, below /api or /apis.
+func (d *discoveryDocs) writeAggregated(w http.ResponseWriter, r *http.Request, m *mediaType, core bool) {
+	tag := d.tags[core]
+	w.Header().Set("Vary", "Accept")
+	w.Header().Set("Cache-Control", "public")
+	w.Header().Set("ETag", tag)
+	if r.Header.Get("If-None-Match") == tag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	writeObject(w, r, m, http.StatusOK, d.aggregated[core], aggGVK)
+}
+
+// serveVersion answers the path of a version with its resources; list is nil if
+// there are none.
+func serveVersion(w http.ResponseWriter, r *http.Request, list *metav1.APIResourceList) error {
+	if list == nil {
+		return notFound()
+	}
+	if err := askedPlainly(r); err != nil {
+		return err
+	}
+	return writePlain(w, r, list, listGVK)
+}
+
+// askedPlainly refuses what is not asked with GET, or wants none of the media types
+// that there are.
+func askedPlainly(r *http.Request) error {
+	if r.Method != http.MethodGet {
+		return noMethod(r.Method)
+	}
+	return produced(r, servedMedia(r.Context()))
+}
+
+func writePlain(w http.ResponseWriter, r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind) error {
+	m, err := negotiate(r, plainOnly)
+	if err != nil {
+		return err
+	}
+	writeObject(w, r, m, http.StatusOK, obj, gvk)
+	return nil
 }
 
 // rootPaths lists everything that can be asked for below /.

@@ -69,7 +69,7 @@ func FuzzBody(f *testing.F) {
 		}
 		for _, strictness := range []string{"Strict", "Warn", "Ignore"} {
 			obj := &corev1.Pod{}
-			if err := decodeInto(t.Context(), media[kind], body, obj, gvk, strictness); err != nil {
+			if err := (decoder{gvk: gvk, fieldValidation: strictness}).decode(t.Context(), media[kind], body, obj); err != nil {
 				if s := statusOf(err); s.Code != http.StatusBadRequest {
 					t.Errorf("%s %q: %v", media[kind], body, err)
 				}

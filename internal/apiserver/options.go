@@ -74,7 +74,7 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 		kind = envelope.GroupVersionKind()
 	}
 	if media == mediaProtobuf {
-		err = decodeInto(r.Context(), media, data, o, kind, metav1.FieldValidationIgnore)
+		err = decoder{gvk: kind, fieldValidation: metav1.FieldValidationIgnore}.decode(r.Context(), media, data, o)
 		recordRequest(r.Context(), o, schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"})
 		return o, err
 	}

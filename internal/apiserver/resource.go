@@ -22,9 +22,7 @@ import (
 	"skiff/internal/store/cache"
 )
 
-var (
-	scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
-)
+var scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
 
 // lookup finds what a request is about; v is nil if that is not served.
 func (s *Server) lookup(ctx context.Context, info *requestInfo) (res *verbs.Resource, v *verbs.Version) {
@@ -62,23 +60,8 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 		warning(r.Context(), v.Deprecation)
 	}
 	req := &verbs.Request{Version: v, Namespace: info.Namespace, Name: info.Name, Subresource: info.Subresource}
-	collection := info.Verb == "list" || info.Verb == "watch" || info.Verb == "deletecollection"
-	if !res.Namespaced {
-		req.Namespace = ""
-		// A namespace's own path is parsed as one inside it.
-		if info.Namespace != "" && info.Resource != "namespaces" {
-			return notFound()
-		}
-	} else if req.Namespace == "" && !collection {
-		if info.Name != "" {
-			return notFound()
-		}
-		if info.Verb != "create" || res.Virtual == nil {
-			return methodNotAllowed(info, req)
-		}
-	}
-	if info.Verb == "deletecollection" && res.Namespaced && req.Namespace == "" {
-		return methodNotAllowed(info, req)
+	if err := checkScope(info, req); err != nil {
+		return err
 	}
 	if info.Selected {
 		req.Name = ""
@@ -95,37 +78,82 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 	if !res.Serves(info.Verb) {
 		return methodNotAllowed(info, req)
 	}
-	if res.Virtual != nil {
-		return s.serveVirtual(w, r, info, req)
+	h := handlerOf(info, res)
+	if h == nil {
+		return methodNotAllowed(info, req)
+	}
+	return s.negotiated(w, r, req, h)
+}
+
+// checkScope refuses paths with a namespace where there is none, and without one
+// where there must be one.
+func checkScope(info *requestInfo, req *verbs.Request) error {
+	res := req.Resource()
+	if !res.Namespaced {
+		req.Namespace = ""
+		// A namespace's own path is parsed as one inside it.
+		if info.Namespace != "" && info.Resource != "namespaces" {
+			return notFound()
+		}
+		return nil
+	}
+	if req.Namespace != "" {
+		return nil
 	}
 	switch info.Verb {
-	case "get":
-		return s.get(w, r, req)
-	case "list":
-		return s.list(w, r, req)
-	case "watch":
-		return s.watch(w, r, req)
-	case "create":
-		if info.Name != "" {
-			return methodNotAllowed(info, req)
-		}
-		return s.create(w, r, req)
-	case "update":
-		if info.Name == "" {
-			return methodNotAllowed(info, req)
-		}
-		return s.update(w, r, req)
-	case "patch":
-		if info.Name == "" {
-			return methodNotAllowed(info, req)
-		}
-		return s.patch(w, r, req)
-	case "delete":
-		return s.delete(w, r, req)
+	case "list", "watch":
+		return nil
 	case "deletecollection":
-		return s.deleteCollection(w, r, req)
+		return methodNotAllowed(info, req)
 	}
-	return methodNotAllowed(info, req)
+	if info.Name != "" {
+		return notFound()
+	}
+	if info.Verb != "create" || res.Virtual == nil {
+		return methodNotAllowed(info, req)
+	}
+	return nil
+}
+
+// handler answers a verb in the form that the client wants.
+type handler func(s *Server, w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request) error
+
+// handlerOf returns what answers the request's verb, nil if nothing does: paths
+// without a name are those of collections.
+func handlerOf(info *requestInfo, res *verbs.Resource) handler {
+	named := info.Name != ""
+	switch verb := info.Verb; {
+	case verb == "get":
+		return (*Server).get
+	case verb == "list":
+		return (*Server).list
+	case verb == "create" && res.Virtual != nil:
+		return (*Server).act
+	case res.Virtual != nil:
+		return nil
+	case verb == "watch":
+		return (*Server).watch
+	case verb == "create" && !named:
+		return (*Server).create
+	case verb == "update" && named:
+		return (*Server).update
+	case verb == "patch" && named:
+		return (*Server).patch
+	case verb == "delete":
+		return (*Server).delete
+	case verb == "deletecollection":
+		return (*Server).deleteCollection
+	}
+	return nil
+}
+
+// negotiated calls h with the form in which objects of the version are wanted.
+func (s *Server) negotiated(w http.ResponseWriter, r *http.Request, req *verbs.Request, h handler) error {
+	m, err := negotiate(r, offered(req.Version))
+	if err != nil {
+		return err
+	}
+	return h(s, w, r, m, req)
 }
 
 // builtIn reports whether clients see resources in the group that are not
@@ -154,11 +182,7 @@ func methodNotAllowed(info *requestInfo, req *verbs.Request) error {
 	return noMethod(info.Verb)
 }
 
-func (s *Server) get(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version))
-	if err != nil {
-		return err
-	}
+func (s *Server) get(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request) error {
 	query := r.URL.Query()
 	if export, _ := strconv.ParseBool(query.Get("export")); export {
 		return apierrors.NewBadRequest("the export parameter, deprecated since v1.14, is no longer supported")
@@ -206,11 +230,7 @@ func metaGVK(m *mediaType, kind string) schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: "meta.k8s.io", Version: m.Version, Kind: kind}
 }
 
-func (s *Server) list(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version))
-	if err != nil {
-		return err
-	}
+func (s *Server) list(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request) error {
 	o, _, err := listOptions(r)
 	if err != nil {
 		return err
@@ -250,49 +270,16 @@ func (s *Server) answerList(w http.ResponseWriter, r *http.Request, m *mediaType
 	return writeList(w, r, m, req.Version, list)
 }
 
-// body reads the request's body into a new object of the version.
-func (s *Server) body(r *http.Request, v *verbs.Version, fieldValidation string) (apis.Object, error) {
+// readObject reads the request's body into a new object of the version.
+func readObject(r *http.Request, v *verbs.Version, fieldValidation string) (apis.Object, error) {
 	obj := v.Version.New()
-	if err := versionInto(r, obj, v, fieldValidation); err != nil {
+	if err := decoderOf(v, fieldValidation).request(r, obj); err != nil {
 		return nil, err
 	}
 	return obj, nil
 }
 
-func bodyInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string, oldVersions ...string) error {
-	return readInto(r, obj, gvk, fieldValidation, verbs.DecodeJSON, oldVersions...)
-}
-
-// versionInto reads a body that is an object of the version.
-func versionInto(r *http.Request, obj apis.Object, v *verbs.Version, fieldValidation string) error {
-	return readInto(r, obj, v.GVK(), fieldValidation, func(ctx context.Context, data []byte, _ any, fieldValidation string) error {
-		return v.DecodeJSON(ctx, data, obj, fieldValidation)
-	})
-}
-
-func readInto(r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, fieldValidation string, decode func(context.Context, []byte, any, string) error, oldVersions ...string) error {
-	media, err := bodyMedia(r)
-	if err != nil {
-		return err
-	}
-	data, err := readBody(r)
-	if err != nil {
-		return err
-	}
-	if err := decodeAs(r.Context(), media, data, obj, gvk, fieldValidation, func(data []byte) error {
-		return decode(r.Context(), data, obj, fieldValidation)
-	}, oldVersions...); err != nil {
-		return err
-	}
-	recordRequest(r.Context(), obj, gvk)
-	return nil
-}
-
-func (s *Server) create(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version))
-	if err != nil {
-		return err
-	}
+func (s *Server) create(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request) error {
 	o, err := parse(r, metav1.Convert_url_Values_To_v1_CreateOptions)
 	if err != nil {
 		return err
@@ -300,7 +287,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 	if err := verbs.CheckCreateOptions(o); err != nil {
 		return err
 	}
-	obj, err := s.body(r, req.Version, o.FieldValidation)
+	obj, err := readObject(r, req.Version, o.FieldValidation)
 	if err != nil {
 		return err
 	}
@@ -311,11 +298,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 	return s.answer(w, r, m, req, e, http.StatusCreated)
 }
 
-func (s *Server) update(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version))
-	if err != nil {
-		return err
-	}
+func (s *Server) update(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request) error {
 	o, err := parse(r, metav1.Convert_url_Values_To_v1_UpdateOptions)
 	if err != nil {
 		return err
@@ -323,7 +306,7 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 	if err := verbs.CheckUpdateOptions(o); err != nil {
 		return err
 	}
-	obj, err := s.body(r, req.Version, o.FieldValidation)
+	obj, err := readObject(r, req.Version, o.FieldValidation)
 	if err != nil {
 		return err
 	}
@@ -365,11 +348,7 @@ func patchBody(r *http.Request) (types.PatchType, []byte, *metav1.PatchOptions, 
 	return types.PatchType(t), data, o, nil
 }
 
-func (s *Server) patch(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version))
-	if err != nil {
-		return err
-	}
+func (s *Server) patch(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request) error {
 	t, data, o, err := patchBody(r)
 	if err != nil {
 		return err
@@ -381,11 +360,7 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 	return s.answer(w, r, m, req, e, okOrCreated(created))
 }
 
-func (s *Server) delete(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version))
-	if err != nil {
-		return err
-	}
+func (s *Server) delete(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request) error {
 	o, err := deleteOptions(r)
 	if err != nil {
 		return err
@@ -415,11 +390,7 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, req *verbs.Reque
 	return nil
 }
 
-func (s *Server) deleteCollection(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version))
-	if err != nil {
-		return err
-	}
+func (s *Server) deleteCollection(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request) error {
 	lo, _, err := listOptions(r)
 	if err != nil {
 		return err
@@ -435,33 +406,22 @@ func (s *Server) deleteCollection(w http.ResponseWriter, r *http.Request, req *v
 	return s.answerList(w, r, m, req, list)
 }
 
-func (s *Server) serveVirtual(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request) error {
-	switch info.Verb {
-	case "create":
-		m, err := negotiate(r, offered(req.Version))
-		if err != nil {
-			return err
-		}
-		o, err := parse(r, metav1.Convert_url_Values_To_v1_CreateOptions)
-		if err != nil {
-			return err
-		}
-		obj, err := s.body(r, req.Version, o.FieldValidation)
-		if err != nil {
-			return err
-		}
-		out, err := s.Verbs.Act(r.Context(), req, obj, o)
-		if err != nil {
-			return err
-		}
-		writeObject(w, r, m, http.StatusCreated, out, kindOf(out, req.Version.GVK()))
-		return nil
-	case "get":
-		return s.get(w, r, req)
-	case "list":
-		return s.list(w, r, req)
+// act answers the creation of an object that is not stored, such as a review.
+func (s *Server) act(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request) error {
+	o, err := parse(r, metav1.Convert_url_Values_To_v1_CreateOptions)
+	if err != nil {
+		return err
 	}
-	return methodNotAllowed(info, req)
+	obj, err := readObject(r, req.Version, o.FieldValidation)
+	if err != nil {
+		return err
+	}
+	out, err := s.Verbs.Act(r.Context(), req, obj, o)
+	if err != nil {
+		return err
+	}
+	writeObject(w, r, m, http.StatusCreated, out, kindOf(out, req.Version.GVK()))
+	return nil
 }
 
 // kindOf is the kind that an answer says it has, else the resource's.

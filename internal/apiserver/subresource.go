@@ -16,11 +16,11 @@ func (s *Server) serveSubresource(w http.ResponseWriter, r *http.Request, info *
 	case info.Subresource == "status" && req.Version.Has("status"):
 		switch info.Verb {
 		case "get":
-			return s.get(w, r, req)
+			return s.negotiated(w, r, req, (*Server).get)
 		case "update":
-			return s.update(w, r, req)
+			return s.negotiated(w, r, req, (*Server).update)
 		case "patch":
-			return s.patch(w, r, req)
+			return s.negotiated(w, r, req, (*Server).patch)
 		}
 		return methodNotAllowed(info, req)
 	case info.Subresource == "scale" && req.Version.Has("scale"):
@@ -67,7 +67,7 @@ func (s *Server) serveScale(w http.ResponseWriter, r *http.Request, info *reques
 			return err
 		}
 		body := &autoscalingv1.Scale{}
-		if err := bodyInto(r, body, scaleGVK, o.FieldValidation); err != nil {
+		if err := (decoder{gvk: scaleGVK, fieldValidation: o.FieldValidation}).request(r, body); err != nil {
 			return err
 		}
 		if scale, err = s.Verbs.UpdateScale(r.Context(), req, o, body); err != nil {
@@ -97,14 +97,14 @@ func (s *Server) serveEdit(w http.ResponseWriter, r *http.Request, info *request
 	}
 	switch info.Verb {
 	case "get":
-		return s.get(w, r, req)
+		return s.negotiated(w, r, req, (*Server).get)
 	case "update":
 		o, err := parse(r, metav1.Convert_url_Values_To_v1_UpdateOptions)
 		if err != nil {
 			return err
 		}
 		body := req.Version.Version.New()
-		if err := bodyInto(r, body, req.Version.GVK(), o.FieldValidation); err != nil {
+		if err := (decoder{gvk: req.Version.GVK(), fieldValidation: o.FieldValidation}).request(r, body); err != nil {
 			return err
 		}
 		e, err := s.Verbs.Edit(r.Context(), req, body, o)
@@ -138,7 +138,7 @@ func (s *Server) serveAction(w http.ResponseWriter, r *http.Request, req *verbs.
 		return err
 	}
 	body := sub.New()
-	if err := bodyInto(r, body, sub.Kind, o.FieldValidation, sub.OldVersions...); err != nil {
+	if err := (decoder{gvk: sub.Kind, oldVersions: sub.OldVersions, fieldValidation: o.FieldValidation}).request(r, body); err != nil {
 		return err
 	}
 	out, err := s.Verbs.Act(r.Context(), req, body, o)

@@ -33,11 +33,7 @@ const lastBookmark = 2 * time.Second
 const watchChunk = 256 << 10
 
 // watch streams events until the client leaves or the time is up.
-func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Request) error {
-	m, err := negotiate(r, offered(req.Version))
-	if err != nil {
-		return err
-	}
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, m *mediaType, req *verbs.Request) error {
 	o, timeout, err := listOptions(r)
 	if err != nil {
 		return err
@@ -69,30 +65,39 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 		enc.told.initial, enc.told.list = true, o.SendInitialEvents != nil && *o.SendInitialEvents
 	}
 	if websocket.IsWebSocketUpgrade(r) {
-		s.watchSocket(ctx, w, r, stream, o.AllowBookmarks, enc)
+		s.watchSocket(ctx, w, stream, o.AllowBookmarks, enc)
 		return nil
 	}
 	h := w.Header()
-	ct := m.contentType()
-	switch m.Media {
-	case mediaProtobuf:
-		ct += ";stream=watch"
-	case mediaCBOR:
-		// Many documents, one after the other.
-		ct = mediaCBORSequence
-	}
-	h.Set("Content-Type", ct)
+	h.Set("Content-Type", m.streamType())
 	h.Set("Cache-Control", "no-cache, private")
 	w.WriteHeader(http.StatusOK)
+	s.sendEvents(ctx, w, stream, o.AllowBookmarks, enc)
+	return nil
+}
+
+// streamType is the header of an answer of many objects.
+func (m *mediaType) streamType() string {
+	switch m.Media {
+	case mediaProtobuf:
+		return mediaProtobuf + ";stream=watch"
+	case mediaCBOR:
+		return mediaCBORSequence // many documents, one after the other
+	}
+	return m.Media
+}
+
+// sendEvents writes the events of a stream until it ends or the client leaves.
+func (s *Server) sendEvents(ctx context.Context, w http.ResponseWriter, stream *verbs.Watch, bookmarks bool, enc *eventEncoder) {
 	out := http.NewResponseController(w)
-	if err := out.Flush(); err != nil {
-		return nil
+	if out.Flush() != nil {
+		return
 	}
 	guard := newWriteGuard(out, s.WatchWriteTimeout)
 	defer guard.end()
 	var buf []byte
 	for {
-		events, err := s.nextEvents(ctx, stream, o.AllowBookmarks)
+		events, err := s.nextEvents(ctx, stream, bookmarks)
 		if err != nil {
 			if ctx.Err() == nil {
 				// Tell the client why, then end.
@@ -100,32 +105,32 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, req *verbs.Reques
 					_, _ = w.Write(buf)
 				}
 			}
-			return nil
+			return
 		}
 		guard.begin()
 		enc.told.starting(len(events))
 		buf = buf[:0]
 		for i := range events {
 			if buf, err = enc.append(buf, &events[i]); err != nil {
-				s.Log.Error("a watch event could not be encoded", "resource", req.Resource().GroupResource(), "error", err)
+				s.Log.Error("a watch event could not be encoded", "resource", enc.version.Resource().GroupResource(), "error", err)
 				_, _ = w.Write(enc.appendStatus(buf, err))
-				return nil
+				return
 			}
 			if len(buf) < watchChunk && i < len(events)-1 {
 				continue
 			}
 			if _, err := w.Write(buf); err != nil {
-				return nil
+				return
 			}
 			guard.begin()
 			buf = buf[:0]
 		}
-		if err := out.Flush(); err != nil {
-			return nil
+		if out.Flush() != nil {
+			return
 		}
 		guard.end()
-		enc.told.started(r)
-		begun(r.Context())
+		enc.told.started(enc.request)
+		begun(enc.request.Context())
 		if cap(buf) > 1<<20 {
 			buf = nil
 		}

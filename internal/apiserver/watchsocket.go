@@ -15,13 +15,13 @@ const socketPatience = time.Minute
 
 // watchSocket streams events as messages of a WebSocket, one event each, as
 // browsers want them.
-func (s *Server) watchSocket(ctx context.Context, w http.ResponseWriter, r *http.Request, stream *verbs.Watch, bookmarks bool, enc *eventEncoder) {
+func (s *Server) watchSocket(ctx context.Context, w http.ResponseWriter, stream *verbs.Watch, bookmarks bool, enc *eventEncoder) {
 	upgrader := websocket.Upgrader{
 		// The request is authenticated; who may ask is not a matter of origin.
 		CheckOrigin:  func(*http.Request) bool { return true },
 		Subprotocols: []string{"binary.k8s.io"},
 	}
-	conn, err := upgrader.Upgrade(w, r, nil)
+	conn, err := upgrader.Upgrade(w, enc.request, nil)
 	if err != nil {
 		return // the upgrader has answered
 	}
@@ -68,7 +68,7 @@ func (s *Server) watchSocket(ctx context.Context, w http.ResponseWriter, r *http
 				return
 			}
 		}
-		enc.told.started(r)
+		enc.told.started(enc.request)
 		begun(ctx)
 	}
 }
