@@ -72,7 +72,7 @@ func (s *server) refused(base *unstructured.Unstructured, path string, refusals 
 		s.ok(http.StatusOK, call{Method: "PATCH", Path: one + "/status", Type: "application/merge-patch+json",
 			Body: s.text(&unstructured.Unstructured{Object: map[string]any{"status": base.Object["status"]}})})
 	}
-	for _, r := range refusals {
+	ask := func(r *refusal) answer {
 		obj, c := base.DeepCopy(), call{Method: "POST", Path: path}
 		if r.Op != "create" {
 			obj, c = s.ok(http.StatusOK, call{Method: "GET", Path: one}).object(s), call{Method: "PUT", Path: one}
@@ -82,8 +82,16 @@ func (s *server) refused(base *unstructured.Unstructured, path string, refusals 
 		}
 		r.change(s.T, obj.Object)
 		c.Path, c.Body = c.Path+"?dryRun=All", s.text(obj)
+		return s.do(c)
+	}
+	for i := range refusals {
+		r := &refusals[i]
+		got := ask(r)
+		// Controllers may write the status of what is there.
+		for n := 0; got.Code == http.StatusConflict && n < 10; n++ {
+			got = ask(r)
+		}
 		var status metav1.Status
-		got := s.do(c)
 		if err := json.Unmarshal(got.Body, &status); err != nil {
 			s.Fatal(err)
 		}
