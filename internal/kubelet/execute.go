@@ -38,7 +38,7 @@ func (w *worker) execute(ctx context.Context, pod *v1.Pod, state *runtime.Pod, a
 	if a.CreateSandbox {
 		return w.createSandbox(ctx, pod, state, a)
 	}
-	if err := w.applyResizes(ctx, pod, a.Resize); err != nil {
+	if err := w.applyResizes(ctx, pod, state, a.Resize); err != nil {
 		return err
 	}
 	if len(a.Start) == 0 {

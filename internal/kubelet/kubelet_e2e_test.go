@@ -239,6 +239,7 @@ func TestNode(t *testing.T) {
 	t.Run("sidecar", n.sidecar)
 	t.Run("restart of all containers", n.restartAll)
 	t.Run("graceful deletion", n.deletion)
+	t.Run("readiness until the end", n.readinessUntilTheEnd)
 	t.Run("restart of the kubelet", n.restart)
 	t.Run("admission", n.admission)
 	t.Run("missing image and config map", n.missing)
@@ -246,6 +247,25 @@ func TestNode(t *testing.T) {
 	t.Run("streams", n.streams)
 	t.Run("static pods", n.static)
 	t.Run("tokens", n.tokens)
+}
+
+// readinessUntilTheEnd is about a container that is not ready any more when it is
+// asked to end, and takes its time.
+func (n *node) readinessUntilTheEnd(t *testing.T) {
+	c := script("c", "trap 'rm /tmp/ready; sleep 5; exit 0' TERM; mkdir -p /tmp; touch /tmp/ready; while :; do sleep 0.1; done")
+	c.ReadinessProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 1, ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"test", "-e", "/tmp/ready"}}}}
+	p := pod("until-the-end", c)
+	grace := int64(60)
+	p.Spec.TerminationGracePeriodSeconds = &grace
+	n.create(t, p)
+	n.await(t, p.Name, ready)
+	if err := n.Client.Delete(t.Context(), p.DeepCopy()); err != nil {
+		t.Fatal(err)
+	}
+	got := n.await(t, p.Name, func(p *v1.Pod) bool { return !ready(p) })
+	if got.DeletionTimestamp == nil || got.Status.ContainerStatuses[0].State.Running == nil {
+		t.Errorf("when it is not ready any more: %+v", got.Status)
+	}
 }
 
 func (n *node) restartAll(t *testing.T) {

@@ -93,19 +93,23 @@ func (w *worker) resourcesFor(pod *v1.Pod, c *v1.Container) *cri.LinuxContainerR
 	return cgroups.ContainerResources(pod, c, w.k.machine.Memory, w.k.cgroups.Unified())
 }
 
-// applyResizes changes running containers' resources in place.
-func (w *worker) applyResizes(ctx context.Context, pod *v1.Pod, resizes []plan.Resize) error {
-	if len(resizes) == 0 {
+// applyResizes changes the resources of running containers, and of the pod that
+// they run in, in place.
+func (w *worker) applyResizes(ctx context.Context, pod *v1.Pod, state *runtime.Pod, resizes []plan.Resize) error {
+	if len(resizes) == 0 && !w.k.cgroups.Differs(pod) {
 		return nil
 	}
-	err := w.k.cgroups.ResizePod(pod, func() error {
-		for _, r := range resizes {
-			if err := w.applyResize(ctx, pod, r); err != nil {
-				return err
+	err := w.podFits(ctx, pod, state)
+	if err == nil {
+		err = w.k.cgroups.ResizePod(pod, func() error {
+			for _, r := range resizes {
+				if err := w.applyResize(ctx, pod, r); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
-	})
+			return nil
+		})
+	}
 	if err != nil {
 		if text := err.Error(); text != w.resizeErr && ctx.Err() == nil {
 			w.resizeErr = text
@@ -118,15 +122,48 @@ func (w *worker) applyResizes(ctx context.Context, pod *v1.Pod, resizes []plan.R
 	return nil
 }
 
+// podFits refuses a memory limit of the pod's own that is below what its
+// containers use: the kernel would end processes until what is left fits.
+func (w *worker) podFits(ctx context.Context, pod *v1.Pod, state *runtime.Pod) error {
+	if pod.Spec.Resources == nil {
+		return nil
+	}
+	limit := pod.Spec.Resources.Limits.Memory().Value()
+	if limit == 0 {
+		return nil
+	}
+	var usage uint64
+	for _, c := range state.Alive() {
+		used, err := w.workingSet(ctx, c)
+		if err != nil {
+			return err
+		}
+		usage += used
+	}
+	if usage > uint64(limit) {
+		return fmt.Errorf("attempting to set pod memory limit (%d) below current usage (%d)", limit, usage)
+	}
+	return nil
+}
+
+// workingSet returns how much memory the container uses, in bytes.
+func (w *worker) workingSet(ctx context.Context, c *runtime.Container) (uint64, error) {
+	used, err := w.k.runtime.ContainerStats(ctx, &cri.ContainerStatsRequest{ContainerId: c.ID})
+	if err != nil {
+		return 0, fmt.Errorf("reading what container %s uses: %w", c.Name, err)
+	}
+	return used.GetStats().GetMemory().GetWorkingSetBytes().GetValue(), nil
+}
+
 func (w *worker) applyResize(ctx context.Context, pod *v1.Pod, r plan.Resize) error {
 	want := w.resourcesFor(pod, r.Container)
 	if limit := want.MemoryLimitInBytes; limit > 0 {
 		// The kernel would end processes until what is left fits.
-		used, err := w.k.runtime.ContainerStats(ctx, &cri.ContainerStatsRequest{ContainerId: r.Running.ID})
+		usage, err := w.workingSet(ctx, r.Running)
 		if err != nil {
-			return fmt.Errorf("reading what container %s uses: %w", r.Container.Name, err)
+			return err
 		}
-		if usage := used.GetStats().GetMemory().GetWorkingSetBytes().GetValue(); usage > uint64(limit) {
+		if usage > uint64(limit) {
 			return fmt.Errorf("attempting to set container %q memory limit (%d) below current usage (%d)", r.Container.Name, limit, usage)
 		}
 	}

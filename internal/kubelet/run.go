@@ -35,8 +35,14 @@ func (w *worker) adopt(pod *v1.Pod, state *runtime.Pod, removed bool) {
 	if !w.admitted && state.Sandbox() != nil {
 		w.mu.Lock()
 		w.admitted = true
-		w.mu.granted = allocation.Reported(pod)
+		granted := allocation.Reported(pod)
+		w.mu.granted = granted
 		w.mu.Unlock()
+		if len(state.Alive()) > 0 {
+			if _, err := w.k.cgroups.EnsurePod(granted.Apply(pod)); err != nil {
+				w.k.log.Warn("taking up a pod's cgroup", "pod", pod.Name, "err", err)
+			}
+		}
 		if !removed {
 			w.k.references.SetPod(w.uid, references.OfVolumes(pod))
 		}
@@ -89,7 +95,7 @@ func (w *worker) run(ctx context.Context, pod *v1.Pod, state *runtime.Pod) (agai
 		return true, nil
 	}
 	w.schedule(pod, actions.Wake)
-	if actions.Idle() {
+	if actions.Idle() && !k.cgroups.Differs(pod) {
 		return false, w.settle(ctx, pod, state)
 	}
 	if err := w.execute(ctx, pod, state, actions); err != nil {
@@ -301,7 +307,7 @@ func (w *worker) report(pod *v1.Pod, state *runtime.Pod, terminating, terminated
 	name, _, _ := strings.Cut(w.k.state.runtimeName(), ":")
 	w.k.writer.Set(object, status.Generate(status.Input{
 		Pod: pod, Runtime: state, RuntimeName: name, Probes: w.k.probes, Waiting: w.waiting, Failed: w.failed, Evicted: w.evicting,
-		Resize: w.pendingResize(), ResizeProblem: w.resizeErr, Resized: w.resized(pod),
+		Resize: w.pendingResize(), ResizeProblem: w.resizeErr, Resized: w.resized(pod), PodResized: w.k.cgroups.Differs(pod),
 		Terminating: terminating, Terminated: terminated, StartTime: w.started, HostIPs: w.k.NodeIPs, Now: w.k.Clock.Now(),
 	}))
 }

@@ -39,7 +39,7 @@ func (w *worker) terminate(ctx context.Context, pod *v1.Pod, state *runtime.Pod,
 		if !removed {
 			w.report(pod, state, true, false)
 		}
-		return true, w.killWave(ctx, pod, state, waves[0])
+		return true, w.reportWhile(ctx, func() error { return w.killWave(ctx, pod, state, waves[0]) })
 	}
 	for _, s := range state.Sandboxes {
 		if !s.Ready {
@@ -59,6 +59,29 @@ func (w *worker) terminate(ctx context.Context, pod *v1.Pod, state *runtime.Pod,
 		w.report(pod, state, true, true)
 	}
 	return false, w.clean(ctx, pod, state, removed)
+}
+
+// reportWhile has the containers stop and reports what becomes of them meanwhile:
+// one that ends may say first that it is not ready any more, and one may end long
+// before the others. stop only reads what is the sync's.
+func (w *worker) reportWhile(ctx context.Context, stop func() error) error {
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	for {
+		select {
+		case err := <-stopped:
+			return err
+		case <-w.kicked:
+		}
+		pod, removed := w.current()
+		if removed {
+			continue
+		}
+		// A state that cannot be read now shows with the next change, or in the end.
+		if state, err := w.k.inspector.Pod(ctx, w.uid, pod.Namespace, pod.Name); err == nil {
+			w.report(w.grantedOf(pod), state, true, false)
+		}
+	}
 }
 
 // clean takes away what the pod has on the node. The containers of a pod that

@@ -53,6 +53,9 @@ type worker struct {
 	}
 	// over is closed when ended becomes true.
 	over chan struct{}
+	// kicked has an element after the pod was marked dirty, for a sync that
+	// takes long.
+	kicked chan struct{}
 
 	admitted  bool
 	started   time.Time
@@ -76,7 +79,7 @@ type worker struct {
 }
 
 func newWorker(k *Kubelet, uid string) *worker {
-	return &worker{k: k, uid: uid, over: make(chan struct{}), waiting: map[string]status.Waiting{}, announced: map[string]time.Time{}}
+	return &worker{k: k, uid: uid, over: make(chan struct{}), kicked: make(chan struct{}, 1), waiting: map[string]status.Waiting{}, announced: map[string]time.Time{}}
 }
 
 // update takes the pod's newest object.
@@ -188,6 +191,10 @@ func (w *worker) kick() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.mu.dirty = true
+	select {
+	case w.kicked <- struct{}{}:
+	default:
+	}
 	if w.mu.running || w.k.ctx.Err() != nil {
 		return
 	}

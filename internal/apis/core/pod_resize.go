@@ -2,11 +2,10 @@ package core
 
 import (
 	"context"
-	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -20,7 +19,8 @@ func podResize() apis.Subresource {
 		New:   newPod,
 		Verbs: []string{"get", "patch", "update"},
 		Edit: func(_ context.Context, obj apis.Object, body runtime.Object) error {
-			return takeResources(obj.(*corev1.Pod), body.(*corev1.Pod))
+			takeResources(obj.(*corev1.Pod), body.(*corev1.Pod))
+			return nil
 		},
 		Validate: func(_ context.Context, obj, old apis.Object) field.ErrorList {
 			return validatePodResize(obj.(*corev1.Pod), old.(*corev1.Pod))
@@ -29,28 +29,25 @@ func podResize() apis.Subresource {
 }
 
 // takeResources copies what a resize may change, and nothing else, from want.
-func takeResources(pod, want *corev1.Pod) error {
-	refuse := func(at *field.Path, detail string) error {
-		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Pod").GroupKind(), pod.Name, field.ErrorList{field.Forbidden(at, detail)})
+// Where want has other containers than the pod, those are taken too, for
+// validation to refuse.
+func takeResources(pod, want *corev1.Pod) {
+	if len(pod.Spec.Containers) != len(want.Spec.Containers) || len(pod.Spec.InitContainers) != len(want.Spec.InitContainers) {
+		pod.Spec = want.Spec
+		return
 	}
-	take := func(name string, into, from []corev1.Container) error {
-		at := field.NewPath("spec", name)
-		if len(into) != len(from) {
-			return refuse(at, "pod updates may not add or remove containers")
-		}
+	take := func(into, from []corev1.Container) []corev1.Container {
 		for i := range into {
 			if into[i].Name != from[i].Name {
-				return refuse(at.Index(i).Child("name"), fmt.Sprintf("containers may not be renamed or reordered on resize: expected %q", into[i].Name))
+				return from
 			}
 			into[i].Resources, into[i].ResizePolicy = from[i].Resources, from[i].ResizePolicy
 		}
-		return nil
+		return into
 	}
 	pod.Spec.Resources = want.Spec.Resources
-	if err := take("initContainers", pod.Spec.InitContainers, want.Spec.InitContainers); err != nil {
-		return err
-	}
-	return take("containers", pod.Spec.Containers, want.Spec.Containers)
+	pod.Spec.InitContainers = take(pod.Spec.InitContainers, want.Spec.InitContainers)
+	pod.Spec.Containers = take(pod.Spec.Containers, want.Spec.Containers)
 }
 
 func validatePodResize(pod, old *corev1.Pod) field.ErrorList {
@@ -68,38 +65,81 @@ func validatePodResize(pod, old *corev1.Pod) field.ErrorList {
 	if podQOS(pod) != podQOS(old) {
 		p.invalid(at, pod.Status.QOSClass, "Pod QOS Class may not change as a result of resizing")
 	}
-	for _, s := range old.Status.ContainerStatuses {
-		if s.State.Running != nil && s.Resources == nil {
-			p.forbidden(at, "Pod running on node without support for resize")
-			break
+	running := slices.IndexFunc(old.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.State.Running != nil })
+	if running >= 0 && old.Status.ContainerStatuses[running].Resources == nil {
+		p.forbidden(at, "Pod running on node without support for resize")
+	}
+	p.resizedPod(at, pod.Spec.Resources, old.Spec.Resources)
+	inOrder := p.inOrder(at, "containers", pod.Spec.Containers, old.Spec.Containers)
+	if !p.inOrder(at, "initContainers", pod.Spec.InitContainers, old.Spec.InitContainers) || !inOrder {
+		return p.list()
+	}
+	for i := range old.Spec.InitContainers {
+		p.kept(at.Child("initContainers").Index(i).Child("resources"), "resource", &pod.Spec.InitContainers[i].Resources, &old.Spec.InitContainers[i].Resources)
+	}
+	for i := range old.Spec.Containers {
+		p.kept(at.Child("containers").Index(i).Child("resources"), "resource", &pod.Spec.Containers[i].Resources, &old.Spec.Containers[i].Resources)
+	}
+	for i := range old.Spec.Containers {
+		if !onlyResized(&pod.Spec.Containers[i], &old.Spec.Containers[i]) {
+			p.forbidden(at, "only cpu and memory resources are mutable")
 		}
 	}
 	for i := range old.Spec.InitContainers {
-		now, was := &pod.Spec.InitContainers[i], &old.Spec.InitContainers[i]
-		if isSidecar(was) {
-			p.resized(at.Child("initContainers").Index(i).Child("resources"), &now.Resources, &was.Resources, "only cpu and memory resources for sidecar containers are mutable")
-		} else if !apiequality.Semantic.DeepEqual(now, was) {
-			p.forbidden(at, "resources for non-sidecar init containers are immutable")
+		now, was, at := &pod.Spec.InitContainers[i], &old.Spec.InitContainers[i], at.Child("initContainers").Index(i)
+		if !onlyResized(now, was) {
+			p.forbidden(at, "only cpu and memory resources for init or sidecar containers are mutable")
+		}
+		if isSidecar(now) || apiequality.Semantic.DeepEqual(now, was) {
+			continue
+		}
+		for _, policy := range now.ResizePolicy {
+			if policy.RestartPolicy == corev1.RestartContainer {
+				p.forbidden(at, "non-sidecar init containers with a resize policy of RestartContainer cannot be resized")
+			}
 		}
 	}
-	for i := range old.Spec.Containers {
-		p.resized(at.Child("containers").Index(i).Child("resources"), &pod.Spec.Containers[i].Resources, &old.Spec.Containers[i].Resources, onlyComputeMutable)
-	}
-	empty := &corev1.ResourceRequirements{}
-	now, was := pod.Spec.Resources, old.Spec.Resources
-	if now == nil {
-		now = empty
-	}
-	if was == nil {
-		was = empty
-	}
-	p.resized(at.Child("resources"), now, was, onlyComputeMutable)
 	return p.list()
 }
 
-const onlyComputeMutable = "only cpu and memory resources are mutable"
+// resizedPod checks a change of the pod's own resources.
+func (p *problems) resizedPod(at *field.Path, now, old *corev1.ResourceRequirements) {
+	if old != nil && now == nil {
+		p.forbidden(at.Child("resources"), "pod-level resources cannot be removed")
+		return
+	}
+	empty := &corev1.ResourceRequirements{}
+	if now == nil {
+		now = empty
+	}
+	if old == nil {
+		old = empty
+	}
+	p.kept(at.Child("resources"), "pod-level resource", now, old)
+	if !apiequality.Semantic.DeepEqual(fixed(now), fixed(old)) {
+		p.forbidden(at, "only cpu and memory resources are mutable at pod-level")
+	}
+}
 
-func (p *problems) resized(at *field.Path, now, old *corev1.ResourceRequirements, otherwise string) {
+// inOrder checks that the containers are the same ones in the same order.
+func (p *problems) inOrder(at *field.Path, list string, now, old []corev1.Container) bool {
+	at = at.Child(list)
+	if len(now) != len(old) {
+		p.forbidden(at, list+" may not be added or removed on resize")
+		return false
+	}
+	ok := true
+	for i := range old {
+		if now[i].Name != old[i].Name {
+			p.forbidden(at.Index(i).Child("name"), list+" may not be renamed or reordered on resize")
+			ok = false
+		}
+	}
+	return ok
+}
+
+// kept checks that nothing that was asked for is no longer.
+func (p *problems) kept(at *field.Path, what string, now, old *corev1.ResourceRequirements) {
 	removed := func(now, old corev1.ResourceList) bool {
 		for name := range old {
 			if _, kept := now[name]; !kept {
@@ -109,20 +149,26 @@ func (p *problems) resized(at *field.Path, now, old *corev1.ResourceRequirements
 		return false
 	}
 	if removed(now.Requests, old.Requests) {
-		p.forbidden(at.Child("requests"), "resource requests cannot be removed")
+		p.forbidden(at.Child("requests"), what+" requests cannot be removed")
 	}
 	if removed(now.Limits, old.Limits) {
-		p.forbidden(at.Child("limits"), "resource limits cannot be removed")
+		p.forbidden(at.Child("limits"), what+" limits cannot be removed")
 	}
-	others := func(r *corev1.ResourceRequirements) *corev1.ResourceRequirements {
-		r = r.DeepCopy()
-		for _, list := range []corev1.ResourceList{r.Limits, r.Requests} {
-			delete(list, corev1.ResourceCPU)
-			delete(list, corev1.ResourceMemory)
-		}
-		return r
+}
+
+// onlyResized tells whether nothing but cpu and memory has changed.
+func onlyResized(now, old *corev1.Container) bool {
+	same := *now
+	same.Resources = old.Resources
+	return apiequality.Semantic.DeepEqual(&same, old) && apiequality.Semantic.DeepEqual(fixed(&now.Resources), fixed(&old.Resources))
+}
+
+// fixed are the resources that cannot be resized.
+func fixed(r *corev1.ResourceRequirements) *corev1.ResourceRequirements {
+	r = r.DeepCopy()
+	for _, list := range []corev1.ResourceList{r.Limits, r.Requests} {
+		delete(list, corev1.ResourceCPU)
+		delete(list, corev1.ResourceMemory)
 	}
-	if !apiequality.Semantic.DeepEqual(others(now), others(old)) {
-		p.forbidden(field.NewPath("spec"), otherwise)
-	}
+	return r
 }

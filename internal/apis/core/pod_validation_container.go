@@ -57,6 +57,11 @@ func (c *podCheck) initContainers(at *field.Path) {
 			"readinessProbe": ctr.ReadinessProbe != nil,
 			"startupProbe":   ctr.StartupProbe != nil,
 		})
+		for j, policy := range ctr.ResizePolicy {
+			if policy.RestartPolicy == corev1.RestartContainer {
+				c.invalid(at.Child("resizePolicy").Index(j).Child("restartPolicy"), policy.RestartPolicy, "must not be set to 'RestartContainer' for non-sidecar initContainers")
+			}
+		}
 	}
 }
 

@@ -28,6 +28,13 @@ func Asked(pod *v1.Pod) *Granted {
 // ran before this one has made.
 func Reported(pod *v1.Pod) *Granted {
 	g := Asked(pod)
+	if s := &pod.Status; g.pod != nil && s.AllocatedResources != nil {
+		g.pod = g.pod.DeepCopy()
+		g.pod.Requests = with(g.pod.Requests, s.AllocatedResources)
+		if s.Resources != nil {
+			g.pod.Limits = with(g.pod.Limits, s.Resources.Limits)
+		}
+	}
 	for _, list := range [][]v1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses} {
 		for i := range list {
 			s := &list[i]

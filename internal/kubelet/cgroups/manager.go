@@ -113,6 +113,15 @@ func (m *Manager) EnsurePod(pod *v1.Pod) (string, error) {
 	return cgroup, m.weighBurstableLocked()
 }
 
+// Differs reports whether the cgroup that was made for pod has other values than
+// pod says now.
+func (m *Manager) Differs(pod *v1.Pod) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := m.pods[string(pod.UID)]
+	return old != nil && old != pod && podValues(old) != podValues(pod)
+}
+
 // ResizePod brings pod's cgroup to its new values around update, which changes
 // the containers': the pod's limits are never below theirs.
 func (m *Manager) ResizePod(pod *v1.Pod, update func() error) error {

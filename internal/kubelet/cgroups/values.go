@@ -17,13 +17,25 @@ type values struct {
 	pids   int64
 }
 
-// podValues returns the values of pod's cgroup: a limit stands only where
-// every container has one, otherwise one without would be bound by the others'.
+// podValues returns the values of pod's cgroup.
 func podValues(pod *v1.Pod) values {
 	qos := QOS(pod)
 	if qos == v1.PodQOSBestEffort {
 		return values{shares: minShares}
 	}
+	requests := resource.PodRequests(pod, resource.PodResourcesOptions{})
+	limits := PodLimits(pod)
+	milli := requests.Cpu().MilliValue()
+	if milli == 0 {
+		milli = limits.Cpu().MilliValue()
+	}
+	return values{shares: Shares(milli), quota: Quota(limits.Cpu().MilliValue()), memory: limits.Memory().Value()}
+}
+
+// PodLimits returns the limits of cpu and memory that bind pod as a whole: its
+// own, or the containers' together where every one has a limit; otherwise one
+// without would be bound by the others'.
+func PodLimits(pod *v1.Pod) v1.ResourceList {
 	cpuLimited, memoryLimited := true, true
 	limits := resource.PodLimits(pod, resource.PodResourcesOptions{
 		ContainerFn: func(r v1.ResourceList, _ resource.ContainerType) {
@@ -39,19 +51,13 @@ func podValues(pod *v1.Pod) values {
 		cpuLimited = cpuLimited || !l.Limits.Cpu().IsZero()
 		memoryLimited = memoryLimited || !l.Limits.Memory().IsZero()
 	}
-	requests := resource.PodRequests(pod, resource.PodResourcesOptions{})
-	milli := requests.Cpu().MilliValue()
-	if milli == 0 {
-		milli = limits.Cpu().MilliValue()
+	bound := v1.ResourceList{}
+	for name, limited := range map[v1.ResourceName]bool{v1.ResourceCPU: cpuLimited, v1.ResourceMemory: memoryLimited} {
+		if q, ok := limits[name]; ok && limited {
+			bound[name] = q
+		}
 	}
-	v := values{shares: Shares(milli)}
-	if cpuLimited || qos == v1.PodQOSGuaranteed {
-		v.quota = Quota(limits.Cpu().MilliValue())
-	}
-	if memoryLimited || qos == v1.PodQOSGuaranteed {
-		v.memory = limits.Memory().Value()
-	}
-	return v
+	return bound
 }
 
 // wide returns values that are nowhere below v or other.

@@ -6,6 +6,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	helpers "k8s.io/component-helpers/resource"
 
 	"skiff/internal/kubelet/cgroups"
 	"skiff/internal/kubelet/plan"
@@ -161,6 +162,37 @@ func resourcesOf(c *v1.Container, last *runtime.Container) *v1.ResourceRequireme
 		set(out.Requests, v1.ResourceCPU, resource.NewMilliQuantity(cgroups.MilliCPU(shares), resource.DecimalSI))
 	}
 	return out
+}
+
+// podResources fills what the pod as a whole was granted and, once that is set,
+// has (KEP-5419).
+func (g *generator) podResources(out *v1.PodStatus) {
+	requests := helpers.PodRequests(g.Pod, helpers.PodResourcesOptions{})
+	out.AllocatedResources = requests
+	has := &v1.ResourceRequirements{}
+	if g.Pod.Spec.Resources != nil {
+		has = g.Pod.Spec.Resources.DeepCopy()
+	}
+	switch {
+	case out.Phase != v1.PodRunning:
+		has.Requests, has.Limits = requests, helpers.PodLimits(g.Pod, helpers.PodResourcesOptions{})
+	case g.PodResized && g.Pod.Status.Resources != nil:
+		has = g.Pod.Status.Resources
+	default:
+		fill := func(list *v1.ResourceList, from v1.ResourceList) {
+			for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+				if q, ok := from[name]; ok {
+					if *list == nil {
+						*list = v1.ResourceList{}
+					}
+					(*list)[name] = q
+				}
+			}
+		}
+		fill(&has.Requests, requests)
+		fill(&has.Limits, cgroups.PodLimits(g.Pod))
+	}
+	out.Resources = has
 }
 
 func userOf(last *runtime.Container) *v1.ContainerUser {

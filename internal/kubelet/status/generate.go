@@ -43,6 +43,9 @@ type Input struct {
 	// Resized reports whether a running container has other cpu or memory than
 	// it was granted.
 	Resized func(c *v1.Container, running *runtime.Container) (cpu, memory bool)
+	// PodResized is true when the pod as a whole has other cpu or memory than it
+	// was granted.
+	PodResized bool
 	// Failed, when set, is why the node ends the pod on its own account: its
 	// phase is Failed whatever its containers did.
 	Failed *Waiting
@@ -99,6 +102,7 @@ func Generate(in Input) v1.PodStatus {
 	} else if Terminal(pod.Status.Phase) {
 		out.Phase, out.Reason, out.Message = pod.Status.Phase, pod.Status.Reason, pod.Status.Message
 	}
+	g.podResources(&out)
 	g.conditions(&out, initialized)
 	if Terminal(out.Phase) && !in.Terminated && !Terminal(pod.Status.Phase) {
 		// Who sees a pod's last phase may count on nothing of it running.
@@ -334,11 +338,14 @@ func (g *generator) resizeConditions(out *v1.PodStatus) {
 	}
 }
 
-// resizing reports whether a running container does not have what it was
-// granted.
+// resizing reports whether the running pod or a running container does not have
+// what it was granted.
 func (g *generator) resizing() bool {
 	if g.Resized == nil {
 		return false
+	}
+	if g.PodResized && g.Pod.Status.Phase == v1.PodRunning {
+		return true
 	}
 	for _, list := range [][]v1.Container{g.Pod.Spec.Containers, g.Pod.Spec.InitContainers} {
 		for i := range list {
