@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -154,47 +155,16 @@ func wantedUser(h http.Header) (*identity.User, error) {
 // actAs asks whether the requester may act as wanted in the mode, and returns
 // who that is.
 func (s *Server) actAs(ctx context.Context, m *mode, wanted *identity.User, a *authz.Attributes) (*identity.User, error) {
-	requester := a.User
-	if m.name == "associated-node" {
-		// Rights are given for whatever node the account is on: nothing that
-		// tells the node takes part in the decision.
-		var keys []string
-		for key := range requester.Extra {
-			keys = append(keys, key)
-		}
-		slices.Sort(keys)
-		plain := *requester
-		plain.Extra = map[string][]string{"authentication.kubernetes.io/associated-node-keys": keys}
-		requester = &plain
-	}
-	ask := func(a authz.Attributes) error {
-		a.User = requester
-		began := time.Now()
-		decision, reason, err := s.Verbs.Decide(ctx, &a)
-		s.metrics.impersonationRights.observe(m.label(), decision == authz.Allow, began)
-		switch {
-		case decision == authz.Allow:
-			return nil
-		case err != nil && reason != "":
-			reason = fmt.Sprintf("%v: %s", err, reason)
-		case err != nil:
-			reason = err.Error()
-		}
-		return authz.Forbidden(&a, reason)
-	}
-	const group = "authentication.k8s.io"
-	names := authz.Attributes{Verb: m.verb(), Version: "v1"}
+	rights := &rights{server: s, mode: m, requester: requesterIn(m, a.User)}
 	if m.constrained() {
 		on := *a
 		on.Verb = "impersonate-on:" + m.name + ":" + a.Verb
-		if err := ask(on); err != nil {
+		if err := rights.ask(ctx, on); err != nil {
 			return nil, err
 		}
-		names.Group = group
 	}
 	user := *wanted
-	who := names
-	who.Resource, who.Name = "users", wanted.Name
+	who := rights.names("users", wanted.Name)
 	if node, ok := nodeName(wanted.Name); ok && m.constrained() {
 		who.Resource, who.Name = "nodes", node
 		user.Groups = []string{identity.GroupNodes}
@@ -208,33 +178,19 @@ func (s *Server) actAs(ctx context.Context, m *mode, wanted *identity.User, a *a
 			user.Groups = []string{identity.GroupServiceAccounts, identity.GroupServiceAccounts + ":" + namespace}
 		}
 	}
-	if err := ask(who); err != nil {
+	if err := rights.ask(ctx, who); err != nil {
 		return nil, err
 	}
-	about := func(resource, subresource, name string) authz.Attributes {
-		return authz.Attributes{Verb: m.verb(), Group: group, Version: "v1", Resource: resource, Subresource: subresource, Name: name}
-	}
 	if wanted.UID != "" {
-		if err := ask(about("uids", "", wanted.UID)); err != nil {
+		if err := rights.ask(ctx, rights.about("uids", "", wanted.UID)); err != nil {
 			return nil, err
 		}
 	}
-	if err := s.askGroups(m, names, wanted.Groups, requester, ask); err != nil {
+	if err := rights.askGroups(ctx, wanted.Groups); err != nil {
 		return nil, err
 	}
-	if m.constrained() {
-		if err := checkExtra(wanted.Extra); err != nil {
-			refused := about("userextras", "", "")
-			refused.User = requester
-			return nil, authz.Forbidden(&refused, err.Error())
-		}
-	}
-	for key, values := range wanted.Extra {
-		for _, v := range values {
-			if err := ask(about("userextras", key, v)); err != nil {
-				return nil, err
-			}
-		}
+	if err := rights.askExtra(ctx, wanted.Extra); err != nil {
+		return nil, err
 	}
 	user.Groups = slices.Clone(user.Groups)
 	switch {
@@ -248,22 +204,91 @@ func (s *Server) actAs(ctx context.Context, m *mode, wanted *identity.User, a *a
 	return &user, nil
 }
 
-func (s *Server) askGroups(m *mode, names authz.Attributes, groups []string, requester *identity.User, ask func(authz.Attributes) error) error {
-	names.Resource = "groups"
+// requesterIn is the requester as the decision sees it. Rights to act as the
+// associated node are given for whatever node an account is on: nothing that
+// tells the node takes part in the decision.
+func requesterIn(m *mode, requester *identity.User) *identity.User {
+	if m.name != "associated-node" {
+		return requester
+	}
+	plain := *requester
+	plain.Extra = map[string][]string{"authentication.kubernetes.io/associated-node-keys": slices.Sorted(maps.Keys(requester.Extra))}
+	return &plain
+}
+
+// rights are what a requester may impersonate in a mode.
+type rights struct {
+	server    *Server
+	mode      *mode
+	requester *identity.User
+}
+
+// names is the question about a name or a group; in the mode without constraints
+// those are in no API group.
+func (p *rights) names(resource, name string) authz.Attributes {
+	a := authz.Attributes{Verb: p.mode.verb(), Version: "v1", Resource: resource, Name: name}
+	if p.mode.constrained() {
+		a.Group = authenticationv1.GroupName
+	}
+	return a
+}
+
+// about is the question about something else of a user.
+func (p *rights) about(resource, subresource, name string) authz.Attributes {
+	return authz.Attributes{
+		Verb: p.mode.verb(), Group: authenticationv1.GroupName, Version: "v1", Resource: resource, Subresource: subresource, Name: name,
+	}
+}
+
+func (p *rights) ask(ctx context.Context, a authz.Attributes) error {
+	a.User = p.requester
+	began := time.Now()
+	decision, reason, err := p.server.Verbs.Decide(ctx, &a)
+	p.server.metrics.impersonationRights.observe(p.mode.label(), decision == authz.Allow, began)
+	switch {
+	case decision == authz.Allow:
+		return nil
+	case err != nil && reason != "":
+		reason = fmt.Sprintf("%v: %s", err, reason)
+	case err != nil:
+		reason = err.Error()
+	}
+	return authz.Forbidden(&a, reason)
+}
+
+// refuse answers a question without asking anybody.
+func (p *rights) refuse(a authz.Attributes, reason string) error {
+	a.User = p.requester
+	return authz.Forbidden(&a, reason)
+}
+
+func (p *rights) askGroups(ctx context.Context, groups []string) error {
 	for _, g := range groups {
-		names.Name = g
-		if m.constrained() {
-			refused := names
-			refused.User = requester
-			switch g {
-			case "":
-				return authz.Forbidden(&refused, "impersonating the empty string group is not allowed")
-			case identity.GroupMasters:
-				return authz.Forbidden(&refused, "impersonating the system:masters group is not allowed")
-			}
+		a := p.names("groups", g)
+		switch {
+		case p.mode.constrained() && g == "":
+			return p.refuse(a, "impersonating the empty string group is not allowed")
+		case p.mode.constrained() && g == identity.GroupMasters:
+			return p.refuse(a, "impersonating the system:masters group is not allowed")
 		}
-		if err := ask(names); err != nil {
+		if err := p.ask(ctx, a); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func (p *rights) askExtra(ctx context.Context, extra map[string][]string) error {
+	if p.mode.constrained() {
+		if err := checkExtra(extra); err != nil {
+			return p.refuse(p.about("userextras", "", ""), err.Error())
+		}
+	}
+	for key, values := range extra {
+		for _, v := range values {
+			if err := p.ask(ctx, p.about("userextras", key, v)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

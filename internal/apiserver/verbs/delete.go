@@ -94,9 +94,11 @@ func (s *Server) Delete(ctx context.Context, req *Request, o *metav1.DeleteOptio
 	return nil, false, conflictError(req, errors.New(modifiedText))
 }
 
+// isStoreConflict reports whether an object was not in the state that an operation
+// of the store expected.
 func isStoreConflict(err error) bool {
-	var c *store.ConflictError
-	return errors.As(err, &c)
+	_, ok := errors.AsType[*store.ConflictError](err)
+	return ok
 }
 
 func checkDeletePreconditions(req *Request, old apis.Object, p *metav1.Preconditions) error {

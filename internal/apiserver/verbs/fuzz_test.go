@@ -68,16 +68,17 @@ func FuzzPatch(f *testing.F) {
 			return
 		}
 		for _, strictness := range []string{"Strict", "Ignore"} {
-			if kinds[kind] == types.StrategicMergePatchType {
-				_ = mergeStrategically(context.Background(), doc, patch, &corev1.Pod{}, strictness) // any error will do, but no panic
+			p := &textPatch{kinds[kind], patch, strictness}
+			if p.kind == types.StrategicMergePatchType {
+				_ = p.merge(context.Background(), doc, &corev1.Pod{}) // any error will do, but no panic
 				continue
 			}
-			if _, err := strictPatch(kinds[kind], patch, strictness); err != nil {
+			if _, err := p.strict(); err != nil {
 				continue
 			}
-			out, err := applyPatch(doc, kinds[kind], patch)
+			out, err := p.apply(doc)
 			if err == nil && !json.Valid(out) {
-				t.Errorf("%s of %s made %s", kinds[kind], patch, out)
+				t.Errorf("%s of %s made %s", p.kind, patch, out)
 			}
 		}
 	})

@@ -2,7 +2,6 @@ package verbs
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -175,8 +174,7 @@ func (c *counts) operated(name string, began time.Time, err error) {
 	o := c.writes[name]()
 	o.requests.Inc()
 	o.duration.Observe(time.Since(began).Seconds())
-	var conflict *store.ConflictError
-	if err != nil && !errors.As(err, &conflict) {
+	if err != nil && !isStoreConflict(err) {
 		o.failed()
 	}
 }

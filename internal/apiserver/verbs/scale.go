@@ -113,13 +113,12 @@ func (s *Server) PatchScale(ctx context.Context, req *Request, t types.PatchType
 	if err := validatePatchOptions(o, t); err != nil {
 		return nil, err
 	}
-	uo := &metav1.UpdateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}
 	if t == types.ApplyYAMLPatchType {
 		applied := &unstructured.Unstructured{}
 		if err := decodeApply(patch, applied); err != nil {
 			return nil, err
 		}
-		return s.changeScale(ctx, req, uo, func(fm *managedfields.FieldManager, have *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+		return s.changeScale(ctx, req, updateOptions(o), func(fm *managedfields.FieldManager, have *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
 			have.SetGroupVersionKind(scaleGVK)
 			out, err := fm.Apply(have, applied.DeepCopy(), o.FieldManager, o.Force != nil && *o.Force)
 			if err != nil {
@@ -131,41 +130,18 @@ func (s *Server) PatchScale(ctx context.Context, req *Request, t types.PatchType
 			return out.(*autoscalingv1.Scale), nil
 		})
 	}
-	return s.changeScale(ctx, req, uo, func(fm *managedfields.FieldManager, have *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+	p := &textPatch{t, patch, o.FieldValidation}
+	return s.changeScale(ctx, req, updateOptions(o), func(fm *managedfields.FieldManager, have *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
 		doc, err := EncodeJSON(scaleGVK, have)
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
 		scale := &autoscalingv1.Scale{}
-		if t == types.StrategicMergePatchType {
-			err = mergeStrategically(ctx, doc, patch, scale, o.FieldValidation)
-		} else {
-			err = patchScaleText(ctx, doc, t, patch, scale, o.FieldValidation)
-		}
-		if err != nil {
+		if err := p.into(ctx, doc, scale, scaleGVK); err != nil {
 			return nil, err
 		}
 		return tracked(fm, have, scale, manager(ctx, o.FieldManager)), nil
 	})
-}
-
-func patchScaleText(ctx context.Context, doc []byte, t types.PatchType, patch []byte, scale *autoscalingv1.Scale, fieldValidation string) error {
-	found, err := strictPatch(t, patch, fieldValidation)
-	if err != nil {
-		return err
-	}
-	out, err := applyPatch(doc, t, patch)
-	if err != nil {
-		return err
-	}
-	if err := CheckKind(out, scaleGVK); err != nil {
-		return patchResultError(string(out), err)
-	}
-	err = DecodeJSON(ctx, out, scale, fieldValidation)
-	if err := WithStrict(ctx, found, err, fieldValidation); err != nil {
-		return patchResultError(string(out), err)
-	}
-	return nil
 }
 
 func (s *Server) changeScale(ctx context.Context, req *Request, o *metav1.UpdateOptions, change scaleChange) (*autoscalingv1.Scale, error) {

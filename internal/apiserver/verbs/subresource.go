@@ -61,13 +61,13 @@ func (s *Server) PatchEdit(ctx context.Context, req *Request, t types.PatchType,
 		return e, err
 	}
 	sub := req.Resource().subresource(req.Subresource)
-	uo := &metav1.UpdateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}
+	p := &textPatch{t, patch, o.FieldValidation}
 	return s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
-		body, err := s.patched(ctx, req, old, t, patch, o.FieldValidation)
+		body, err := p.over(ctx, req, old)
 		if err != nil {
 			return nil, err
 		}
-		return s.admitEdit(ctx, req, sub, body, old, uo)
+		return s.admitEdit(ctx, req, sub, body, old, updateOptions(o))
 	})
 }
 

@@ -174,8 +174,7 @@ func (s *Server) createCompleted(ctx context.Context, req *Request, a *admission
 		return nil, errVersionOnCreate
 	}
 	e, err := s.commitAccounted(ctx, a, r, key, obj, 0)
-	var conflict *store.ConflictError
-	if errors.As(err, &conflict) {
+	if isStoreConflict(err) {
 		return nil, exists()
 	}
 	return e, err
@@ -257,8 +256,7 @@ func (s *Server) commitAccounted(ctx context.Context, a *admission.Attributes, r
 		}
 		e, err := s.commit(ctx, r, key, obj, expect, entries...)
 		done()
-		var conflict *store.ConflictError
-		if !errors.As(err, &conflict) || conflict.Key == key {
+		if conflict, ok := errors.AsType[*store.ConflictError](err); !ok || conflict.Key == key {
 			return e, err
 		}
 		// An account was changed by another server.
@@ -341,11 +339,10 @@ func (s *Server) txn(ctx context.Context, r *Resource, ops ...store.Op) (int64, 
 	began := time.Now()
 	rev, err := s.engine.Txn(ctx, ops...)
 	r.counts.operated(name, began, err)
+	if isStoreConflict(err) {
+		return 0, err
+	}
 	if err != nil {
-		var conflict *store.ConflictError
-		if errors.As(err, &conflict) {
-			return 0, err
-		}
 		return 0, unavailable(err)
 	}
 	// The write is durable: whatever happens now, it is not an error of it.
@@ -406,45 +403,46 @@ func (s *Server) modify(ctx context.Context, req *Request, dryRun bool, change f
 			}
 			return nil, err
 		}
-		// Some subresources change it without preparation.
-		r.lists().Round(obj)
-		if r.finished(obj) {
-			if dryRun {
-				return cache.DetachedEntry(key, obj), nil
-			}
-			_, err = s.txn(ctx, r, store.Op{Key: key, Delete: true, Expect: entry.Revision})
-			if err == nil {
-				return cache.DetachedEntry(key, obj), nil
-			}
-		} else {
-			began := time.Now()
-			same := unchanged(obj, old)
-			s.metrics.compared(same, began)
-			if same && !r.stale(entry) && !s.staleValue(ctx, key) {
-				return entry, nil
-			}
-			a := s.attributes(ctx, admission.Update, req, obj, old, nil, dryRun)
-			if dryRun {
-				if err := s.account(ctx, a); err != nil {
-					return nil, err
-				}
-				obj.SetResourceVersion(old.GetResourceVersion())
-				return cache.DetachedEntry(key, obj), nil
-			}
-			var e *cache.Entry
-			if e, err = s.commitAccounted(ctx, a, r, key, obj, entry.Revision); err == nil {
-				return e, nil
-			}
-		}
-		var conflict *store.ConflictError
-		if !errors.As(err, &conflict) {
-			return nil, err
+		e, err := s.replace(ctx, req, entry, old, obj, dryRun)
+		if !isStoreConflict(err) {
+			return e, err
 		}
 		if err := refresh(); err != nil {
 			return nil, err
 		}
 	}
 	return nil, conflictError(req, errors.New(modifiedText))
+}
+
+// replace stores obj in the place of old, which is entry's, if that is what is
+// stored; the error is *store.ConflictError if it is not.
+func (s *Server) replace(ctx context.Context, req *Request, entry *cache.Entry, old, obj apis.Object, dryRun bool) (*cache.Entry, error) {
+	r, key := req.Resource(), entry.Key
+	// Some subresources change it without preparation.
+	r.lists().Round(obj)
+	if r.finished(obj) {
+		if !dryRun {
+			if _, err := s.txn(ctx, r, store.Op{Key: key, Delete: true, Expect: entry.Revision}); err != nil {
+				return nil, err
+			}
+		}
+		return cache.DetachedEntry(key, obj), nil
+	}
+	began := time.Now()
+	same := unchanged(obj, old)
+	s.metrics.compared(same, began)
+	if same && !r.stale(entry) && !s.staleValue(ctx, key) {
+		return entry, nil
+	}
+	a := s.attributes(ctx, admission.Update, req, obj, old, nil, dryRun)
+	if dryRun {
+		if err := s.account(ctx, a); err != nil {
+			return nil, err
+		}
+		obj.SetResourceVersion(old.GetResourceVersion())
+		return cache.DetachedEntry(key, obj), nil
+	}
+	return s.commitAccounted(ctx, a, r, key, obj, entry.Revision)
 }
 
 const modifiedText = "the object has been modified; please apply your changes to the latest version and try again"
