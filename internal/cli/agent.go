@@ -76,6 +76,7 @@ func (n *nodeFlags) add(cmd *cobra.Command) {
 	f.StringVar(&c.ClusterDomain, "cluster-domain", "cluster.local", "zone of the cluster's names")
 	f.StringVar(&c.ResolvConf, "resolv-conf", "/etc/resolv.conf", "file with the name servers of all other names")
 	f.StringVar(&c.StaticPodDir, "static-pod-dir", "", "directory of manifests of static pods")
+	f.StringSliceVar(&c.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", nil, "kernel parameters that pods may set besides the safe ones; a * at the end stands for any end (can be repeated)")
 	f.StringVar(&c.EvictionHard, "eviction-hard", "", "how little may be left before pods are evicted, signal<value,... (default "+eviction.DefaultThresholds+")")
 	f.IntVar(&c.ImageGCHighThreshold, "image-gc-high-threshold", images.DefaultHighPercent, "how full the images' file system may be before unused ones are removed, in percent; 100 is no limit")
 	f.IntVar(&c.ImageGCLowThreshold, "image-gc-low-threshold", images.DefaultLowPercent, "how full it is afterwards, in percent")

@@ -97,6 +97,9 @@ type NodeConfig struct {
 	ResolvConf string
 	// StaticPodDir, when set, is watched for manifests of static pods.
 	StaticPodDir string
+	// AllowedUnsafeSysctls are kernel parameters, or prefixes with * at the end,
+	// that pods may set besides the safe ones.
+	AllowedUnsafeSysctls []string
 	// TrustBundles lets pods mount ClusterTrustBundles (the feature
 	// ClusterTrustBundleProjection).
 	TrustBundles bool

@@ -29,6 +29,7 @@ import (
 
 	"skiff/internal/client"
 	"skiff/internal/identity"
+	"skiff/internal/kubelet/admit"
 	"skiff/internal/kubelet/cgroups"
 	"skiff/internal/kubelet/csi"
 	"skiff/internal/kubelet/dra"
@@ -80,6 +81,9 @@ type Config struct {
 	// StaticPodDir, when set, holds manifests of pods that the node runs on its
 	// own account.
 	StaticPodDir string
+	// AllowedUnsafeSysctls are kernel parameters, or prefixes with * at the end,
+	// that pods may set besides the safe ones.
+	AllowedUnsafeSysctls []string
 	// TrustBundles lets pods mount ClusterTrustBundles.
 	TrustBundles bool
 	// MaxPods defaults to 110.
@@ -181,6 +185,7 @@ type Kubelet struct {
 	inspector *runtime.Inspector
 	machine   *node.Machine
 	cgroups   *cgroups.Manager
+	sysctls   *admit.Sysctls
 	cluster   podspec.Cluster
 
 	// Made by Run, since they live as long as its context.
@@ -239,12 +244,16 @@ func New(c Config) (*Kubelet, error) {
 	if err != nil {
 		return nil, err
 	}
+	sysctls, err := admit.AllowSysctls(c.AllowedUnsafeSysctls)
+	if err != nil {
+		return nil, err
+	}
 	connection, err := runtime.Dial(c.RuntimeEndpoint)
 	if err != nil {
 		return nil, err
 	}
 	k := &Kubelet{
-		Config: c, log: c.Log, machine: machine, cgroups: groups,
+		Config: c, log: c.Log, machine: machine, cgroups: groups, sysctls: sysctls,
 		recorder: c.Client.Recorder("kubelet"),
 		runtime:  connection, inspector: runtime.NewInspector(connection),
 		cluster:    podspec.Cluster{DNS: c.ClusterDNS, Domain: c.ClusterDomain, Host: hostResolver(c.ResolvConf)},

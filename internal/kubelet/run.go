@@ -57,6 +57,9 @@ func (w *worker) admit(pod *v1.Pod, state *runtime.Pod) *status.Waiting {
 	if message := w.k.eviction.Refuse(pod); message != "" {
 		return w.reject(pod, &admit.Rejection{Reason: eviction.Reason, Message: message})
 	}
+	if rejection := w.k.sysctls.Check(pod); rejection != nil {
+		return w.reject(pod, rejection)
+	}
 	if rejection := admit.Check(pod, node, w.k.active(w.uid), klog.Logger{}); rejection != nil {
 		return w.reject(pod, rejection)
 	}

@@ -94,7 +94,7 @@ func Run(ctx context.Context, c Config) error {
 			RootDir: c.KubeletDir, PodLogsDir: c.PodLogsDir, LocalVolumesDir: filepath.Join(c.DataDir, "storage"), RuntimeEndpoint: endpoint, CgroupRoot: c.CgroupRoot,
 			ClusterDNS: []string{c.ClusterDNS.String()}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
 			EvictionThresholds: thresholds, ImageHighPercent: c.ImageGCHighThreshold, ImageLowPercent: c.ImageGCLowThreshold,
-			StaticPodDir: c.StaticPodDir, TrustBundles: c.TrustBundles, ServingCert: c.ServingCert, ClientCA: c.ClientCA,
+			StaticPodDir: c.StaticPodDir, AllowedUnsafeSysctls: c.AllowedUnsafeSysctls, TrustBundles: c.TrustBundles, ServingCert: c.ServingCert, ClientCA: c.ClientCA,
 			Authenticate: kubelet.AuthenticateByReview(c.Node.Client), Authorize: kubelet.AuthorizeByReview(c.Node.Client, c.Name),
 			Version: Version, Client: c.Node, Log: c.Log.With("part", "kubelet"), Clock: clock.RealClock{},
 		})
