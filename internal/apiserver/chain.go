@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -18,14 +19,6 @@ import (
 	"skiff/internal/apiserver/verbs"
 	"skiff/internal/identity"
 )
-
-type warnKey struct{}
-
-func warning(ctx context.Context, text string) {
-	if f, ok := ctx.Value(warnKey{}).(func(string)); ok {
-		f(text)
-	}
-}
 
 // ServeHTTP implements http.Handler. A request passes, in this order: browser
 // rules, its time limit, authentication, audit, impersonation, flow control,
@@ -72,7 +65,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve handles a request within its time; late is what was wrong with the
 // limit that the request asks for.
 func (s *Server) serve(ctx context.Context, w *recorder, r *http.Request, info *requestInfo, late error) {
-	warn := func(text string) { w.Header().Add("Warning", warningHeader(text)) }
+	warn := (&warnings{header: w.Header()}).add
 	ctx = context.WithValue(ctx, warnKey{}, warn)
 	ctx = verbs.WithWarnings(ctx, warn)
 	ctx = verbs.WithUserAgent(ctx, r.UserAgent())
@@ -117,13 +110,22 @@ func (s *Server) serve(ctx context.Context, w *recorder, r *http.Request, info *
 		h.ServeHTTP(w, r)
 		return
 	}
-	if !info.IsResource {
+	switch {
+	case nowhere(info.Path):
+		http.NotFound(w, r)
+	case !info.IsResource:
 		s.servePath(w, r, info)
-		return
+	default:
+		if err := s.serveResource(w, r, info); err != nil {
+			writeError(w, r, inTime(ctx, err))
+		}
 	}
-	if err := s.serveResource(w, r, info); err != nil {
-		writeError(w, r, inTime(ctx, err))
-	}
+}
+
+// nowhere tells paths that would be read as others if slashes did not count where
+// they have to be single ones.
+func nowhere(path string) bool {
+	return strings.HasPrefix(path, "//") || strings.HasPrefix(path, "/apis//")
 }
 
 // auditID is what the request is called in audit logs, by its client's wish.

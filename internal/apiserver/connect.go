@@ -257,9 +257,6 @@ func (s *Server) podStream(w http.ResponseWriter, r *http.Request, info *request
 		}
 		out["command"] = q["command"]
 		if info.Subresource == "exec" {
-			if len(q["command"]) == 0 && pod.Spec.NodeName != "" {
-				return apierrors.NewBadRequest("you must specify at least 1 command for the container")
-			}
 			options = &corev1.PodExecOptions{Container: name, Command: q["command"], Stdin: truthy(q.Get("stdin")), Stdout: truthy(q.Get("stdout")), Stderr: truthy(q.Get("stderr")), TTY: truthy(q.Get("tty"))}
 		} else {
 			options = &corev1.PodAttachOptions{Container: name, Stdin: truthy(q.Get("stdin")), Stdout: truthy(q.Get("stdout")), Stderr: truthy(q.Get("stderr")), TTY: truthy(q.Get("tty"))}

@@ -172,7 +172,6 @@ func versions(w http.ResponseWriter, r *http.Request) {
 // paths are the exact paths that the server answers itself.
 func (s *Server) paths() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
-		"/version": versions, "/version/": versions,
 		"/statusz":      s.statusz,
 		"/flagz":        s.flagz,
 		"/metrics/slis": s.slis().ServeHTTP,

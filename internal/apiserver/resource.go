@@ -2,16 +2,13 @@ package apiserver
 
 import (
 	"context"
-	"fmt"
 	"mime"
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -66,8 +63,10 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *req
 	if info.Selected {
 		req.Name = ""
 	}
-	if wrong := content.IsPathSegmentName(req.Name); len(wrong) > 0 && res.Virtual == nil {
-		return apierrors.NewBadRequest(fmt.Sprintf("Name parameter invalid: %q: %s", req.Name, strings.Join(wrong, ";")))
+	if res.Virtual == nil && info.Verb != "update" {
+		if err := req.CheckPath(); err != nil {
+			return err
+		}
 	}
 	if info.Subresource != "" {
 		return s.serveSubresource(w, r, info, req)

@@ -224,6 +224,10 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, info *request
 		h(w, r)
 		return
 	}
+	if strings.TrimRight(info.Path, "/") == "/version" {
+		versions(w, r)
+		return
+	}
 	if h := s.Handlers[strings.TrimSuffix(info.Path, "/")]; h != nil {
 		if getOnly(w, r) {
 			h.ServeHTTP(w, r)
@@ -245,24 +249,4 @@ func notFound() error {
 	e := apierrors.NewGenericServerResponse(http.StatusNotFound, "", noResource, "", "", 0, false)
 	e.ErrStatus.Message = "the server could not find the requested resource"
 	return e
-}
-
-// warningHeader formats a warning as RFC 7234 has it, cut to a sane length.
-func warningHeader(text string) string {
-	const limit = 4096
-	if len(text) > limit {
-		text = text[:limit]
-	}
-	quoted := make([]byte, 0, len(text)+2)
-	for i := range len(text) {
-		switch c := text[i]; {
-		case c == '"' || c == '\\':
-			quoted = append(quoted, '\\', c)
-		case c < ' ':
-			quoted = append(quoted, ' ')
-		default:
-			quoted = append(quoted, c)
-		}
-	}
-	return `299 - "` + string(quoted) + `"`
 }

@@ -159,7 +159,7 @@ func (s *server) eviction(t *testing.T) {
 	a := evict("b")
 	st := a.status(t)
 	if a.Code != http.StatusTooManyRequests || st.Reason != metav1.StatusReasonTooManyRequests || st.Message != "Cannot evict pod as it would violate the pod's disruption budget." ||
-		len(st.Details.Causes) != 1 || st.Details.Causes[0].Type != "DisruptionBudget" || st.Details.Causes[0].Message != "The disruption budget one needs 1 healthy pods and has 2 currently" {
+		len(st.Details.Causes) != 1 || st.Details.Causes[0].Type != "DisruptionBudget" || st.Details.Causes[0].Message != "The disruption budget one does not allow evicting pods currently" {
 		t.Errorf("refused: %d %s", a.Code, a.Body)
 	}
 }

@@ -290,7 +290,7 @@ func (s *server) streamRefusals(t *testing.T) {
 		pod + "/log?container=other":                  "400 container other is not valid for pod p",
 		pod + "/log?container=main&tailLines=x":       "400 ",
 		pod + "/log?container=main&tailLines=-1":      "422 ",
-		pod + "/exec?container=main":                  "400 you must specify at least 1 command for the container",
+		pod + "/exec?container=main":                  "400 Upgrade request required",
 		pod + "/exec?container=main&command=both":     "400 Upgrade request required",
 		pod + "x/exec?container=main&command=x":       "404 pods \"px\" not found",
 		"/api/v1/nodes/absent/proxy/metrics":          "404 nodes \"absent\" not found",

@@ -36,6 +36,7 @@ func validatingAdmissionPolicy(admission *cel.Admission, g Grants) *apis.Resourc
 		Generation:             true,
 		RequireResourceVersion: true,
 		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew},
+		MetadataOnStatusUpdate: []apis.MetadataCheck{},
 		Default: func(p *admissionregistrationv1.ValidatingAdmissionPolicy) {
 			fill.Pointer(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
 			defaultMatch(p.Spec.MatchConstraints)

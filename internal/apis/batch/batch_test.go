@@ -16,7 +16,7 @@ import (
 func newJob(t *testing.T) *batchv1.Job {
 	r := checkstest.Find(t, Resources(), "jobs")
 	j := checkstest.Parse[*batchv1.Job](t, r, `
-metadata: {name: sum, namespace: default, uid: "1234"}
+metadata: {name: sum, namespace: default, uid: "1234", resourceVersion: "7"}
 spec:
   template:
     metadata: {labels: {app: sum}}

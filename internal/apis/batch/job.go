@@ -43,7 +43,7 @@ func job() *apis.Resource {
 		Generation: true,
 		// Clients of batch/v1 have always had to ask for the pods to go too.
 		DefaultPropagation:   metav1.DeletePropagationOrphan,
-		MetadataOnUpdate:     []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate:     []apis.MetadataCheck{apis.AsNew},
 		Default:              defaultJob,
 		PrepareCreate:        func(_ context.Context, j *batchv1.Job) { generateSelector(j) },
 		Validate:             validateJob,

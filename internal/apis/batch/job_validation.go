@@ -210,6 +210,7 @@ func validateJobUpdate(_ context.Context, j, old *batchv1.Job) field.ErrorList {
 	spec := append(validateJobSpec(s, was, path), validateSelector(s, path)...)
 	errs = append(errs, spec...)
 	errs = append(errs, validateHostNames(j)...)
+	errs = append(errs, checks.MetadataUpdate(j, old)...)
 	errs = append(errs, spec...)
 	errs = append(errs, validateCompletionsUpdate(s, was, path)...)
 	errs = append(errs, validation.ValidateImmutableField(s.Selector, was.Selector, path.Child("selector"))...)

@@ -28,8 +28,8 @@ func certificateSigningRequest() *apis.Resource {
 		New:                    func() *certificatesv1.CertificateSigningRequest { return &certificatesv1.CertificateSigningRequest{} },
 		NewList:                func() runtime.Object { return &certificatesv1.CertificateSigningRequestList{} },
 		HasStatus:              true,
-		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
-		MetadataOnStatusUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
+		MetadataOnStatusUpdate: []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		PrepareCreate:          prepareRequest,
 		PrepareUpdate: func(_ context.Context, r, old *certificatesv1.CertificateSigningRequest) {
 			r.Spec = *old.Spec.DeepCopy()

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
 )
 
@@ -257,6 +258,7 @@ func validateNewEvent(hub, before apis.Object) field.ErrorList {
 		}
 		return p.list()
 	}
+	p.add(checks.MetadataUpdate(e, old))
 	if (e.Series == nil) != (old.Series == nil) || e.Series != nil && *e.Series != *old.Series {
 		p.eventSeries(e.Series)
 	}

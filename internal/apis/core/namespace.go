@@ -25,7 +25,7 @@ func namespaces() *apis.Resource {
 		New:     func() *corev1.Namespace { return &corev1.Namespace{} },
 		NewList: func() runtime.Object { return &corev1.NamespaceList{} },
 
-		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		Default:          defaultNamespace,
 		PrepareCreate:    prepareNamespace,
 		PrepareUpdate: func(_ context.Context, ns, old *corev1.Namespace) {

@@ -27,7 +27,7 @@ func nodes() *apis.Resource {
 		Prefix:           "/registry/minions",
 		New:              func() *corev1.Node { return &corev1.Node{} },
 		NewList:          func() runtime.Object { return &corev1.NodeList{} },
-		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		Default:          defaultNode,
 		Validate:         func(_ context.Context, n *corev1.Node) field.ErrorList { return validateNode(n) },
 		ValidateUpdate:   func(_ context.Context, n, old *corev1.Node) field.ErrorList { return validateNodeUpdate(n, old) },

@@ -184,11 +184,7 @@ func spend(b *policyv1.PodDisruptionBudget, pod string, now metav1.Time) error {
 	case len(s.DisruptedPods) > mostDisrupted:
 		return refuse("DisruptedPods map too big - too many evictions not confirmed by PDB controller")
 	case s.DisruptionsAllowed == 0:
-		c := meta.FindStatusCondition(s.Conditions, policyv1.DisruptionAllowedCondition)
-		if c != nil && c.Status == metav1.ConditionFalse && c.Reason == policyv1.SyncFailedReason {
-			return tooMany(b.Name, 0, fmt.Sprintf("The disruption budget %s does not allow evicting pods currently because it failed sync: %v", b.Name, c.Message))
-		}
-		return tooMany(b.Name, 0, fmt.Sprintf("The disruption budget %s needs %d healthy pods and has %d currently", b.Name, s.DesiredHealthy, s.CurrentHealthy))
+		return tooMany(b.Name, 0, spent(b))
 	}
 	s.DisruptionsAllowed--
 	if s.DisruptionsAllowed == 0 {
@@ -200,6 +196,24 @@ func spend(b *policyv1.PodDisruptionBudget, pod string, now metav1.Time) error {
 	}
 	s.DisruptedPods[pod] = now
 	return nil
+}
+
+// spent says why a budget allows no disruption.
+func spent(b *policyv1.PodDisruptionBudget) string {
+	s := &b.Status
+	c := meta.FindStatusCondition(s.Conditions, policyv1.DisruptionAllowedCondition)
+	told := c != nil && c.Status == metav1.ConditionFalse && c.Message != ""
+	text := fmt.Sprintf("The disruption budget %s does not allow evicting pods currently", b.Name)
+	switch {
+	case told && c.Reason == policyv1.SyncFailedReason:
+		// What is counted is not to be trusted then.
+		return fmt.Sprintf("%s because it failed sync: %s", text, c.Message)
+	case s.CurrentHealthy <= s.DesiredHealthy:
+		return fmt.Sprintf("The disruption budget %s needs %d healthy pods and has %d currently", b.Name, s.DesiredHealthy, s.CurrentHealthy)
+	case told:
+		return fmt.Sprintf("%s (%s): %s", text, c.Reason, c.Message)
+	}
+	return text
 }
 
 func stillProcessed(budget string) string {

@@ -36,7 +36,7 @@ func flowSchema() *apis.Resource {
 		Validate:         validateFlowSchema,
 		Reset:            map[string][]string{"status": {"metadata"}},
 		PrepareStatusUpdate: func(_ context.Context, o, old *flowcontrolv1.FlowSchema) {
-			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
+			keepMetadata(&o.ObjectMeta, &old.ObjectMeta)
 		},
 		ValidateStatusUpdate: func(_ context.Context, s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
 			return validateConditions(s.Status.Conditions, func(c *flowcontrolv1.FlowSchemaCondition) string { return string(c.Type) })

@@ -34,7 +34,7 @@ func priorityLevelConfiguration() *apis.Resource {
 		Validate:         validatePriorityLevel,
 		Reset:            map[string][]string{"status": {"metadata"}},
 		PrepareStatusUpdate: func(_ context.Context, o, old *flowcontrolv1.PriorityLevelConfiguration) {
-			metav1.ResetObjectMetaForStatus(&o.ObjectMeta, &old.ObjectMeta)
+			keepMetadata(&o.ObjectMeta, &old.ObjectMeta)
 		},
 		ValidateStatusUpdate: func(_ context.Context, p, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
 			return validateConditions(p.Status.Conditions, func(c *flowcontrolv1.PriorityLevelConfigurationCondition) string { return string(c.Type) })

@@ -29,7 +29,7 @@ func ipAddress() *apis.Resource {
 		Other: []apis.Version{
 			apis.Twin[networkingv1.IPAddress, networkingv1beta1.IPAddress](networkingv1beta1.SchemeGroupVersion.WithKind("IPAddress"), func() runtime.Object { return &networkingv1beta1.IPAddressList{} }),
 		},
-		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		ValidateName:     validateIPAddressName,
 		Validate:         validateIPAddress,
 		ValidateUpdate: func(ctx context.Context, a, old *networkingv1.IPAddress) field.ErrorList {

@@ -30,7 +30,7 @@ func runtimeClass() *apis.Resource {
 		New:                    func() *nodev1.RuntimeClass { return &nodev1.RuntimeClass{} },
 		NewList:                func() runtime.Object { return &nodev1.RuntimeClassList{} },
 		RequireResourceVersion: true,
-		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		AllowCreateOnUpdate:    true,
 		Validate:               validateRuntimeClass,
 		ValidateUpdate: func(ctx context.Context, c, old *nodev1.RuntimeClass) field.ErrorList {

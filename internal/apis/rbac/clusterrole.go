@@ -23,7 +23,7 @@ func clusterRole() *apis.Resource {
 		NewList:             func() runtime.Object { return &rbacv1.ClusterRoleList{} },
 		AllowCreateOnUpdate: true,
 		ValidateName:        validateName,
-		MetadataOnUpdate:    []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate:    []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		Validate: func(_ context.Context, r *rbacv1.ClusterRole) field.ErrorList {
 			return validateClusterRole(r, metav1validation.LabelSelectorValidationOptions{})
 		},

@@ -20,7 +20,7 @@ func clusterRoleBinding() *apis.Resource {
 		NewList:             func() runtime.Object { return &rbacv1.ClusterRoleBindingList{} },
 		AllowCreateOnUpdate: true,
 		ValidateName:        validateName,
-		MetadataOnUpdate:    []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate:    []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		Default:             func(b *rbacv1.ClusterRoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) },
 		Validate:            validateClusterRoleBinding,
 		ValidateUpdate: func(ctx context.Context, b, old *rbacv1.ClusterRoleBinding) field.ErrorList {

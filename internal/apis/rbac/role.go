@@ -21,7 +21,7 @@ func role() *apis.Resource {
 		NewList:             func() runtime.Object { return &rbacv1.RoleList{} },
 		AllowCreateOnUpdate: true,
 		ValidateName:        validateName,
-		MetadataOnUpdate:    []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate:    []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		Validate:            func(_ context.Context, r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) },
 	}.Resource()
 }

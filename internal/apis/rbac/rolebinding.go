@@ -21,7 +21,7 @@ func roleBinding() *apis.Resource {
 		NewList:             func() runtime.Object { return &rbacv1.RoleBindingList{} },
 		AllowCreateOnUpdate: true,
 		ValidateName:        validateName,
-		MetadataOnUpdate:    []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate:    []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		Default:             func(b *rbacv1.RoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) },
 		Validate:            validateRoleBinding,
 		ValidateUpdate: func(ctx context.Context, b, old *rbacv1.RoleBinding) field.ErrorList {

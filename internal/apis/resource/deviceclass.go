@@ -33,7 +33,7 @@ func deviceClass() *apis.Resource {
 			apis.Twin[resourcev1.DeviceClass, resourcev1beta2.DeviceClass](resourcev1beta2.SchemeGroupVersion.WithKind("DeviceClass"), func() runtime.Object { return &resourcev1beta2.DeviceClassList{} }),
 			apis.Twin[resourcev1.DeviceClass, resourcev1beta1.DeviceClass](resourcev1beta1.SchemeGroupVersion.WithKind("DeviceClass"), func() runtime.Object { return &resourcev1beta1.DeviceClassList{} }),
 		},
-		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		Generation:       true,
 		ValidateName: func(name string, prefix bool) []string {
 			if prefix {

@@ -30,7 +30,7 @@ func resourceClaim(g Grants) *apis.Resource {
 			apis.Twin[resourcev1.ResourceClaim, resourcev1beta2.ResourceClaim](resourcev1beta2.SchemeGroupVersion.WithKind("ResourceClaim"), func() runtime.Object { return &resourcev1beta2.ResourceClaimList{} }),
 			apis.Cousin[resourcev1.ResourceClaim, resourcev1beta1.ResourceClaim](resourcev1beta1.SchemeGroupVersion.WithKind("ResourceClaim"), func() runtime.Object { return &resourcev1beta1.ResourceClaimList{} }, claimFromV1beta1, claimToV1beta1),
 		},
-		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		HasStatus:        true,
 		Default:          defaultClaim,
 		Reset:            map[string][]string{"status": {"metadata"}},

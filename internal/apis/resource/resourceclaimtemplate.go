@@ -30,7 +30,7 @@ func resourceClaimTemplate(g Grants) *apis.Resource {
 			apis.Twin[resourcev1.ResourceClaimTemplate, resourcev1beta2.ResourceClaimTemplate](resourcev1beta2.SchemeGroupVersion.WithKind("ResourceClaimTemplate"), func() runtime.Object { return &resourcev1beta2.ResourceClaimTemplateList{} }),
 			apis.Cousin[resourcev1.ResourceClaimTemplate, resourcev1beta1.ResourceClaimTemplate](resourcev1beta1.SchemeGroupVersion.WithKind("ResourceClaimTemplate"), func() runtime.Object { return &resourcev1beta1.ResourceClaimTemplateList{} }, templateFromV1beta1, templateToV1beta1),
 		},
-		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		Default:          func(t *resourcev1.ResourceClaimTemplate) { defaultClaimSpec(&t.Spec.Spec) },
 		Validate: func(ctx context.Context, t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 			return append(g.adminAccess(ctx, t.Namespace, adminRequest(&t.Spec.Spec)), validateTemplate(&t.Spec)...)

@@ -26,7 +26,7 @@ func csiStorageCapacity() *apis.Resource {
 		NewList:                func() runtime.Object { return &storagev1.CSIStorageCapacityList{} },
 		RequireResourceVersion: true,
 		Warnings:               topologyWarnings,
-		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		Validate: func(_ context.Context, c *storagev1.CSIStorageCapacity) field.ErrorList {
 			return validateCSIStorageCapacity(c, metav1validation.LabelSelectorValidationOptions{})
 		},

@@ -34,7 +34,7 @@ func storageClass() *apis.Resource {
 		New:              func() *storagev1.StorageClass { return &storagev1.StorageClass{} },
 		NewList:          func() runtime.Object { return &storagev1.StorageClassList{} },
 		ReturnDeleted:    true,
-		MetadataOnUpdate: []apis.MetadataCheck{apis.AsChanged, apis.AsNew},
+		MetadataOnUpdate: []apis.MetadataCheck{apis.AsNew, apis.AsChanged},
 		Default: func(c *storagev1.StorageClass) {
 			fill.Pointer(&c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)
 			fill.Pointer(&c.VolumeBindingMode, storagev1.VolumeBindingImmediate)

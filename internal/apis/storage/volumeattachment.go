@@ -31,6 +31,7 @@ func volumeAttachment() *apis.Resource {
 		HasStatus:              true,
 		RequireResourceVersion: true,
 		MetadataOnUpdate:       []apis.MetadataCheck{apis.AsNew},
+		MetadataOnStatusUpdate: []apis.MetadataCheck{},
 		Validate:               validateVolumeAttachment,
 		ValidateUpdate:         validateVolumeAttachmentUpdate,
 		Reset:                  map[string][]string{"status": {"metadata"}},

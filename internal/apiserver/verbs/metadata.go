@@ -8,9 +8,9 @@ import (
 	"strconv"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
 	"skiff/internal/apis/unversioned"
 )
 
@@ -66,6 +67,15 @@ func checkName(req *Request, obj apis.Object) error {
 	}
 	if obj.GetName() != req.Name {
 		return bad("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), req.Name)
+	}
+	return req.CheckPath()
+}
+
+// CheckPath makes sure that nothing but one object can have the request's name in
+// its path.
+func (r *Request) CheckPath() error {
+	if wrong := content.IsPathSegmentName(r.Name); len(wrong) > 0 {
+		return apierrors.NewBadRequest(fmt.Sprintf("Name parameter invalid: %q: %s", r.Name, strings.Join(wrong, ";")))
 	}
 	return nil
 }
@@ -165,7 +175,9 @@ func (s *Server) countGeneration(v *Version, obj, old apis.Object) {
 // that a deletion begins, or adds finalizers when one has begun, is for
 // validation to refuse.
 func carrySystemFields(obj, old apis.Object) {
-	obj.SetUID(old.GetUID())
+	if obj.GetUID() == "" {
+		obj.SetUID(old.GetUID())
+	}
 	obj.SetCreationTimestamp(old.GetCreationTimestamp())
 	if t := old.GetDeletionTimestamp(); t != nil {
 		obj.SetDeletionTimestamp(t)
@@ -174,7 +186,6 @@ func carrySystemFields(obj, old apis.Object) {
 		obj.SetDeletionGracePeriodSeconds(grace)
 	}
 	obj.SetGeneration(old.GetGeneration())
-	obj.SetSelfLink("")
 	obj.SetName(old.GetName())
 }
 
@@ -306,7 +317,7 @@ func (s *Server) validateUpdate(ctx context.Context, req *Request, obj, old apis
 		switch check {
 		case apis.AsChanged:
 			errs = append(errs, validation.ValidateObjectMetaAccessorUpdate(obj, old, at)...)
-			errs = append(errs, unqualifiedFinalizers(r, obj)...)
+			errs = append(errs, finalizers(r, obj)...)
 		case apis.AsNew:
 			errs = append(errs, validateMetadata(r, obj)...)
 		}
@@ -353,7 +364,7 @@ func validateMetadata(r *Resource, obj apis.Object) field.ErrorList {
 		check = r.ValidateName
 	}
 	errs := validation.ValidateObjectMetaAccessor(obj, r.Namespaced, check, field.NewPath("metadata"))
-	return append(errs, unqualifiedFinalizers(r, obj)...)
+	return append(errs, finalizers(r, obj)...)
 }
 
 // anyFinalizer are the groups whose objects, like custom ones, may have
@@ -363,18 +374,12 @@ var anyFinalizer = map[string]bool{
 	"coordination.k8s.io": true, "node.k8s.io": true, "policy": true,
 }
 
-// unqualifiedFinalizers finds finalizers without a domain that are not the
-// system's own.
-func unqualifiedFinalizers(r *Resource, obj apis.Object) (errs field.ErrorList) {
+// finalizers checks an object's finalizers, unless its kind may have any.
+func finalizers(r *Resource, obj apis.Object) field.ErrorList {
 	if r.Custom != nil || anyFinalizer[r.Group] {
 		return nil
 	}
-	for i, f := range obj.GetFinalizers() {
-		if !strings.Contains(f, "/") && f != string(corev1.FinalizerKubernetes) && f != metav1.FinalizerOrphanDependents && f != metav1.FinalizerDeleteDependents {
-			errs = append(errs, field.Invalid(field.NewPath("metadata", "finalizers").Index(i), f, "name is neither a standard finalizer name nor is it fully qualified"))
-		}
-	}
-	return errs
+	return checks.QualifiedFinalizers(obj)
 }
 
 func invalid(r *Resource, name string, errs field.ErrorList) error {

@@ -146,7 +146,9 @@ func (s *Server) apply(ctx context.Context, req *Request, text []byte, o *metav1
 		if err != nil {
 			return nil, false, err
 		}
-		forgetVersion(obj, o.DryRun)
+		if err := forgetVersion(obj, o.DryRun); err != nil {
+			return nil, false, err
+		}
 		e, err = s.create(ctx, req, obj, &metav1.CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager}, false)
 		if !apierrors.IsAlreadyExists(err) {
 			return e, err == nil, err

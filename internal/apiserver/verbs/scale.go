@@ -98,6 +98,9 @@ func (s *Server) UpdateScale(ctx context.Context, req *Request, o *metav1.Update
 		return nil, err
 	}
 	return s.changeScale(ctx, req, o, func(fm *managedfields.FieldManager, have *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+		if err := checkIdentity(req, scale, have, isDryRun(o.DryRun)); err != nil {
+			return nil, err
+		}
 		return tracked(fm, have, scale.DeepCopy(), manager(ctx, o.FieldManager)), nil
 	})
 }
@@ -170,7 +173,7 @@ func (s *Server) changeScale(ctx context.Context, req *Request, o *metav1.Update
 		if unset && scale.Spec.Replicas == unsetReplicas {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("the spec replicas field %q cannot be empty", path))
 		}
-		if err := checkScale(req, scale, old, isDryRun(o.DryRun)); err != nil {
+		if err := checkScale(req, scale, old); err != nil {
 			return nil, err
 		}
 		a := s.attributes(ctx, admission.Update, req, scale, have, o, isDryRun(o.DryRun))
@@ -204,7 +207,7 @@ func (s *Server) changeScale(ctx context.Context, req *Request, o *metav1.Update
 	return r.scaleOf(obj), nil
 }
 
-func checkScale(req *Request, scale *autoscalingv1.Scale, old apis.Object, dryRun bool) error {
+func checkScale(req *Request, scale *autoscalingv1.Scale, old apis.Object) error {
 	if scale.Name != "" && scale.Name != req.Name {
 		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", scale.Name, req.Name))
 	}
@@ -213,5 +216,10 @@ func checkScale(req *Request, scale *autoscalingv1.Scale, old apis.Object, dryRu
 			field.Invalid(field.NewPath("spec", "replicas"), n, "must be greater than or equal to 0"),
 		})
 	}
-	return checkPreconditions(req, scale, old, dryRun)
+	if uid := scale.UID; uid != "" && uid != old.GetUID() {
+		r := req.qualified()
+		r.Resource += "/scale"
+		return apierrors.NewConflict(r, req.Name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))
+	}
+	return checkVersion(req, scale, old)
 }

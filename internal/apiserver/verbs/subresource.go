@@ -28,13 +28,18 @@ func (s *Server) Edit(ctx context.Context, req *Request, body runtime.Object, o 
 		}
 	}
 	return s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
+		if obj, ok := body.(apis.Object); ok {
+			if err := checkIdentity(req, obj, old, isDryRun(o.DryRun)); err != nil {
+				return nil, err
+			}
+		}
 		return s.admitEdit(ctx, req, sub, body, old, o)
 	})
 }
 
 func (s *Server) admitEdit(ctx context.Context, req *Request, sub *apis.Subresource, body runtime.Object, old apis.Object, o *metav1.UpdateOptions) (apis.Object, error) {
-	if b, ok := body.(apis.Object); ok {
-		if err := checkPreconditions(req, b, old, isDryRun(o.DryRun)); err != nil {
+	if obj, ok := body.(apis.Object); ok {
+		if err := checkVersion(req, obj, old); err != nil {
 			return nil, err
 		}
 	}

@@ -139,13 +139,13 @@ func (s *Server) createCompleted(ctx context.Context, req *Request, a *admission
 	if err := s.validateCreate(ctx, req.Version, obj); err != nil {
 		return nil, err
 	}
-	if err := s.admission.Validate(ctx, a); err != nil {
-		return nil, err
-	}
 	if r.Warnings != nil {
 		for _, w := range r.Warnings(ctx, obj, nil) {
 			Warn(ctx, w)
 		}
+	}
+	if err := s.admission.Validate(ctx, a); err != nil {
+		return nil, err
 	}
 	r.lists().Round(obj)
 	key := r.Collection.Key(obj.GetNamespace(), obj.GetName())
@@ -170,7 +170,7 @@ func (s *Server) createCompleted(ctx context.Context, req *Request, a *admission
 		}
 		return cache.DetachedEntry(key, obj), nil
 	}
-	if obj.GetResourceVersion() != "" {
+	if version, err := versionOf(obj); err == nil && version != 0 {
 		return nil, errVersionOnCreate
 	}
 	e, err := s.commitAccounted(ctx, a, r, key, obj, 0)
@@ -464,20 +464,43 @@ func (r *Resource) finished(obj apis.Object) bool {
 	return g == nil || *g == 0
 }
 
-// checkPreconditions compares the versions and identities that the writer had
-// in mind with what is stored.
-func checkPreconditions(req *Request, obj, old apis.Object, dryRun bool) error {
-	if rv := obj.GetResourceVersion(); rv == "" || rv == "0" {
+// versionOf is the version that a writer had in mind, 0 if any will do. What is
+// no number is an error of the server, as with upstream.
+func versionOf(obj apis.Object) (uint64, error) {
+	rv := obj.GetResourceVersion()
+	if rv == "" {
+		return 0, nil
+	}
+	version, err := strconv.ParseUint(rv, 10, 64)
+	if err != nil {
+		return 0, errors.New(err.Error())
+	}
+	return version, nil
+}
+
+// checkVersion compares the version that the writer had in mind with what is
+// stored.
+func checkVersion(req *Request, obj, old apis.Object) error {
+	version, err := versionOf(obj)
+	if err != nil {
+		return err
+	}
+	if version == 0 {
 		if req.Resource().RequireResourceVersion {
 			// Upstream names the resource where it has the kind.
 			return apierrors.NewInvalid(schema.GroupKind{Group: req.Resource().Group, Kind: req.Resource().Names.Resource}, req.Name, requiredResourceVersion())
 		}
-	} else if rv != old.GetResourceVersion() {
-		if _, err := strconv.ParseUint(rv, 10, 64); err != nil {
-			return errors.New(err.Error()) // as upstream, an error of the server
-		}
+		return nil
+	}
+	if stored, err := versionOf(old); err != nil || version != stored {
 		return conflictError(req, errors.New(modifiedText))
 	}
+	return nil
+}
+
+// checkIdentity makes sure that an object is replaced by a version of itself. What
+// patches say of it is for validation to refuse.
+func checkIdentity(req *Request, obj, old apis.Object, dryRun bool) error {
 	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
 		return conflictError(req, identityError(req, uid, old.GetUID(), dryRun))
 	}
@@ -495,10 +518,14 @@ func identityError(req *Request, uid, old types.UID, dryRun bool) error {
 
 // forgetVersion takes the version off an object that is written as if there were
 // one already: as with upstream there is none to compare with.
-func forgetVersion(obj apis.Object, dryRun []string) {
+func forgetVersion(obj apis.Object, dryRun []string) error {
+	if _, err := versionOf(obj); err != nil {
+		return err
+	}
 	if !isDryRun(dryRun) {
 		obj.SetResourceVersion("")
 	}
+	return nil
 }
 
 // Update replaces an object; obj is in the request's version and belongs to
@@ -517,13 +544,18 @@ func (s *Server) Update(ctx context.Context, req *Request, obj apis.Object, o *m
 	}
 	ctx = authz.WithVerb(ctx, "update")
 	e, err = s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
+		if err := checkIdentity(req, hub, old, isDryRun(o.DryRun)); err != nil {
+			return nil, err
+		}
 		return s.admitUpdate(ctx, req, hub.DeepCopyObject().(apis.Object), old, o, true)
 	})
 	if apierrors.IsNotFound(err) && req.Subresource == "" && req.Resource().AllowCreateOnUpdate {
 		if uid := hub.GetUID(); uid != "" {
 			return nil, false, conflictError(req, identityError(req, uid, "", isDryRun(o.DryRun)))
 		}
-		forgetVersion(hub, o.DryRun)
+		if err := forgetVersion(hub, o.DryRun); err != nil {
+			return nil, false, err
+		}
 		e, err = s.create(ctx, req, hub, &metav1.CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}, true)
 		return e, err == nil, err
 	}
@@ -534,9 +566,6 @@ func (s *Server) Update(ctx context.Context, req *Request, obj apis.Object, o *m
 // preparation and validation. Admission comes before preparation, which takes
 // back what nobody may change.
 func (s *Server) admitUpdate(ctx context.Context, req *Request, obj, old apis.Object, o *metav1.UpdateOptions, track bool) (apis.Object, error) {
-	if err := checkPreconditions(req, obj, old, isDryRun(o.DryRun)); err != nil {
-		return nil, err
-	}
 	r := req.Resource()
 	carrySystemFields(obj, old)
 	if track {
@@ -549,6 +578,9 @@ func (s *Server) admitUpdate(ctx context.Context, req *Request, obj, old apis.Ob
 		return nil, err
 	}
 	uniqueOwners(ctx, obj, afterAdmission)
+	if err := checkVersion(req, obj, old); err != nil {
+		return nil, err
+	}
 	s.prepareUpdate(ctx, req, obj, old)
 	undo, err := s.admission.Complete(ctx, a)
 	if err != nil {
@@ -559,14 +591,14 @@ func (s *Server) admitUpdate(ctx context.Context, req *Request, obj, old apis.Ob
 		undo()
 		return nil, err
 	}
-	if err := s.admission.Validate(ctx, a); err != nil {
-		undo()
-		return nil, err
-	}
 	if r.Warnings != nil && req.Subresource == "" {
 		for _, w := range r.Warnings(ctx, obj, old) {
 			Warn(ctx, w)
 		}
+	}
+	if err := s.admission.Validate(ctx, a); err != nil {
+		undo()
+		return nil, err
 	}
 	return obj, nil
 }

@@ -59,9 +59,15 @@ func (b *Binding) Set(ctx context.Context, user *identity.User) skiffclient.Set 
 	return skiffclient.Set{Client: c, Cache: b.cache, Recorder: skiffclient.Recorders(ctx, c, b.log)}
 }
 
-// agentOf is the field manager's name of a component: the last part of its
-// user name.
+// agentOf is the field manager's name of a component: that of the program that it
+// is part of with upstream.
 func agentOf(user string) string {
+	switch {
+	case user == identity.Loopback().Name:
+		return "kube-apiserver"
+	case strings.HasPrefix(user, identity.ServiceAccountPrefix+metav1.NamespaceSystem+":"):
+		return "kube-controller-manager"
+	}
 	return user[strings.LastIndexByte(user, ':')+1:]
 }
 

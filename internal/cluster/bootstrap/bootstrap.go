@@ -146,6 +146,7 @@ func (e *ensurer) object(ctx context.Context, obj client.Object) error {
 	again := func(err error) bool {
 		return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
 	}
+	owner := client.FieldOwner(managerOf(obj))
 	first := true
 	err := retry.OnError(retry.DefaultRetry, again, func() error {
 		if !first {
@@ -157,17 +158,17 @@ func (e *ensurer) object(ctx context.Context, obj client.Object) error {
 		}
 		first = false
 		if !ok {
-			return e.c.Create(ctx, obj.DeepCopyObject().(client.Object))
+			return e.c.Create(ctx, obj.DeepCopyObject().(client.Object), owner)
 		}
 		changed, err := reconcile(existing, obj)
 		switch {
 		case err == nil && changed != nil:
-			return e.c.Update(ctx, changed)
+			return e.c.Update(ctx, changed, owner)
 		case errors.Is(err, errRecreate):
 			if err := e.c.Delete(ctx, existing, client.Preconditions{UID: uidOf(existing)}); client.IgnoreNotFound(err) != nil {
 				return err
 			}
-			return e.c.Create(ctx, obj.DeepCopyObject().(client.Object))
+			return e.c.Create(ctx, obj.DeepCopyObject().(client.Object), owner)
 		}
 		return err
 	})
@@ -175,6 +176,15 @@ func (e *ensurer) object(ctx context.Context, obj client.Object) error {
 		return fmt.Errorf("bootstrap: %T %s: %w", obj, client.ObjectKeyFromObject(obj), err)
 	}
 	return nil
+}
+
+// managerOf is who the fields of obj belong to: clients see who keeps it so.
+func managerOf(obj client.Object) string {
+	switch obj.(type) {
+	case *flowcontrolv1.FlowSchema, *flowcontrolv1.PriorityLevelConfiguration:
+		return "api-priority-and-fairness-config-producer-v1"
+	}
+	return "kube-apiserver"
 }
 
 // updateSpec returns existing with the spec that it should have, or nil if it

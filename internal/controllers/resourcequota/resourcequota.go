@@ -44,7 +44,7 @@ const (
 	// happened (upstream's --resource-quota-sync-period).
 	resync = 5 * time.Minute
 	// manager is who this controller is to the API server.
-	manager = "resourcequota-controller"
+	manager = "kube-controller-manager"
 )
 
 type reconciler struct {

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/utils/ptr"
 
@@ -103,6 +104,9 @@ func (p *Plugin) account(ctx context.Context, a *admission.Attributes, pod *core
 	name, wait := pod.Spec.ServiceAccountName, time.Duration(0)
 	if name == defaultName {
 		wait = patience
+	}
+	if wrong := content.IsPathSegmentName(name); len(wrong) > 0 {
+		return nil, a.Forbidden("error looking up service account %s/%s: invalid resource name %q: %v", a.Namespace, name, name, wrong)
 	}
 	account, err := p.Accounts.Get(ctx, a.Namespace, name, wait)
 	if apierrors.IsNotFound(err) {
