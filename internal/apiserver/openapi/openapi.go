@@ -108,12 +108,28 @@ func (h *Handler) current() *prepared {
 	if old.generation == generation && old.revision == revision {
 		return old
 	}
-	now := h.clock.Now()
 	p := &prepared{
-		generation: generation, revision: revision, made: now,
+		generation: generation, revision: revision, made: h.clock.Now(),
 		documents: map[string]*document{}, parts: map[string]*part{}, foreign: map[string]*foreign{},
 	}
-	var others []*foreign
+	others := p.describeForeign(old, extensions)
+	served := p.servedOf(h.source.Resources())
+	if p.builtin = old.builtin; !slices.Equal(served.builtin, p.builtin.versions) {
+		p.builtin = partOf(served.builtin, slices.Collect(maps.Keys(served.roots)))
+	}
+	for path := range served.roots {
+		if p.documents[path] = old.documents[path]; p.documents[path] == nil {
+			p.documents[path] = documentOf(nil, []string{path}, p.made)
+		}
+	}
+	custom := p.describeVersions(old, served.byPath)
+	p.v2 = assemble(append([]*part{p.builtin}, custom...), others, p.made)
+	h.prepared = p
+	return p
+}
+
+// describeForeign takes over what other servers publish of their versions.
+func (p *prepared) describeForeign(old *prepared, extensions []*aggregate.Extension) (all []*foreign) {
 	for _, e := range extensions {
 		path := pathOf(e.GroupVersion)
 		f := old.foreign[path]
@@ -122,58 +138,70 @@ func (h *Handler) current() *prepared {
 		}
 		p.foreign[path] = f
 		if p.documents[path] = f.current(); p.documents[path] == nil {
-			p.documents[path] = newDocument(f.v3Document(), now)
+			p.documents[path] = newDocument(f.v3Document(), p.made)
 		}
-		others = append(others, f)
+		all = append(all, f)
 	}
-	byVersion := map[string][]*verbs.Version{}
-	var builtin []*verbs.Version
-	above := map[string]bool{"api": true, "apis": true, "version": true, "openid/v1/jwks": true, ".well-known/openid-configuration": true}
-	for _, r := range h.source.Resources() {
+	return all
+}
+
+// served are the versions that this server describes itself.
+type served struct {
+	byPath map[string][]*verbs.Version // each sorted
+	// builtin are those that are not custom, sorted.
+	builtin []*verbs.Version
+	// roots are the paths above and beside them that there are documents of.
+	roots map[string]bool
+}
+
+func (p *prepared) servedOf(resources []*verbs.Resource) *served {
+	s := &served{
+		byPath: map[string][]*verbs.Version{},
+		roots:  map[string]bool{"api": true, "apis": true, "version": true, "openid/v1/jwks": true, ".well-known/openid-configuration": true},
+	}
+	for _, r := range resources {
 		for v := range r.Served() {
 			path := pathOf(v.GroupVersion())
 			if p.foreign[path] != nil {
 				continue
 			}
-			byVersion[path] = append(byVersion[path], v)
-			if r.Custom == nil {
-				builtin = append(builtin, v)
-				if v.Group != "" {
-					above["apis/"+v.Group] = true
-				}
+			s.byPath[path] = append(s.byPath[path], v)
+			if r.Custom != nil {
+				continue
+			}
+			s.builtin = append(s.builtin, v)
+			if v.Group != "" {
+				s.roots["apis/"+v.Group] = true
 			}
 		}
 	}
-	slices.SortFunc(builtin, byKind)
-	if p.builtin = old.builtin; !slices.Equal(builtin, p.builtin.versions) {
-		p.builtin = partOf(builtin, slices.Collect(maps.Keys(above)))
-	}
-	for path := range above {
-		if p.documents[path] = old.documents[path]; p.documents[path] == nil {
-			p.documents[path] = documentOf(nil, []string{path}, now)
-		}
-	}
-	parts := []*part{p.builtin}
-	for _, path := range slices.Sorted(maps.Keys(byVersion)) {
-		versions := byVersion[path]
+	slices.SortFunc(s.builtin, byKind)
+	for _, versions := range s.byPath {
 		slices.SortFunc(versions, byKind)
+	}
+	return s
+}
+
+// describeVersions makes the documents of group versions, and returns what
+// /openapi/v2 says of custom resources, in the order of the paths.
+func (p *prepared) describeVersions(old *prepared, byPath map[string][]*verbs.Version) (custom []*part) {
+	for _, path := range slices.Sorted(maps.Keys(byPath)) {
+		versions := byPath[path]
 		if have := old.documents[path]; have != nil && slices.Equal(have.versions, versions) {
 			p.documents[path] = have
 		} else {
-			p.documents[path] = documentOf(versions, nil, now)
+			p.documents[path] = documentOf(versions, nil, p.made)
 		}
-		custom := slices.DeleteFunc(slices.Clone(versions), func(v *verbs.Version) bool { return v.Resource().Custom == nil })
-		if len(custom) == 0 {
+		own := slices.DeleteFunc(slices.Clone(versions), func(v *verbs.Version) bool { return v.Resource().Custom == nil })
+		if len(own) == 0 {
 			continue
 		}
-		if p.parts[path] = old.parts[path]; p.parts[path] == nil || !slices.Equal(p.parts[path].versions, custom) {
-			p.parts[path] = customPart(custom, p.builtin)
+		if p.parts[path] = old.parts[path]; p.parts[path] == nil || !slices.Equal(p.parts[path].versions, own) {
+			p.parts[path] = customPart(own, p.builtin)
 		}
-		parts = append(parts, p.parts[path])
+		custom = append(custom, p.parts[path])
 	}
-	p.v2 = assemble(parts, others, now)
-	h.prepared = p
-	return p
+	return custom
 }
 
 func byKind(a, b *verbs.Version) int { return strings.Compare(a.GVK().String(), b.GVK().String()) }

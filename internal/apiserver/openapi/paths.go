@@ -487,16 +487,22 @@ func (s subject) act(name, p, method string) {
 	if name != "connect" {
 		o.parameters = append(o.parameters, query("pretty", "string", "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent indicates a browser or command-line HTTP tool (curl and wget)."))
 	}
+	o.parameters = append(o.parameters, s.pathParameters(p)...)
+	s.add(o)
+}
+
+// pathParameters are those that stand in braces in a path.
+func (s subject) pathParameters(p string) (out []spec.Parameter) {
 	for name, description := range map[string]string{
 		"namespace": "object name and auth scope, such as for teams and projects", "name": "name of the " + s.kind.Kind, "path": "path to the resource",
 	} {
 		if strings.Contains(p, "{"+name+"}") {
 			in := query(name, "string", description)
 			in.In, in.Required = "path", true
-			o.parameters = append(o.parameters, in)
+			out = append(out, in)
 		}
 	}
-	s.add(o)
+	return out
 }
 
 // describe says what the action does with an object of the kind, or with a
