@@ -396,21 +396,30 @@ func (d Of[T]) Resource() *Resource {
 		Verbs:                  d.Verbs,
 		Default:                lift(d.Default),
 		PrepareCreate:          liftCtx(d.PrepareCreate),
-		PrepareUpdate:          liftCtx2(d.PrepareUpdate),
+		PrepareUpdate:          liftChange(d.PrepareUpdate),
+		Validate:               askCtx(d.Validate),
+		ValidateUpdate:         askChange(d.ValidateUpdate),
 		MetadataOnUpdate:       d.MetadataOnUpdate,
 		MetadataOnStatusUpdate: d.MetadataOnStatusUpdate,
 		ValidateName:           d.ValidateName,
+		Warnings:               askChange(d.Warnings),
 		HasStatus:              d.HasStatus,
-		PrepareStatusUpdate:    liftCtx2(d.PrepareStatusUpdate),
+		PrepareStatusUpdate:    liftChange(d.PrepareStatusUpdate),
+		ValidateStatusUpdate:   askChange(d.ValidateStatusUpdate),
+		Discard:                liftChange(d.Discard),
 		Reset:                  d.Reset,
 		KeepStatusOnCreate:     d.KeepStatusOnCreate,
 		Generation:             d.Generation,
 		AllowCreateOnUpdate:    d.AllowCreateOnUpdate,
 		RequireResourceVersion: d.RequireResourceVersion,
 		Large:                  d.Large,
+		BeforeDelete:           ask(d.BeforeDelete),
+		Permanent:              ask(d.Permanent),
 		ReturnDeleted:          d.ReturnDeleted,
 		DefaultPropagation:     d.DefaultPropagation,
+		TTL:                    ask(d.TTL),
 		Columns:                d.Columns,
+		Cells:                  ask(d.Cells),
 		Scale:                  d.Scale,
 		Subresources:           d.Subresources,
 		Virtual:                d.Virtual,
@@ -428,59 +437,35 @@ func (d Of[T]) Resource() *Resource {
 	if r.Prefix == "" {
 		r.Prefix = "/registry/" + d.Names.Resource
 	}
-	if f := d.Validate; f != nil {
-		r.Validate = func(ctx context.Context, o Object) field.ErrorList { return f(ctx, o.(T)) }
-	}
-	if f := d.ValidateUpdate; f != nil {
-		r.ValidateUpdate = func(ctx context.Context, o, old Object) field.ErrorList { return f(ctx, o.(T), old.(T)) }
-	}
-	if f := d.ValidateStatusUpdate; f != nil {
-		r.ValidateStatusUpdate = func(ctx context.Context, o, old Object) field.ErrorList { return f(ctx, o.(T), old.(T)) }
-	}
-	if f := d.Discard; f != nil {
-		r.Discard = func(ctx context.Context, o, old Object) {
-			typed, _ := old.(T)
-			f(ctx, o.(T), typed)
-		}
-	}
-	if f := d.Warnings; f != nil {
-		r.Warnings = func(ctx context.Context, o, old Object) []string {
-			typed, _ := old.(T)
-			return f(ctx, o.(T), typed)
-		}
-	}
 	if f := d.NewGeneration; f != nil {
 		r.NewGeneration = func(o, old Object) bool { return f(o.(T), old.(T)) }
 	}
 	if f := d.GracePeriod; f != nil {
 		r.GracePeriod = func(o Object, wish *int64) int64 { return f(o.(T), wish) }
 	}
-	if f := d.BeforeDelete; f != nil {
-		r.BeforeDelete = func(o Object) bool { return f(o.(T)) }
-	}
-	if f := d.Permanent; f != nil {
-		r.Permanent = func(o Object) string { return f(o.(T)) }
-	}
-	if f := d.TTL; f != nil {
-		r.TTL = func(o Object) int64 { return f(o.(T)) }
-	}
-	if f := d.Cells; f != nil {
-		r.Cells = func(o Object) []any { return f(o.(T)) }
-	}
 	if len(d.Fields) > 0 {
 		r.Fields = make(map[string]func(Object) string, len(d.Fields))
 		for path, f := range d.Fields {
-			r.Fields[path] = func(o Object) string { return f(o.(T)) }
+			r.Fields[path] = ask(f)
 		}
 	}
 	return r
 }
+
+// The functions below make of one over T one over any object; nil stays nil.
 
 func lift[T Object](f func(T)) func(Object) {
 	if f == nil {
 		return nil
 	}
 	return func(o Object) { f(o.(T)) }
+}
+
+func ask[T Object, R any](f func(T) R) func(Object) R {
+	if f == nil {
+		return nil
+	}
+	return func(o Object) R { return f(o.(T)) }
 }
 
 func liftCtx[T Object](f func(context.Context, T)) func(context.Context, Object) {
@@ -490,9 +475,31 @@ func liftCtx[T Object](f func(context.Context, T)) func(context.Context, Object)
 	return func(ctx context.Context, o Object) { f(ctx, o.(T)) }
 }
 
-func liftCtx2[T Object](f func(context.Context, T, T)) func(context.Context, Object, Object) {
+func askCtx[T Object, R any](f func(context.Context, T) R) func(context.Context, Object) R {
 	if f == nil {
 		return nil
 	}
-	return func(ctx context.Context, o, old Object) { f(ctx, o.(T), old.(T)) }
+	return func(ctx context.Context, o Object) R { return f(ctx, o.(T)) }
+}
+
+func liftChange[T Object](f func(context.Context, T, T)) func(context.Context, Object, Object) {
+	if f == nil {
+		return nil
+	}
+	return func(ctx context.Context, o, old Object) { f(ctx, o.(T), before[T](old)) }
+}
+
+func askChange[T Object, R any](f func(context.Context, T, T) R) func(context.Context, Object, Object) R {
+	if f == nil {
+		return nil
+	}
+	return func(ctx context.Context, o, old Object) R { return f(ctx, o.(T), before[T](old)) }
+}
+
+// before is the old object of a change, nil on create.
+func before[T Object](old Object) (typed T) {
+	if old != nil {
+		typed = old.(T)
+	}
+	return typed
 }

@@ -87,6 +87,13 @@ func hub(d *definition) (*apiextensions.CustomResourceDefinition, field.ErrorLis
 	return out, nil
 }
 
+func hubs(d, old *definition) (in, was *apiextensions.CustomResourceDefinition, errs field.ErrorList) {
+	if in, errs = hub(d); errs == nil {
+		was, errs = hub(old)
+	}
+	return in, was, errs
+}
+
 func validateDefinition(ctx context.Context, d *definition) field.ErrorList {
 	in, errs := hub(d)
 	if errs != nil {
@@ -96,11 +103,7 @@ func validateDefinition(ctx context.Context, d *definition) field.ErrorList {
 }
 
 func validateDefinitionUpdate(ctx context.Context, d, old *definition) field.ErrorList {
-	in, errs := hub(d)
-	if errs != nil {
-		return errs
-	}
-	was, errs := hub(old)
+	in, was, errs := hubs(d, old)
 	if errs != nil {
 		return errs
 	}
@@ -108,11 +111,7 @@ func validateDefinitionUpdate(ctx context.Context, d, old *definition) field.Err
 }
 
 func validateDefinitionStatus(_ context.Context, d, old *definition) field.ErrorList {
-	in, errs := hub(d)
-	if errs != nil {
-		return errs
-	}
-	was, errs := hub(old)
+	in, was, errs := hubs(d, old)
 	if errs != nil {
 		return errs
 	}

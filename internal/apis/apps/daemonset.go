@@ -180,14 +180,16 @@ func validateDaemonSetStrategy(s *appsv1.DaemonSetUpdateStrategy, path *field.Pa
 
 func validateDaemonSetStatus(_ context.Context, d, old *appsv1.DaemonSet) field.ErrorList {
 	s, path := &d.Status, field.NewPath("status")
-	errs := checks.Nonnegative(s.CurrentNumberScheduled, path.Child("currentNumberScheduled"))
-	errs = append(errs, checks.Nonnegative(s.NumberMisscheduled, path.Child("numberMisscheduled"))...)
-	errs = append(errs, checks.Nonnegative(s.DesiredNumberScheduled, path.Child("desiredNumberScheduled"))...)
-	errs = append(errs, checks.Nonnegative(s.NumberReady, path.Child("numberReady"))...)
-	errs = append(errs, checks.Nonnegative(s.ObservedGeneration, path.Child("observedGeneration"))...)
-	errs = append(errs, checks.Nonnegative(s.UpdatedNumberScheduled, path.Child("updatedNumberScheduled"))...)
-	errs = append(errs, checks.Nonnegative(s.NumberAvailable, path.Child("numberAvailable"))...)
-	errs = append(errs, checks.Nonnegative(s.NumberUnavailable, path.Child("numberUnavailable"))...)
+	errs := numbers{
+		{"currentNumberScheduled", int64(s.CurrentNumberScheduled)},
+		{"numberMisscheduled", int64(s.NumberMisscheduled)},
+		{"desiredNumberScheduled", int64(s.DesiredNumberScheduled)},
+		{"numberReady", int64(s.NumberReady)},
+		{"observedGeneration", s.ObservedGeneration},
+		{"updatedNumberScheduled", int64(s.UpdatedNumberScheduled)},
+		{"numberAvailable", int64(s.NumberAvailable)},
+		{"numberUnavailable", int64(s.NumberUnavailable)},
+	}.nonnegative(path)
 	errs = append(errs, checks.OptionalNonnegative(s.CollisionCount, path.Child("collisionCount"))...)
 	return append(errs, validateNotDecremented(s.CollisionCount, old.Status.CollisionCount, path.Child("collisionCount"))...)
 }

@@ -170,12 +170,14 @@ func validateStrategy(s *appsv1.DeploymentStrategy, path *field.Path) field.Erro
 
 func validateDeploymentStatus(_ context.Context, d, old *appsv1.Deployment) field.ErrorList {
 	s, path := &d.Status, field.NewPath("status")
-	errs := checks.Nonnegative(s.ObservedGeneration, path.Child("observedGeneration"))
-	errs = append(errs, checks.Nonnegative(s.Replicas, path.Child("replicas"))...)
-	errs = append(errs, checks.Nonnegative(s.UpdatedReplicas, path.Child("updatedReplicas"))...)
-	errs = append(errs, checks.Nonnegative(s.ReadyReplicas, path.Child("readyReplicas"))...)
-	errs = append(errs, checks.Nonnegative(s.AvailableReplicas, path.Child("availableReplicas"))...)
-	errs = append(errs, checks.Nonnegative(s.UnavailableReplicas, path.Child("unavailableReplicas"))...)
+	errs := numbers{
+		{"observedGeneration", s.ObservedGeneration},
+		{"replicas", int64(s.Replicas)},
+		{"updatedReplicas", int64(s.UpdatedReplicas)},
+		{"readyReplicas", int64(s.ReadyReplicas)},
+		{"availableReplicas", int64(s.AvailableReplicas)},
+		{"unavailableReplicas", int64(s.UnavailableReplicas)},
+	}.nonnegative(path)
 	errs = append(errs, checks.OptionalNonnegative(s.TerminatingReplicas, path.Child("terminatingReplicas"))...)
 	errs = append(errs, checks.OptionalNonnegative(s.CollisionCount, path.Child("collisionCount"))...)
 	const whole = "cannot be greater than status.replicas"

@@ -91,11 +91,13 @@ func validateReplicaSetSpec(s *appsv1.ReplicaSetSpec, old *corev1.PodTemplateSpe
 
 func validateReplicaSetStatus(_ context.Context, r, _ *appsv1.ReplicaSet) field.ErrorList {
 	s, path := &r.Status, field.NewPath("status")
-	errs := checks.Nonnegative(s.Replicas, path.Child("replicas"))
-	errs = append(errs, checks.Nonnegative(s.FullyLabeledReplicas, path.Child("fullyLabeledReplicas"))...)
-	errs = append(errs, checks.Nonnegative(s.ReadyReplicas, path.Child("readyReplicas"))...)
-	errs = append(errs, checks.Nonnegative(s.AvailableReplicas, path.Child("availableReplicas"))...)
-	errs = append(errs, checks.Nonnegative(s.ObservedGeneration, path.Child("observedGeneration"))...)
+	errs := numbers{
+		{"replicas", int64(s.Replicas)},
+		{"fullyLabeledReplicas", int64(s.FullyLabeledReplicas)},
+		{"readyReplicas", int64(s.ReadyReplicas)},
+		{"availableReplicas", int64(s.AvailableReplicas)},
+		{"observedGeneration", s.ObservedGeneration},
+	}.nonnegative(path)
 	errs = append(errs, checks.OptionalNonnegative(s.TerminatingReplicas, path.Child("terminatingReplicas"))...)
 	const whole = "cannot be greater than status.replicas"
 	errs = append(errs, validateAtMost(s.FullyLabeledReplicas, s.Replicas, whole, path.Child("fullyLabeledReplicas"))...)

@@ -258,12 +258,14 @@ func validateRetention(p *appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy
 
 func validateStatefulSetStatus(_ context.Context, obj, old *appsv1.StatefulSet) field.ErrorList {
 	s, path := &obj.Status, field.NewPath("status")
-	errs := checks.Nonnegative(s.Replicas, path.Child("replicas"))
-	errs = append(errs, checks.Nonnegative(s.ReadyReplicas, path.Child("readyReplicas"))...)
-	errs = append(errs, checks.Nonnegative(s.CurrentReplicas, path.Child("currentReplicas"))...)
-	errs = append(errs, checks.Nonnegative(s.UpdatedReplicas, path.Child("updatedReplicas"))...)
-	errs = append(errs, checks.Nonnegative(s.AvailableReplicas, path.Child("availableReplicas"))...)
-	errs = append(errs, checks.Nonnegative(s.ObservedGeneration, path.Child("observedGeneration"))...)
+	errs := numbers{
+		{"replicas", int64(s.Replicas)},
+		{"readyReplicas", int64(s.ReadyReplicas)},
+		{"currentReplicas", int64(s.CurrentReplicas)},
+		{"updatedReplicas", int64(s.UpdatedReplicas)},
+		{"availableReplicas", int64(s.AvailableReplicas)},
+		{"observedGeneration", s.ObservedGeneration},
+	}.nonnegative(path)
 	errs = append(errs, checks.OptionalNonnegative(s.CollisionCount, path.Child("collisionCount"))...)
 	const whole = "cannot be greater than status.replicas"
 	errs = append(errs, validateAtMost(s.ReadyReplicas, s.Replicas, whole, path.Child("readyReplicas"))...)

@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"skiff/internal/apis"
+	"skiff/internal/apis/checks"
 	"skiff/internal/apis/columns"
 	"skiff/internal/apis/core"
 )
@@ -84,6 +85,19 @@ func validateEndless(t *corev1.PodTemplateSpec, kind string, path *field.Path) f
 	}
 	if t.Spec.ActiveDeadlineSeconds != nil {
 		errs = append(errs, field.Forbidden(path.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+kind+" is not Supported"))
+	}
+	return errs
+}
+
+// numbers are those of a status, by the names of their fields.
+type numbers []struct {
+	field string
+	n     int64
+}
+
+func (ns numbers) nonnegative(path *field.Path) (errs field.ErrorList) {
+	for _, number := range ns {
+		errs = append(errs, checks.Nonnegative(number.n, path.Child(number.field))...)
 	}
 	return errs
 }
