@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"skiff/internal/kubelet/eviction"
@@ -57,4 +59,30 @@ func TestEviction(t *testing.T) {
 		}
 		return errors.New("the node does not tell of its lack of memory")
 	})
+}
+
+// TestDiskLimits has pods write more than they may, where the node has plenty.
+func TestDiskLimits(t *testing.T) {
+	n := start(t)
+	write := "; dd if=/dev/zero bs=1M count=4 of="
+	volume := pod("volume", script("c", "echo volume"+write+"/data/big; exec sleep 1000"))
+	volume.Spec.Volumes = []v1.Volume{{Name: "data", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: ptr.To(resource.MustParse("2Mi"))}}}}
+	volume.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "data", MountPath: "/data"}}
+	layer := pod("layer", script("c", "echo layer"+write+"/big; exec sleep 1000"))
+	layer.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceEphemeralStorage: resource.MustParse("2Mi")}
+	modest := pod("modest", script("c", "exec sleep 1000"))
+	modest.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceEphemeralStorage: resource.MustParse("2Mi")}
+	for _, p := range []*v1.Pod{volume, layer, modest} {
+		n.create(t, p)
+	}
+	for name, want := range map[string]string{
+		"volume": `Usage of EmptyDir volume "data" exceeds the limit "2Mi". `,
+		"layer":  "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. ",
+	} {
+		p := n.await(t, name, func(p *v1.Pod) bool { return p.Status.Phase == v1.PodFailed })
+		if p.Status.Reason != eviction.Reason || p.Status.Message != want {
+			t.Errorf("%s: %s, %q", name, p.Status.Reason, p.Status.Message)
+		}
+	}
+	n.await(t, "modest", ready)
 }

@@ -97,7 +97,7 @@ func (s scarce) Measure() eviction.Observations { return eviction.Measure(s.Root
 func (s scarce) Active() []*v1.Pod { return s.active("") }
 
 // Usage implements eviction.Node.
-func (s scarce) Usage(ctx context.Context) (map[types.UID]eviction.PodUsage, error) {
+func (s scarce) Usage(ctx context.Context, pods []*v1.Pod) (map[types.UID]eviction.PodUsage, error) {
 	containers, err := s.runtime.ListContainerStats(ctx, &cri.ListContainerStatsRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("reading containers' statistics: %w", err)
@@ -107,9 +107,18 @@ func (s scarce) Usage(ctx context.Context) (map[types.UID]eviction.PodUsage, err
 		return nil, fmt.Errorf("reading sandboxes' statistics: %w", err)
 	}
 	out := map[types.UID]eviction.PodUsage{}
-	for _, pod := range s.Active() {
-		u := eviction.PodUsage{Containers: map[string]eviction.Usage{}}
+	for _, pod := range pods {
+		u := eviction.PodUsage{Containers: map[string]eviction.Usage{}, EmptyDirs: map[string]int64{}}
 		u.Disk, u.Inodes = eviction.DiskUsage(s.volumes.PodDir(string(pod.UID)))
+		for i := range pod.Spec.Volumes {
+			v := &pod.Spec.Volumes[i]
+			if v.EmptyDir == nil || v.EmptyDir.SizeLimit == nil {
+				continue
+			}
+			if path, err := s.volumes.Path(string(pod.UID), v.Name); err == nil {
+				u.EmptyDirs[v.Name], _ = eviction.DiskUsage(path)
+			}
+		}
 		out[pod.UID] = u
 	}
 	for _, c := range containers.Stats {

@@ -1,7 +1,8 @@
 // Package eviction keeps a node from running out of memory, disk space, inodes
 // and process numbers. While one of them is scarce the node says so in a
 // condition, takes fewer pods, frees what no pod needs, and at last ends pods,
-// one at a time, those first that use more than they asked for.
+// one at a time, those first that use more than they asked for. Pods that use
+// more disk space than they may are ended at all times.
 package eviction
 
 import (
@@ -38,8 +39,8 @@ type Node interface {
 	Measure() Observations
 	// Active returns the pods that hold resources of the node.
 	Active() []*v1.Pod
-	// Usage returns what they use, by UID.
-	Usage(ctx context.Context) (map[types.UID]PodUsage, error)
+	// Usage returns what the pods use, by UID.
+	Usage(ctx context.Context, pods []*v1.Pod) (map[types.UID]PodUsage, error)
 	// Reclaim frees disk space that no pod needs.
 	Reclaim(ctx context.Context) error
 	// Evict ends a pod and returns when nothing of it is left, or with ctx.
@@ -67,10 +68,8 @@ type Manager struct {
 
 // Run watches over the node until ctx ends.
 func (m *Manager) Run(ctx context.Context) {
-	if len(m.Thresholds) == 0 {
-		return
-	}
 	for ctx.Err() == nil {
+		m.enforce(ctx)
 		if m.relieve(ctx) {
 			// What has been gained shows at once.
 			continue
@@ -161,21 +160,22 @@ func (m *Manager) relieve(ctx context.Context) bool {
 			return false
 		}
 	}
-	usage, err := m.Node.Usage(ctx)
+	pods := slices.DeleteFunc(m.Node.Active(), critical)
+	usage, err := m.Node.Usage(ctx, pods)
 	if err != nil {
 		m.Log.Warn("measuring what pods use", "err", err)
 	}
-	pods := slices.DeleteFunc(m.Node.Active(), critical)
 	if len(pods) == 0 || ctx.Err() != nil {
 		return false
 	}
 	rank(pods, usage, s.Signal)
-	m.evict(ctx, pods[0], s, usage[pods[0].UID])
+	text, annotations := explain(pods[0], s, usage[pods[0].UID])
+	m.end(ctx, pods[0], text, annotations)
 	return true
 }
 
-func (m *Manager) evict(ctx context.Context, pod *v1.Pod, s scarcity, usage PodUsage) {
-	text, annotations := explain(pod, s, usage)
+// end evicts a pod, for the reason that text gives.
+func (m *Manager) end(ctx context.Context, pod *v1.Pod, text string, annotations map[string]string) {
 	m.Log.Warn("evicting pod", "namespace", pod.Namespace, "pod", pod.Name, "why", text)
 	m.Recorder.AnnotatedEventf(pod, annotations, v1.EventTypeWarning, Reason, "%s", text)
 	ctx, cancel := context.WithTimeout(ctx, evictionTimeout)

@@ -56,7 +56,7 @@ type machine struct {
 
 func (n *machine) Measure() Observations { return n.observed }
 func (n *machine) Active() []*v1.Pod     { return slices.Clone(n.pods) }
-func (n *machine) Usage(context.Context) (map[types.UID]PodUsage, error) {
+func (n *machine) Usage(context.Context, []*v1.Pod) (map[types.UID]PodUsage, error) {
 	return n.usage, n.usageErr
 }
 

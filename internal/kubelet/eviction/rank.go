@@ -33,6 +33,8 @@ func (u Usage) of(s Signal) int64 {
 type PodUsage struct {
 	Usage
 	Containers map[string]Usage
+	// EmptyDirs are the bytes in the emptyDir volumes with a limit, by name.
+	EmptyDirs map[string]int64
 }
 
 // rank sorts pods by who is to go first: one of which nobody knows what it
