@@ -17,7 +17,11 @@ spec:
   names: {plural: NAMEs, singular: NAME, kind: KIND}
   versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: SCHEMA}}]
 `), "create -f -", "NAMEs.kubectl.example.com created"[4:])
-		k.ok("", "wait crd/"+name+"s.kubectl.example.com --for=condition=Established", "condition met")
+		// kubectl gives up on an object that has no conditions yet.
+		s.until("kubectl sees it established", func() bool {
+			_, err := k.run("", "wait", "crd/"+name+"s.kubectl.example.com", "--for=condition=Established")
+			return err == nil
+		})
 		s.until("kubectl can explain it", func() bool {
 			_, err := k.run("", "explain", name+"s")
 			return err == nil

@@ -6,6 +6,7 @@ package admission
 
 import (
 	"context"
+	"iter"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -130,37 +131,51 @@ func (c Chain) Mutate(ctx context.Context, a *Attributes) error {
 
 func (c Chain) mutate(ctx context.Context, a *Attributes) error {
 	watch := stopwatch{step: admit, a: a}
-	for _, p := range c {
-		plugin, timer := untimed(p)
-		if m, ok := plugin.(Mutator); ok {
-			watch.start(timer)
-			err := m.Mutate(ctx, a)
-			watch.stop(timer, err)
-			if err != nil {
-				return err
-			}
+	for plugin, timer := range each[Mutator](c) {
+		watch.start(timer)
+		err := plugin.Mutate(ctx, a)
+		watch.stop(timer, err)
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func untimed(p any) (plugin any, timer *Timer) {
-	if t, ok := p.(*Timed); ok {
-		return t.Plugin, t.Timer
+// each yields the plug-ins that are a P, and the timers of those that have one.
+func each[P any](c Chain) iter.Seq2[P, *Timer] {
+	return func(yield func(P, *Timer) bool) {
+		for _, plugin := range c {
+			var timer *Timer
+			if t, ok := plugin.(*Timed); ok {
+				plugin, timer = t.Plugin, t.Timer
+			}
+			if p, ok := plugin.(P); ok && !yield(p, timer) {
+				return
+			}
+		}
 	}
-	return p, nil
+}
+
+// Validate implements Validator.
+func (c Chain) Validate(ctx context.Context, a *Attributes) error {
+	watch := stopwatch{step: validate, a: a}
+	for plugin, timer := range each[Validator](c) {
+		watch.start(timer)
+		err := plugin.Validate(ctx, a)
+		watch.stop(timer, err)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Complete implements Completer.
 func (c Chain) Complete(ctx context.Context, a *Attributes) (undo func(), err error) {
 	var undos calls
-	for _, p := range c {
-		plugin, _ := untimed(p)
-		completer, ok := plugin.(Completer)
-		if !ok {
-			continue
-		}
-		f, err := completer.Complete(ctx, a)
+	for plugin := range each[Completer](c) {
+		f, err := plugin.Complete(ctx, a)
 		if err != nil {
 			undos.all()
 			return nil, err
@@ -170,42 +185,11 @@ func (c Chain) Complete(ctx context.Context, a *Attributes) (undo func(), err er
 	return undos.all, nil
 }
 
-// calls are functions of plug-ins for when an attempt is over.
-type calls []func()
-
-func (c calls) all() {
-	for _, f := range c {
-		f()
-	}
-}
-
-// Validate implements Validator.
-func (c Chain) Validate(ctx context.Context, a *Attributes) error {
-	watch := stopwatch{step: validate, a: a}
-	for _, p := range c {
-		plugin, timer := untimed(p)
-		if v, ok := plugin.(Validator); ok {
-			watch.start(timer)
-			err := v.Validate(ctx, a)
-			watch.stop(timer, err)
-			if err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // Account implements Accountant.
 func (c Chain) Account(ctx context.Context, a *Attributes) (entries []Entry, done func(), err error) {
 	var dones calls
-	for _, p := range c {
-		plugin, _ := untimed(p)
-		accountant, ok := plugin.(Accountant)
-		if !ok {
-			continue
-		}
-		more, f, err := accountant.Account(ctx, a)
+	for plugin := range each[Accountant](c) {
+		more, f, err := plugin.Account(ctx, a)
 		if err != nil {
 			dones.all()
 			return nil, nil, err
@@ -213,4 +197,13 @@ func (c Chain) Account(ctx context.Context, a *Attributes) (entries []Entry, don
 		entries, dones = append(entries, more...), append(dones, f)
 	}
 	return entries, dones.all, nil
+}
+
+// calls are functions of plug-ins for when an attempt is over.
+type calls []func()
+
+func (c calls) all() {
+	for _, f := range c {
+		f()
+	}
 }
