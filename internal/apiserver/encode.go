@@ -209,43 +209,43 @@ func encodeList(ctx context.Context, v *verbs.Version, list *verbs.ListResult) (
 	return buf, nil
 }
 
+// encodeProtobufList returns a list of stored objects in upstream's envelope.
+func encodeProtobufList(ctx context.Context, v *verbs.Version, list *verbs.ListResult) ([]byte, error) {
+	items, size, err := encodeItems(ctx, v, list, mediaProtobuf)
+	if err != nil {
+		return nil, err
+	}
+	meta := listMeta(list)
+	raw, err := meta.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	size += tagSize(len(raw)) + len(raw)
+	buf := appendEnvelopeHead(make([]byte, 0, size+128), v.GroupVersion().WithKind(v.Resource().ListKind), size)
+	buf = appendField(buf, 1, raw)
+	for _, item := range items {
+		buf = appendField(buf, 2, item)
+	}
+	return append(buf, envelopeTail...), nil
+}
+
 // writeList answers with a list of stored objects.
 func writeList(w http.ResponseWriter, r *http.Request, m *mediaType, v *verbs.Version, list *verbs.ListResult) error {
-	if m.Media == mediaProtobuf {
-		items, size, err := encodeItems(r.Context(), v, list, m.Media)
-		if err != nil {
-			return err
+	var buf []byte
+	var err error
+	switch m.Media {
+	case mediaProtobuf:
+		buf, err = encodeProtobufList(r.Context(), v, list)
+	case mediaCBOR:
+		buf, err = encodeCBORList(r.Context(), v, list)
+	default:
+		buf, err = encodeList(r.Context(), v, list)
+		if err == nil && m.Media == mediaYAML {
+			buf, err = yaml.JSONToYAML(buf)
 		}
-		meta := listMeta(list)
-		raw, err := meta.Marshal()
-		if err != nil {
-			return err
-		}
-		size += tagSize(len(raw)) + len(raw)
-		buf := appendEnvelopeHead(make([]byte, 0, size+128), v.GroupVersion().WithKind(v.Resource().ListKind), size)
-		buf = appendField(buf, 1, raw)
-		for _, item := range items {
-			buf = appendField(buf, 2, item)
-		}
-		writeBytes(w, r, m, http.StatusOK, append(buf, envelopeTail...))
-		return nil
 	}
-	if m.Media == mediaCBOR {
-		buf, err := encodeCBORList(r.Context(), v, list)
-		if err != nil {
-			return err
-		}
-		writeBytes(w, r, m, http.StatusOK, buf)
-		return nil
-	}
-	buf, err := encodeList(r.Context(), v, list)
 	if err != nil {
 		return err
-	}
-	if m.Media == mediaYAML {
-		if buf, err = yaml.JSONToYAML(buf); err != nil {
-			return err
-		}
 	}
 	writeBytes(w, r, m, http.StatusOK, buf)
 	return nil

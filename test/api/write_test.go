@@ -361,6 +361,11 @@ func (s *server) nodePorts(t *testing.T) {
 		t.Errorf("a port without a proper name: %d %s", a.Code, a.Body)
 	}
 	s.ok(201, call{Method: "POST", Path: path, Body: `{"metadata":{"name":"after"},"spec":{"type":"NodePort","clusterIP":"10.96.7.9","ports":[{"port":80,"nodePort":31083}]}}`})
+	update := `{"metadata":{"name":"after"},"spec":{"type":"NodePort","clusterIP":"10.96.7.9","ports":[{"name":"a","port":80,"nodePort":31083},{"name":"NOT_A_NAME","port":81,"nodePort":31086}]}}`
+	if a := s.do(call{Method: "PUT", Path: path + "/after", Body: update}); a.Code != 422 || !strings.Contains(a.status(t).Message, "spec.ports[1].name") {
+		t.Errorf("a further port without a proper name: %d %s", a.Code, a.Body)
+	}
+	s.ok(201, call{Method: "POST", Path: path, Body: `{"metadata":{"name":"later"},"spec":{"type":"NodePort","ports":[{"port":80,"nodePort":31086}]}}`})
 	for body, want := range map[string]string{
 		taken: `Service "ports" is invalid: spec.clusterIPs: Invalid value: ["10.96.7.8"]: failed to allocate IP 10.96.7.8: provided IP is already allocated`,
 		`{"metadata":{"name":"ports"},"spec":{"type":"NodePort","ports":[{"port":80,"nodePort":31084}]}}`: `services "ports" already exists`,

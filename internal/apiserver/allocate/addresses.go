@@ -11,7 +11,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -98,7 +97,7 @@ func (t *transaction) claimAddress(text string) error {
 		return nil
 	}
 	r := t.mu.ranges[at].String()
-	if h := t.mu.addresses.holder(ip); h != "" && h != t.service.UID {
+	if !t.mu.addresses.free(ip, t.service.UID) {
 		t.metrics.failures.WithLabelValues(r, scopeStatic).Inc()
 		return errAllocated
 	}
@@ -117,7 +116,7 @@ func (t *transaction) pickAddress(family corev1.IPFamily) (netip.Addr, error) {
 		}
 		last = r
 		for ip := range candidates(r) {
-			if t.mu.addresses.holder(ip) == "" {
+			if t.mu.addresses.on(ip) == nil {
 				t.metrics.allocations.WithLabelValues(r.String(), scopeDynamic).Inc()
 				t.metrics.duration.WithLabelValues(r.String()).Observe(t.clock.Since(began).Seconds())
 				reserve(t, &t.mu.addresses, ip)
@@ -133,25 +132,22 @@ func (t *transaction) pickAddress(family corev1.IPFamily) (netip.Addr, error) {
 func (a *Allocator) replaceAddress(old, addr *networkingv1.IPAddress) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if ip, owner := foreign(old); owner != "" {
-		a.mu.addresses.drop(owner, ip)
+	if ip, ok := foreign(old); ok {
+		a.mu.addresses.drop(old.UID, ip)
 	}
-	if ip, owner := foreign(addr); owner != "" {
-		a.mu.addresses.store(owner, ip)
+	if ip, ok := foreign(addr); ok {
+		a.mu.addresses.store(addr.UID, ip)
 	}
 }
 
-// foreign returns the address, and its IPAddress as owner if it belongs to
-// something else than a Service.
-func foreign(addr *networkingv1.IPAddress) (ip netip.Addr, owner types.UID) {
-	if addr == nil {
-		return ip, ""
+// foreign returns the address of an IPAddress that belongs to something else than
+// a Service.
+func foreign(addr *networkingv1.IPAddress) (ip netip.Addr, ok bool) {
+	if addr == nil || addr.Spec.ParentRef == nil || ofService(addr.Spec.ParentRef) {
+		return ip, false
 	}
 	ip, err := netip.ParseAddr(addr.Name)
-	if ref := addr.Spec.ParentRef; err != nil || ref == nil || ofService(ref) {
-		return ip, ""
-	}
-	return ip, addr.UID
+	return ip, err == nil
 }
 
 func ofService(ref *networkingv1.ParentReference) bool {

@@ -317,6 +317,7 @@ func TestRelease(t *testing.T) {
 			f.replaceService(nil, s)
 			f.clock.SetTime(f.clock.Now().Add(time.Hour))
 		}, false},
+		{"stored without a UID", func(f *fixture, s *corev1.Service, undo func()) { undo(); s.UID = ""; f.replaceService(nil, s) }, false},
 		{"removed", func(f *fixture, s *corev1.Service, _ func()) { f.replaceService(nil, s); f.replaceService(s, nil) }, true},
 		{"given up", func(f *fixture, s *corev1.Service, _ func()) {
 			f.replaceService(nil, s)
@@ -442,8 +443,8 @@ func TestRanges(t *testing.T) {
 	}
 	f.replaceRange(ready, nil)
 	for _, ip := range addressesOf(dual) {
-		if h := f.mu.addresses.holder(ip); h != dual.UID {
-			t.Errorf("%s is %q's after its range is gone", ip, h)
+		if c := f.mu.addresses.on(ip); c == nil || c.owner != dual.UID {
+			t.Errorf("%s is not its owner's any more after its range is gone", ip)
 		}
 	}
 	if _, err := f.write(f.service("late", "{}"), nil); !apierrors.IsInternalError(err) {

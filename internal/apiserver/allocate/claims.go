@@ -18,7 +18,7 @@ type claims[K comparable] struct {
 	by    map[K]*claim
 }
 
-// claim is what one owner has, the UID of a Service as a rule.
+// claim is what one owner has: a Service, or an IPAddress that is none of theirs.
 type claim struct {
 	owner types.UID
 	// stored claims last until the owner goes; others are reservations.
@@ -32,21 +32,26 @@ func newClaims[K comparable](c clock.PassiveClock) claims[K] {
 	return claims[K]{clock: c, by: map[K]*claim{}}
 }
 
-// holder returns the owner of key, "" if it is free.
-func (cs *claims[K]) holder(key K) types.UID {
-	c := cs.by[key]
-	if c == nil || !c.stored && cs.clock.Since(c.since) > pending {
-		return ""
+// on returns the claim on key, nil if that is free.
+func (cs *claims[K]) on(key K) *claim {
+	if c := cs.by[key]; c != nil && (c.stored || cs.clock.Since(c.since) <= pending) {
+		return c
 	}
-	return c.owner
+	return nil
+}
+
+// free reports whether owner may have key.
+func (cs *claims[K]) free(key K, owner types.UID) bool {
+	c := cs.on(key)
+	return c == nil || c.owner == owner
 }
 
 // reserve gives key, which nobody else holds, to owner for the time of a write.
 // cancel, which is for writes that have stored nothing, takes it back unless
 // another write of the same owner counts on it.
 func (cs *claims[K]) reserve(owner types.UID, key K) (cancel func()) {
-	c := cs.by[key]
-	if cs.holder(key) != owner {
+	c := cs.on(key)
+	if c == nil {
 		c = &claim{owner: owner}
 		cs.by[key] = c
 	}

@@ -149,7 +149,7 @@ func (t *transaction) claimPort(p int32) error {
 	if p < firstNodePort || p > lastNodePort {
 		return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %d-%d", firstNodePort, lastNodePort)
 	}
-	if h := t.mu.ports.holder(p); t.held[p] || h != "" && h != t.service.UID {
+	if t.held[p] || !t.mu.ports.free(p, t.service.UID) {
 		return errors.New("provided port is already allocated")
 	}
 	t.takePort(p)
@@ -159,7 +159,7 @@ func (t *transaction) claimPort(p int32) error {
 // pickPort takes a port that nobody has.
 func (t *transaction) pickPort() (int32, error) {
 	for n := range trials(allNodePorts, reservedNodePorts) {
-		if p := firstNodePort + int32(n); !t.held[p] && t.mu.ports.holder(p) == "" {
+		if p := firstNodePort + int32(n); !t.held[p] && t.mu.ports.on(p) == nil {
 			t.takePort(p)
 			return p, nil
 		}
