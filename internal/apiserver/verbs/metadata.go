@@ -3,6 +3,8 @@ package verbs
 import (
 	"context"
 	"fmt"
+	"iter"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -219,26 +221,18 @@ func copyStatus(obj, old apis.Object) {
 // own.
 func keepAllButStatus(obj, old apis.Object) {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
-		o := old.(*unstructured.Unstructured)
-		for k := range u.Object {
-			if k != "status" && k != "metadata" {
-				delete(u.Object, k)
+		kept := customSpec(old.(*unstructured.Unstructured), true)
+		for _, name := range []string{"metadata", "status"} {
+			if value, found := u.Object[name]; found {
+				kept[name] = value
 			}
 		}
-		for k, v := range o.Object {
-			if k != "status" && k != "metadata" {
-				u.Object[k] = v
-			}
-		}
+		u.Object = kept
 		return
 	}
 	v, o := structOf(obj), structOf(old)
-	for i := range v.NumField() {
-		switch v.Type().Field(i).Name {
-		case "TypeMeta", "ObjectMeta", "Status":
-		default:
-			v.Field(i).Set(o.Field(i))
-		}
+	for i := range specFields(v.Type()) {
+		v.Field(i).Set(o.Field(i))
 	}
 }
 
@@ -246,29 +240,41 @@ func keepAllButStatus(obj, old apis.Object) {
 // subresource a custom resource's status is a field like any other.
 func specChanged(obj, old apis.Object, hasStatus bool) bool {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
-		o := old.(*unstructured.Unstructured)
-		strip := func(m map[string]any) map[string]any {
-			c := make(map[string]any, len(m))
-			for k, v := range m {
-				if k != "metadata" && (k != "status" || !hasStatus) {
-					c[k] = v
-				}
-			}
-			return c
-		}
-		return !equality.Semantic.DeepEqual(strip(u.Object), strip(o.Object))
+		return !equality.Semantic.DeepEqual(customSpec(u, hasStatus), customSpec(old.(*unstructured.Unstructured), hasStatus))
 	}
 	v, o := structOf(obj), structOf(old)
-	for i := range v.NumField() {
-		switch v.Type().Field(i).Name {
-		case "TypeMeta", "ObjectMeta", "Status":
-		default:
-			if !equality.Semantic.DeepEqual(v.Field(i).Interface(), o.Field(i).Interface()) {
-				return true
-			}
+	for i := range specFields(v.Type()) {
+		if !equality.Semantic.DeepEqual(v.Field(i).Interface(), o.Field(i).Interface()) {
+			return true
 		}
 	}
 	return false
+}
+
+// customSpec is what a custom resource has besides metadata and, if that is a
+// subresource, status. Its values are the object's own.
+func customSpec(u *unstructured.Unstructured, hasStatus bool) map[string]any {
+	rest := maps.Clone(u.Object)
+	delete(rest, "metadata")
+	if hasStatus {
+		delete(rest, "status")
+	}
+	return rest
+}
+
+// specFields yields the fields of a type besides kind, metadata and status.
+func specFields(t reflect.Type) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for i := range t.NumField() {
+			switch t.Field(i).Name {
+			case "TypeMeta", "ObjectMeta", "Status":
+			default:
+				if !yield(i) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // unchanged reports whether an update changes nothing but the times in
