@@ -77,8 +77,9 @@ func (w *worker) reportWhile(ctx context.Context, stop func() error) error {
 		if removed {
 			continue
 		}
-		// A state that cannot be read now shows with the next change, or in the end.
-		if state, err := w.k.inspector.Pod(ctx, w.uid, pod.Namespace, pod.Name); err == nil {
+		// A state that cannot be read now shows with the next change, and that
+		// nothing runs any more is told in the end.
+		if state, err := w.k.inspector.Pod(ctx, w.uid, pod.Namespace, pod.Name); err == nil && len(state.Alive()) > 0 {
 			w.report(w.grantedOf(pod), state, true, false)
 		}
 	}
