@@ -117,6 +117,11 @@ func (w *worker) createSandbox(ctx context.Context, pod *v1.Pod, state *runtime.
 		k.recorder.Event(pod, v1.EventTypeWarning, "FailedCreatePodContainer", "unable to ensure pod container exists: "+err.Error())
 		return err
 	}
+	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
+		const problem = "can't set `spec.hostUsers: false`, this node does not support user namespaces"
+		k.recorder.Event(pod, v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+problem)
+		return errors.New(problem)
+	}
 	config := w.sandboxConfig(pod, a.SandboxAttempt, parent)
 	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
 		return fmt.Errorf("making log directory: %w", err)
@@ -247,7 +252,7 @@ func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, state *runtim
 	if err != nil {
 		return nil, err
 	}
-	env, err := podspec.Env(ctx, pod, c, place, services, live{k.Client.Client})
+	env, err := podspec.Env(ctx, pod, c, place, services, podSources{live{k.Client.Client}, w})
 	if err != nil {
 		return nil, err
 	}

@@ -348,12 +348,13 @@ func (n *node) content(t *testing.T) {
 	if err := n.Client.Create(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	c := script("c", `echo "$GREETING on $NODE mem $MEM key $KEY"; cat /shared/init; test -s /token/token && echo token; cat /down/labels; echo; cat /sub/file; cat /image/passwd; exec sleep 1000`)
+	c := script("c", `echo "$GREETING on $NODE mem $MEM key $KEY"; cat /shared/init; test -s /token/token && echo token; cat /down/labels; echo; cat /sub/file; cat /image/passwd; echo "$WRITTEN"; exec sleep 1000`)
 	c.Env = []v1.EnvVar{
 		{Name: "WHO", Value: "world"},
 		{Name: "GREETING", Value: "hello $(WHO)"},
 		{Name: "NODE", ValueFrom: &v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{FieldPath: "spec.nodeName"}}},
 		{Name: "MEM", ValueFrom: &v1.EnvVarSource{ResourceFieldRef: &v1.ResourceFieldSelector{Resource: "limits.memory", Divisor: resource.MustParse("1Mi")}}},
+		{Name: "WRITTEN", ValueFrom: &v1.EnvVarSource{FileKeyRef: &v1.FileKeySelector{VolumeName: "shared", Path: "env", Key: "WRITTEN"}}},
 		{Name: "KEY", ValueFrom: &v1.EnvVarSource{ConfigMapKeyRef: &v1.ConfigMapKeySelector{LocalObjectReference: v1.LocalObjectReference{Name: "config"}, Key: "key"}}},
 	}
 	c.Resources.Limits = v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi"), v1.ResourceCPU: resource.MustParse("500m")}
@@ -361,7 +362,7 @@ func (n *node) content(t *testing.T) {
 		{Name: "shared", MountPath: "/shared"}, {Name: "config", MountPath: "/config"}, {Name: "token", MountPath: "/token"},
 		{Name: "down", MountPath: "/down"}, {Name: "shared", MountPath: "/sub", SubPath: "deep/dir"}, {Name: "image", MountPath: "/image", SubPath: "etc"},
 	}
-	init := script("init", "echo from-init > /shared/init; mkdir -p /shared/deep/dir; echo sub > /shared/deep/dir/file")
+	init := script("init", "echo from-init > /shared/init; echo \"WRITTEN='by init'\" > /shared/env; mkdir -p /shared/deep/dir; echo sub > /shared/deep/dir/file")
 	init.VolumeMounts = []v1.VolumeMount{{Name: "shared", MountPath: "/shared"}}
 	p := pod("content", c)
 	p.Spec.InitContainers = []v1.Container{init}
@@ -381,7 +382,7 @@ func (n *node) content(t *testing.T) {
 	if got.Status.HostIP != "127.0.0.1" || got.Status.PodIP != "127.0.0.1" || got.Status.InitContainerStatuses[0].State.Terminated == nil {
 		t.Errorf("status: %+v", got.Status)
 	}
-	want := "hello world on node mem 64 key one\nfrom-init\ntoken\napp=\"content\"\nsub\nroot:x:0:0:root:/:/bin/sh\n"
+	want := "hello world on node mem 64 key one\nfrom-init\ntoken\napp=\"content\"\nsub\nroot:x:0:0:root:/:/bin/sh\nby init\n"
 	eventually(t, func() error {
 		if have := n.log(t, "content", "c"); have != want {
 			return fmt.Errorf("the container said %q, want %q", have, want)

@@ -149,8 +149,10 @@ func handlersOf(r *cri.StatusResponse) []v1.NodeRuntimeHandler {
 	for _, h := range r.RuntimeHandlers {
 		handler := v1.NodeRuntimeHandler{Name: h.Name}
 		if f := h.Features; f != nil {
+			// Whatever the runtime can do, pods are given none by this kubelet.
+			userNamespaces := false
 			handler.Features = &v1.NodeRuntimeHandlerFeatures{
-				RecursiveReadOnlyMounts: &f.RecursiveReadOnlyMounts, UserNamespaces: &f.UserNamespaces,
+				RecursiveReadOnlyMounts: &f.RecursiveReadOnlyMounts, UserNamespaces: &userNamespaces,
 			}
 		}
 		out = append(out, handler)

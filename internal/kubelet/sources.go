@@ -3,6 +3,8 @@ package kubelet
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -77,6 +79,38 @@ func (l live) Secret(ctx context.Context, namespace, name string) (*v1.Secret, e
 	o := &v1.Secret{}
 	return o, l.client.Get(ctx, ctrl.ObjectKey{Namespace: namespace, Name: name}, o)
 }
+
+// podSources are what the environment of one pod's containers refers to.
+type podSources struct {
+	live
+	w *worker
+}
+
+// File implements podspec.Sources. The pod may have left links there, which lead
+// nowhere outside the volume.
+func (p podSources) File(volume, path string) ([]byte, error) {
+	dir, err := p.w.k.volumes.Path(p.w.uid, volume)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	info, err := root.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxEnvFile {
+		return nil, fmt.Errorf("it is no file of at most %d bytes", maxEnvFile)
+	}
+	return root.ReadFile(path)
+}
+
+// maxEnvFile is how large a file of variables may be: what a pod writes must not
+// take up the node's memory.
+const maxEnvFile = 1 << 20
 
 // requestToken asks the API server for a service account token.
 func (k *Kubelet) requestToken(ctx context.Context, namespace, serviceAccount string, request *authv1.TokenRequest) error {

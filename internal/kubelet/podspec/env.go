@@ -6,7 +6,9 @@ package podspec
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"sort"
 	"strconv"
 	"strings"
@@ -16,10 +18,18 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Objects reads what environment variables refer to.
+// Objects reads what environment variables and volumes refer to.
 type Objects interface {
 	ConfigMap(ctx context.Context, namespace, name string) (*v1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*v1.Secret, error)
+}
+
+// Sources are what a pod's environment variables refer to.
+type Sources interface {
+	Objects
+	// File reads a file in one of the pod's volumes; it is an fs.ErrNotExist if
+	// there is none.
+	File(volume, path string) ([]byte, error)
 }
 
 // environment collects variables; later ones win, and each is seen by those
@@ -40,11 +50,11 @@ func (e *environment) lookup(services map[string]string) func(string) (string, b
 
 // Env returns the environment of a container: service variables, then envFrom,
 // then env, each overriding the ones before.
-func Env(ctx context.Context, pod *v1.Pod, c *v1.Container, place Place, services []v1.Service, objects Objects) (map[string]string, error) {
+func Env(ctx context.Context, pod *v1.Pod, c *v1.Container, place Place, services []v1.Service, sources Sources) (map[string]string, error) {
 	links := serviceEnv(pod, services)
 	e := environment{values: map[string]string{}}
 	for i := range c.EnvFrom {
-		if err := e.addSource(ctx, pod.Namespace, &c.EnvFrom[i], objects); err != nil {
+		if err := e.addSource(ctx, pod.Namespace, &c.EnvFrom[i], sources); err != nil {
 			return nil, err
 		}
 	}
@@ -54,7 +64,7 @@ func Env(ctx context.Context, pod *v1.Pod, c *v1.Container, place Place, service
 			e.values[v.Name] = expand(v.Value, e.lookup(links))
 			continue
 		}
-		value, ok, err := valueFrom(ctx, pod, c, v.ValueFrom, place, objects)
+		value, ok, err := valueFrom(ctx, pod, c, v.ValueFrom, place, sources)
 		if err != nil {
 			return nil, err
 		}
@@ -102,7 +112,7 @@ func unlessOptional(err error, optional *bool) error {
 	return err
 }
 
-func valueFrom(ctx context.Context, pod *v1.Pod, c *v1.Container, from *v1.EnvVarSource, place Place, objects Objects) (value string, ok bool, err error) {
+func valueFrom(ctx context.Context, pod *v1.Pod, c *v1.Container, from *v1.EnvVarSource, place Place, sources Sources) (value string, ok bool, err error) {
 	switch {
 	case from.FieldRef != nil:
 		value, err = Field(pod, from.FieldRef.FieldPath, place)
@@ -112,7 +122,7 @@ func valueFrom(ctx context.Context, pod *v1.Pod, c *v1.Container, from *v1.EnvVa
 		return value, err == nil, err
 	case from.ConfigMapKeyRef != nil:
 		ref := from.ConfigMapKeyRef
-		m, err := objects.ConfigMap(ctx, pod.Namespace, ref.Name)
+		m, err := sources.ConfigMap(ctx, pod.Namespace, ref.Name)
 		if err != nil {
 			return "", false, unlessOptional(err, ref.Optional)
 		}
@@ -122,7 +132,7 @@ func valueFrom(ctx context.Context, pod *v1.Pod, c *v1.Container, from *v1.EnvVa
 		return value, ok, nil
 	case from.SecretKeyRef != nil:
 		ref := from.SecretKeyRef
-		s, err := objects.Secret(ctx, pod.Namespace, ref.Name)
+		s, err := sources.Secret(ctx, pod.Namespace, ref.Name)
 		if err != nil {
 			return "", false, unlessOptional(err, ref.Optional)
 		}
@@ -131,8 +141,28 @@ func valueFrom(ctx context.Context, pod *v1.Pod, c *v1.Container, from *v1.EnvVa
 			return "", false, fmt.Errorf("couldn't find key %v in Secret %v/%v", ref.Key, pod.Namespace, ref.Name)
 		}
 		return string(b), ok, nil
+	case from.FileKeyRef != nil:
+		return fileKey(from.FileKeyRef, sources)
 	}
 	return "", false, fmt.Errorf("environment variable source of container %s is of a kind this kubelet does not know", c.Name)
+}
+
+func fileKey(ref *v1.FileKeySelector, sources Sources) (value string, ok bool, err error) {
+	file, err := sources.File(ref.VolumeName, ref.Path)
+	if errors.Is(err, fs.ErrNotExist) && isTrue(ref.Optional) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("couldn't read env file %s of volume %s: %w", ref.Path, ref.VolumeName, err)
+	}
+	value, ok, err = envFileValue(string(file), ref.Key)
+	switch {
+	case err != nil:
+		return "", false, fmt.Errorf("couldn't parse env file %s of volume %s: %w", ref.Path, ref.VolumeName, err)
+	case !ok && !isTrue(ref.Optional):
+		return "", false, fmt.Errorf("environment variable key %q not found in file %q of volume %q", ref.Key, ref.Path, ref.VolumeName)
+	}
+	return value, ok, nil
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }

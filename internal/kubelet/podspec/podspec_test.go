@@ -2,6 +2,8 @@ package podspec
 
 import (
 	"context"
+	"fmt"
+	"io/fs"
 	"reflect"
 	"slices"
 	"strings"
@@ -57,6 +59,14 @@ func FuzzExpand(f *testing.F) {
 type objects struct {
 	maps    map[string]map[string]string
 	secrets map[string]map[string][]byte
+	files   map[string]string
+}
+
+func (o objects) File(volume, path string) ([]byte, error) {
+	if data, ok := o.files[volume+"/"+path]; ok {
+		return []byte(data), nil
+	}
+	return nil, fmt.Errorf("opening: %w", fs.ErrNotExist)
 }
 
 func (o objects) ConfigMap(_ context.Context, _, name string) (*v1.ConfigMap, error) {
@@ -82,6 +92,7 @@ func TestEnv(t *testing.T) {
 	store := objects{
 		maps:    map[string]map[string]string{"m": {"k": "from-map", "A": "map-a"}},
 		secrets: map[string]map[string][]byte{"s": {"k": []byte("from-secret")}},
+		files:   map[string]string{"v/dir/env": "K='from-file'\n", "v/bad": "K=bad"},
 	}
 	field := func(path string) *v1.EnvVarSource {
 		return &v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{FieldPath: path}}
@@ -91,6 +102,9 @@ func TestEnv(t *testing.T) {
 	}
 	secretKey := func(name, key string) *v1.EnvVarSource {
 		return &v1.EnvVarSource{SecretKeyRef: &v1.SecretKeySelector{LocalObjectReference: v1.LocalObjectReference{Name: name}, Key: key}}
+	}
+	fileKey := func(path, key string, optional *bool) *v1.EnvVarSource {
+		return &v1.EnvVarSource{FileKeyRef: &v1.FileKeySelector{VolumeName: "v", Path: path, Key: key, Optional: optional}}
 	}
 	amount := func(what, divisor string) *v1.EnvVarSource {
 		s := &v1.ResourceFieldSelector{Resource: what}
@@ -126,6 +140,14 @@ func TestEnv(t *testing.T) {
 		{name: "missing key", env: []v1.EnvVar{{Name: "M", ValueFrom: mapKey("m", "nope", nil)}}, err: "couldn't find key nope in ConfigMap ns/m"},
 		{name: "missing secret key", env: []v1.EnvVar{{Name: "M", ValueFrom: secretKey("s", "nope")}}, err: "couldn't find key nope in Secret ns/s"},
 		{name: "missing map", env: []v1.EnvVar{{Name: "M", ValueFrom: mapKey("nope", "k", nil)}}, err: `configmaps "nope" not found`},
+		{name: "file key", env: []v1.EnvVar{{Name: "F", ValueFrom: fileKey("dir/env", "K", nil)}}, want: map[string]string{"F": "from-file"}},
+		{name: "optional file key", env: []v1.EnvVar{{Name: "F", ValueFrom: fileKey("dir/env", "nope", &yes)}, {Name: "G", ValueFrom: fileKey("nope", "K", &yes)}},
+			want: map[string]string{}},
+		{name: "missing file key", env: []v1.EnvVar{{Name: "F", ValueFrom: fileKey("dir/env", "nope", nil)}},
+			err: `environment variable key "nope" not found in file "dir/env" of volume "v"`},
+		{name: "missing file", env: []v1.EnvVar{{Name: "F", ValueFrom: fileKey("nope", "K", nil)}}, err: "couldn't read env file nope of volume v: opening: file does not exist"},
+		{name: "bad file", env: []v1.EnvVar{{Name: "F", ValueFrom: fileKey("bad", "K", &yes)}},
+			err: "couldn't parse env file bad of volume v: line 1: the value is not in single quotes"},
 		{name: "envFrom with prefix, overridden by env",
 			from: []v1.EnvFromSource{{Prefix: "P_", ConfigMapRef: &v1.ConfigMapEnvSource{LocalObjectReference: v1.LocalObjectReference{Name: "m"}}}},
 			env:  []v1.EnvVar{{Name: "P_A", Value: "own"}},
