@@ -251,6 +251,7 @@ const (
 	oldProtoMediaV2 = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
 )
 
+// ServeHTTP implements http.Handler.
 func (w *whole) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	h := rw.Header()
 	h.Set("Vary", "Accept, Accept-Encoding")

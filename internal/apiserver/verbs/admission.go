@@ -53,8 +53,7 @@ func (s *Server) mutate(ctx context.Context, a *admission.Attributes, obj apis.O
 	return nil
 }
 
-// codec gives admission the versions of a resource; it works in those of
-// requests for version.
+// codec implements admission.Codec for requests in a version of a resource.
 type codec struct{ version *Version }
 
 func (c codec) As(ctx context.Context, obj apis.Object, v *apis.Version) (apis.Object, error) {

@@ -142,7 +142,8 @@ func resetFields(v *Version, subresource string) map[fieldpath.APIVersion]fieldp
 	return out
 }
 
-// converter gives the field manager the versions of one resource.
+// converter gives the field manager the versions of one resource: it is the
+// runtime.ObjectConvertor, ObjectCreater and ObjectDefaulter that one needs.
 type converter struct{ resource *Resource }
 
 func (c converter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
