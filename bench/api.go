@@ -30,6 +30,8 @@ const (
 type api struct {
 	base string
 	tls  *tls.Config
+	// token, if there is one, tells who the client is.
+	token string
 }
 
 // anyServer trusts every server: the load's own child on the loopback address,
@@ -72,6 +74,9 @@ func (a *api) open(ctx context.Context, c *http.Client, r request) (io.ReadClose
 		r.accept = mediaProtobuf
 	}
 	req.Header.Set("Accept", r.accept)
+	if a.token != "" {
+		req.Header.Set("Authorization", "Bearer "+a.token)
+	}
 	switch {
 	case r.patch:
 		req.Header.Set("Content-Type", "application/merge-patch+json")

@@ -1,8 +1,9 @@
 // Command bench measures what Skiff does in what time and space, and prints
-// each figure beside upstream's (Kubernetes v1.36 with etcd 3.6) on a machine
-// with two processors. Servers are children of this process with a fresh data
-// directory; all traffic stays on this machine. Every measurement is bounded
-// in count and time.
+// each figure beside upstream's (Kubernetes v1.36 with etcd 3.6): with -upstream,
+// those of upstream's programs in the same run, otherwise those of another run on
+// a machine with two processors. Servers are children of this process with a
+// fresh data directory; all traffic stays on this machine. Every measurement is
+// bounded in count and time.
 //
 // Usage: bench [flags] [measurement...]; without names, all that this machine
 // can run.
@@ -28,18 +29,20 @@ type measurement struct {
 	name, what string
 	// root tells that it makes namespaces and runs containers.
 	root bool
+	// both tells that it measures upstream as well, where there is one.
+	both bool
 	run  func(ctx context.Context, b *bench) error
 }
 
 var measurements = []measurement{
-	{name: "start", what: "from the start of a server to /readyz", run: measureStart},
-	{name: "idle", what: "what a server without workload uses", run: measureIdle},
-	{name: "create", what: "creates per second by 64 clients", run: measureCreate},
-	{name: "list", what: "LIST of 10,000 pods, and the memory they take", run: measureList},
-	{name: "watch", what: "delivery to 1,000 watchers", run: measureWatch},
-	{name: "schedule", what: "pods scheduled on nodes without kubelets", run: measureSchedule},
+	{name: "start", what: "from the start of a server to /readyz", both: true, run: measureStart},
+	{name: "idle", what: "what a server without workload uses", both: true, run: measureIdle},
+	{name: "create", what: "creates per second by 64 clients", both: true, run: measureCreate},
+	{name: "list", what: "LIST of 10,000 pods, and the memory they take", both: true, run: measureList},
+	{name: "watch", what: "delivery to 1,000 watchers", both: true, run: measureWatch},
+	{name: "schedule", what: "pods scheduled on nodes without kubelets", both: true, run: measureSchedule},
 	{name: "rest", what: "a large cluster in which nothing happens", run: measureRest},
-	{name: "deployment", what: "a large Deployment on nodes without kubelets", run: measureDeployment},
+	{name: "deployment", what: "a large Deployment on nodes without kubelets", both: true, run: measureDeployment},
 	{name: "up", what: "a development cluster, and how fast its pods start", root: true, run: measureUp},
 }
 
@@ -53,6 +56,13 @@ type bench struct {
 	dir      string
 	out      io.Writer
 	markdown bool
+	// upstream is the directory of upstream's programs, if they are to be
+	// measured; asUpstream is set while they are, and measured has their figures.
+	upstream   string
+	asUpstream bool
+	measured   map[string]float64
+	// above is the last figure that is not below another one.
+	above string
 }
 
 func main() {
@@ -66,9 +76,10 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	b := &bench{out: os.Stdout}
+	b := &bench{out: os.Stdout, measured: map[string]float64{}}
 	dir := flag.String("dir", "", "directory of the servers' data: its disk counts (default: the system's for temporary files)")
 	flag.StringVar(&b.binary, "skiff", filepath.Join("bin", "skiff"), "the program to measure")
+	flag.StringVar(&b.upstream, "upstream", "", "directory with etcd, kube-apiserver, kube-controller-manager and kube-scheduler, to measure them in the same run")
 	flag.BoolVar(&b.markdown, "markdown", false, "print rows of a Markdown table")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] [measurement...]")
@@ -101,12 +112,17 @@ func run(ctx context.Context) error {
 			fmt.Fprintf(b.out, "%s: left out, it needs root\n", m.name)
 			continue
 		}
-		limited, cancel := context.WithTimeout(ctx, limit)
-		if err := m.run(limited, b); err != nil {
+		if m.both && b.upstream != "" {
+			b.asUpstream = true
+			if err := m.within(ctx, b); err != nil {
+				fmt.Fprintf(b.out, "%s of upstream: FAILED: %v\n", m.name, err)
+			}
+			b.asUpstream = false
+		}
+		if err := m.within(ctx, b); err != nil {
 			fmt.Fprintf(b.out, "%s: FAILED: %v\n", m.name, err)
 			failed = append(failed, m.name)
 		}
-		cancel()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -115,6 +131,13 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("failed: %s", strings.Join(failed, ", "))
 	}
 	return nil
+}
+
+// within runs the measurement for no longer than limit.
+func (m *measurement) within(ctx context.Context, b *bench) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return m.run(ctx, b)
 }
 
 func choose(names []string) ([]measurement, error) {

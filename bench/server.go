@@ -1,51 +1,45 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
-	"syscall"
 	"time"
 )
 
-// A server is a control plane as a child process.
+// A server is a control plane as child processes.
 type server struct {
 	*api
 	// readyAfter is the time from its start to the first good answer of
 	// /readyz.
 	readyAfter time.Duration
 
-	cmd    *exec.Cmd
-	exited chan error
-	log    *bytes.Buffer
+	processes []*process
 }
 
 // startServer starts a server on the data below dir and waits until it is
 // ready. The caller stops it.
 func (b *bench) startServer(ctx context.Context, dir string) (*server, error) {
+	if b.asUpstream {
+		return b.startUpstream(ctx, dir)
+	}
 	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	s := &server{exited: make(chan error, 1), log: &bytes.Buffer{}}
-	s.cmd = exec.Command(b.binary, "server", "--disable-node", "--data-dir", dir, "--log-level", "warn",
-		"--cluster-cidr", "10.64.0.0/11", "--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1", "--node-ip", "127.0.0.1", "--port", strconv.Itoa(port))
-	s.cmd.Stderr = s.log
-	// The server must not outlive this process, however that ends.
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	began := time.Now()
-	if err := s.cmd.Start(); err != nil {
+	p, err := start(b.binary, "server", "--disable-node", "--data-dir", dir, "--log-level", "warn",
+		"--cluster-cidr", "10.64.0.0/11", "--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1", "--node-ip", "127.0.0.1", "--port", strconv.Itoa(port))
+	if err != nil {
 		return nil, err
 	}
-	go func() { s.exited <- s.cmd.Wait() }()
+	s := &server{processes: []*process{p}}
 	anonymous := &api{base: "https://127.0.0.1:" + strconv.Itoa(port), tls: anyServer()}
 	if err := s.untilReady(ctx, anonymous); err != nil {
 		return nil, errors.Join(err, s.stop())
@@ -86,82 +80,40 @@ func (s *server) admin(ctx context.Context, path string) (a *api, err error) {
 	return a, err
 }
 
-// poll calls f every few milliseconds until it succeeds, the server ends or
-// ctx does.
+// poll calls f every few milliseconds until it succeeds, a process of the
+// server's ends or ctx does.
 func (s *server) poll(ctx context.Context, f func() error) error {
 	for {
 		err := f()
 		if err == nil {
 			return nil
 		}
-		select {
-		case ended := <-s.exited:
-			s.exited <- ended
-			return fmt.Errorf("the server ended (%v): %s", ended, s.log)
-		case <-ctx.Done():
+		for _, p := range s.processes {
+			if err := p.ended(); err != nil {
+				return err
+			}
+		}
+		if wait(ctx, 2*time.Millisecond) != nil {
 			return fmt.Errorf("%w: %w", ctx.Err(), err)
-		case <-time.After(2 * time.Millisecond):
 		}
 	}
 }
 
-// stop ends the server as its service manager would.
+// stop ends the server's processes, in the order opposite to that of their start.
 func (s *server) stop() error {
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
+	var errs []error
+	for _, p := range slices.Backward(s.processes) {
+		errs = append(errs, p.stop())
 	}
-	select {
-	case <-s.exited:
-		return nil
-	case <-time.After(30 * time.Second):
-		return errors.Join(errors.New("the server did not end within 30 s"), s.cmd.Process.Kill())
-	}
+	return errors.Join(errs...)
 }
-
-// A usage is what a process holds and has used.
-type usage struct {
-	// resident is all its memory, anonymous that which no file backs; bytes.
-	resident, anonymous float64
-	cpu                 time.Duration
-}
-
-// ticksPerSecond is USER_HZ, which is 100 on every Linux architecture that Go
-// knows.
-const ticksPerSecond = 100
 
 func (s *server) usage() (usage, error) {
-	dir := filepath.Join("/proc", strconv.Itoa(s.cmd.Process.Pid))
-	status, err := os.ReadFile(filepath.Join(dir, "status"))
-	if err != nil {
-		return usage{}, err
-	}
 	var u usage
-	for line := range strings.Lines(string(status)) {
-		f := strings.Fields(line)
-		if len(f) != 3 {
-			continue
+	for _, p := range s.processes {
+		if err := u.add(p); err != nil {
+			return u, err
 		}
-		kib, _ := strconv.ParseFloat(f[1], 64)
-		switch f[0] {
-		case "VmRSS:":
-			u.resident = kib * 1024
-		case "RssAnon:":
-			u.anonymous = kib * 1024
-		}
-	}
-	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
-	if err != nil {
-		return usage{}, err
-	}
-	// The name in parentheses may hold anything; utime and stime are the 14th
-	// and 15th fields (proc(5)).
-	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	for _, text := range f[11:13] {
-		ticks, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return usage{}, err
-		}
-		u.cpu += time.Duration(ticks) * time.Second / ticksPerSecond
 	}
 	return u, nil
 }
