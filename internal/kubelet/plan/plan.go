@@ -383,8 +383,11 @@ func (p *planner) resize(c *v1.Container, status *runtime.Container, subject str
 		return true
 	}
 	cpu, memory := p.Resized(c, status)
+	// What is requested shows nowhere in a container that runs, and is of no
+	// consequence for it, but that it may want to be restarted.
+	request := status.MemoryRequest >= 0 && status.MemoryRequest != c.Resources.Requests.Memory().Value()
 	switch {
-	case cpu && restartsFor(c, v1.ResourceCPU) || memory && restartsFor(c, v1.ResourceMemory):
+	case cpu && restartsFor(c, v1.ResourceCPU) || (memory || request) && restartsFor(c, v1.ResourceMemory):
 		p.kill(status, Replaced, subject+c.Name+" resize requires restart")
 		return false
 	case cpu || memory:

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"skiff/internal/kubelet/runtime"
 )
@@ -196,12 +197,17 @@ func TestResize(t *testing.T) {
 			{ResourceName: v1.ResourceCPU, RestartPolicy: v1.NotRequired}, {ResourceName: v1.ResourceMemory, RestartPolicy: v1.RestartContainer},
 		}
 	}
+	asking := func(c *v1.Container) {
+		c.Resources.Requests = v1.ResourceList{v1.ResourceMemory: resource.MustParse("1Mi")}
+	}
 	for _, test := range []struct {
 		name        string
 		c           v1.Container
 		cpu, memory bool
 		want        string
 	}{
+		{"another request", container("a", asking), false, false, ""},
+		{"another request restarts", container("a", restartForMemory, asking), false, false, "kill a#0"},
 		{"nothing", container("a"), false, false, ""},
 		{"cpu", container("a"), true, false, "resize a#0"},
 		{"memory", container("a"), false, true, "resize a#0"},

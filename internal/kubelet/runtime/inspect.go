@@ -184,6 +184,10 @@ func convertContainer(c *cri.Container, st *cri.ContainerStatus) *Container {
 	if name := st.GetImage().GetUserSpecifiedImage(); name != "" {
 		out.Image = name
 	}
+	out.MemoryRequest = -1
+	if text, ok := st.Annotations[annotationMemoryRequest]; ok {
+		out.MemoryRequest, _ = strconv.ParseInt(text, 10, 64)
+	}
 	out.Life, _ = strconv.Atoi(st.Annotations[annotationLife])
 	out.GracePeriod, _ = strconv.ParseInt(st.Annotations[annotationGracePeriod], 10, 64)
 	switch st.State {

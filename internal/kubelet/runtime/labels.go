@@ -18,8 +18,12 @@ const (
 	annotationGracePeriod            = "io.kubernetes.pod.terminationGracePeriod"
 )
 
-// annotationLife is Skiff's own: Container.Life, where it is not 0.
-const annotationLife = "skiff.local/life"
+// Annotations of Skiff's own: Container.Life, where it is not 0, and
+// Container.MemoryRequest.
+const (
+	annotationLife          = "skiff.local/life"
+	annotationMemoryRequest = "skiff.local/memory-request"
+)
 
 // PodLabels returns the labels of pod's sandbox: the pod's own and those that
 // name it.
@@ -52,6 +56,7 @@ func ContainerAnnotations(pod *v1.Pod, c *v1.Container, attempt uint32, life int
 		annotationRestartCount:           strconv.FormatUint(uint64(attempt), 10),
 		annotationTerminationMessagePath: c.TerminationMessagePath,
 		annotationTerminationPolicy:      string(c.TerminationMessagePolicy),
+		annotationMemoryRequest:          strconv.FormatInt(c.Resources.Requests.Memory().Value(), 10),
 	}
 	if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
 		a[annotationGracePeriod] = strconv.FormatInt(*g, 10)

@@ -46,10 +46,13 @@ type Container struct {
 	LogPath     string
 	GracePeriod int64
 	Resources   *cri.LinuxContainerResources
-	User        *cri.LinuxContainerUser
-	Mounts      []*cri.Mount
-	Annotations map[string]string
-	StopSignal  cri.Signal
+	// MemoryRequest is what the container asked for when it was made, in bytes;
+	// the runtime knows nothing of it. It is -1 if nobody has noted it.
+	MemoryRequest int64
+	User          *cri.LinuxContainerUser
+	Mounts        []*cri.Mount
+	Annotations   map[string]string
+	StopSignal    cri.Signal
 }
 
 // Sandbox is one attempt of a pod's sandbox.
