@@ -280,7 +280,7 @@ type Scale struct {
 }
 
 // Subresource is one more path below an object. Exactly one of the groups of
-// functions is set: Edit for a view that changes the parent, Create for an
+// functions is set: Prepare for a view that changes the parent, Create for an
 // action, neither for one that is served elsewhere (exec, log, proxy …), which
 // then only appears in discovery with its Verbs.
 type Subresource struct {
@@ -294,10 +294,9 @@ type Subresource struct {
 	New   func() runtime.Object
 	Verbs []string // of get, update, patch, create
 
-	// Edit changes obj, a copy of the stored parent, as body demands (for a
-	// subresource that speaks the parent's type body is the whole new object),
-	// under compare-and-swap. The parent's generic metadata rules apply.
-	Edit     func(ctx context.Context, obj Object, body runtime.Object) error
+	// Prepare takes back from obj, the whole new parent, what may not be changed
+	// in this way. Otherwise this is an update like any other.
+	Prepare  func(ctx context.Context, obj, old Object)
 	Validate func(ctx context.Context, obj, old Object) field.ErrorList
 
 	// Create carries out the posted body against the object of that name and
@@ -323,7 +322,7 @@ type Storage interface {
 
 // Virtual answers requests for resources that are not stored.
 type Virtual struct {
-	Create func(ctx context.Context, s Storage, namespace string, obj Object) (runtime.Object, error)
+	Create func(ctx context.Context, s Storage, namespace string, obj Object, dryRun bool) (runtime.Object, error)
 	Get    func(ctx context.Context, namespace, name string) (Object, error)
 	List   func(ctx context.Context, namespace string) ([]Object, error)
 }

@@ -179,7 +179,7 @@ func subresources(v *verbs.Version) []subresourceDoc {
 		if d.verbs == nil {
 			d.verbs = []string{}
 			switch {
-			case sub.Edit != nil:
+			case sub.Prepare != nil:
 				d.verbs = apis.EditVerbs
 			case sub.Create != nil:
 				d.verbs = []string{"create"}

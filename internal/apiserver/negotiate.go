@@ -45,12 +45,15 @@ type accepted func(m *mediaType) bool
 
 func plainOnly(m *mediaType) bool { return m.As == "" }
 
-// offered is how objects of the version can be shown: those of custom resources
-// have no form in protobuf, and answers that nobody can read again only their own.
-func offered(v *verbs.Version) accepted {
+// offered is how what is asked for can be shown: custom resources have no form in
+// protobuf, answers that nobody can read again only their own, and views of an
+// object no table.
+func offered(req *verbs.Request) accepted {
+	v := req.Version
 	if virtual := v.Resource().Virtual; virtual != nil && virtual.Get == nil {
 		return plainOnly
 	}
+	view := req.Subresource != "" && req.Subresource != "status"
 	return func(m *mediaType) bool {
 		if m.As == "" {
 			return v.Resource().Custom == nil || m.Media != mediaProtobuf
@@ -60,7 +63,7 @@ func offered(v *verbs.Version) accepted {
 		}
 		switch m.As {
 		case "Table":
-			return m.Media == mediaJSON || m.Media == mediaYAML
+			return !view && (m.Media == mediaJSON || m.Media == mediaYAML)
 		case "PartialObjectMetadata", "PartialObjectMetadataList":
 			return true
 		}

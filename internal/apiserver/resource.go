@@ -148,7 +148,7 @@ func handlerOf(info *requestInfo, res *verbs.Resource) handler {
 
 // negotiated calls h with the form in which objects of the version are wanted.
 func (s *Server) negotiated(w http.ResponseWriter, r *http.Request, req *verbs.Request, h handler) error {
-	m, err := negotiate(r, offered(req.Version))
+	m, err := negotiate(r, offered(req))
 	if err != nil {
 		return err
 	}

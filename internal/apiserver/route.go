@@ -88,7 +88,7 @@ func patchMedia(ctx context.Context) []string {
 func produces(ctx context.Context, info *requestInfo, v *verbs.Version) []string {
 	media := servedMedia(ctx)
 	if info.Subresource != "" {
-		if sub := v.Resource().Subresource(info.Subresource); sub != nil && sub.Edit == nil && sub.Create == nil {
+		if sub := v.Resource().Subresource(info.Subresource); sub != nil && sub.Prepare == nil && sub.Create == nil {
 			if sub.Name != "log" {
 				return nil
 			}

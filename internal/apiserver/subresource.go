@@ -14,15 +14,7 @@ func (s *Server) serveSubresource(w http.ResponseWriter, r *http.Request, info *
 	res := req.Resource()
 	switch {
 	case info.Subresource == "status" && req.Version.Has("status"):
-		switch info.Verb {
-		case "get":
-			return s.negotiated(w, r, req, (*Server).get)
-		case "update":
-			return s.negotiated(w, r, req, (*Server).update)
-		case "patch":
-			return s.negotiated(w, r, req, (*Server).patch)
-		}
-		return methodNotAllowed(info, req)
+		return s.serveView(w, r, info, req)
 	case info.Subresource == "scale" && req.Version.Has("scale"):
 		return s.serveScale(w, r, info, req)
 	}
@@ -31,8 +23,8 @@ func (s *Server) serveSubresource(w http.ResponseWriter, r *http.Request, info *
 		return notFound()
 	}
 	switch {
-	case sub.Edit != nil:
-		return s.serveEdit(w, r, info, req, sub)
+	case sub.Prepare != nil:
+		return s.serveView(w, r, info, req)
 	case sub.Create != nil:
 		if info.Verb != "create" {
 			return methodNotAllowed(info, req)
@@ -89,39 +81,15 @@ func (s *Server) serveScale(w http.ResponseWriter, r *http.Request, info *reques
 	return nil
 }
 
-// serveEdit answers for a subresource that is a view of its parent.
-func (s *Server) serveEdit(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request, sub *apis.Subresource) error {
-	m, err := negotiate(r, plainOnly)
-	if err != nil {
-		return err
-	}
+// serveView answers for a subresource that is a view of its parent.
+func (s *Server) serveView(w http.ResponseWriter, r *http.Request, info *requestInfo, req *verbs.Request) error {
 	switch info.Verb {
 	case "get":
 		return s.negotiated(w, r, req, (*Server).get)
 	case "update":
-		o, err := parse(r, metav1.Convert_url_Values_To_v1_UpdateOptions)
-		if err != nil {
-			return err
-		}
-		body := req.Version.Version.New()
-		if err := (decoder{gvk: req.Version.GVK(), fieldValidation: o.FieldValidation}).request(r, body); err != nil {
-			return err
-		}
-		e, err := s.Verbs.Edit(r.Context(), req, body, o)
-		if err != nil {
-			return err
-		}
-		return s.answer(w, r, m, req, e, http.StatusOK)
+		return s.negotiated(w, r, req, (*Server).update)
 	case "patch":
-		t, data, o, err := patchBody(r)
-		if err != nil {
-			return err
-		}
-		e, err := s.Verbs.PatchEdit(r.Context(), req, t, data, o)
-		if err != nil {
-			return err
-		}
-		return s.answer(w, r, m, req, e, http.StatusOK)
+		return s.negotiated(w, r, req, (*Server).patch)
 	}
 	return methodNotAllowed(info, req)
 }
@@ -129,12 +97,15 @@ func (s *Server) serveEdit(w http.ResponseWriter, r *http.Request, info *request
 // serveAction answers for a subresource that does something (binding,
 // eviction, token).
 func (s *Server) serveAction(w http.ResponseWriter, r *http.Request, req *verbs.Request, sub *apis.Subresource) error {
-	m, err := negotiate(r, plainOnly)
+	m, err := negotiate(r, offered(req))
 	if err != nil {
 		return err
 	}
 	o, err := parse(r, metav1.Convert_url_Values_To_v1_CreateOptions)
 	if err != nil {
+		return err
+	}
+	if err := verbs.CheckCreateOptions(o); err != nil {
 		return err
 	}
 	body := sub.New()
@@ -144,6 +115,15 @@ func (s *Server) serveAction(w http.ResponseWriter, r *http.Request, req *verbs.
 	out, err := s.Verbs.Act(r.Context(), req, body, o)
 	if err != nil {
 		return err
+	}
+	if _, told := out.(*metav1.Status); !told {
+		switch m.As {
+		case "PartialObjectMetadata":
+			writeObject(w, r, m, http.StatusCreated, partialOf(out.(apis.Object)), metaGVK(m, m.As))
+			return nil
+		case "PartialObjectMetadataList":
+			return notShown("you requested PartialObjectMetadataList, but the requested object is not a list (*" + verbs.InternalName(sub.Kind.GroupKind()) + ")")
+		}
 	}
 	writeObject(w, r, m, http.StatusCreated, out, kindOf(out, sub.Kind))
 	return nil

@@ -11,6 +11,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -40,17 +41,21 @@ func Username(namespace, name string) string {
 // CredentialID is by what name records know the token of that ID.
 func CredentialID(id string) string { return "JTI=" + id }
 
-// TokenCreate returns the action of serviceaccounts/token. audiences are those
+var requestKind = authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind()
+
+// TokenCreate returns the action of serviceaccounts/token, which stores nothing:
+// dry runs give tokens, too. audiences are those
 // of the API server itself: tokens that are asked for without any get them.
 // annotate notes in the audit record which token was given.
 func TokenCreate(issuer *Issuer, audiences []string, c clock.PassiveClock, annotate func(ctx context.Context, key, value string)) func(ctx context.Context, s apis.Storage, namespace, name string, body runtime.Object, dryRun bool) (runtime.Object, error) {
-	return func(ctx context.Context, s apis.Storage, namespace, name string, body runtime.Object, dryRun bool) (runtime.Object, error) {
+	return func(ctx context.Context, s apis.Storage, namespace, name string, body runtime.Object, _ bool) (runtime.Object, error) {
 		request := body.(*authenticationv1.TokenRequest).DeepCopy()
 		t := tokens{storage: s, audiences: audiences, now: c.Now(), max: issuer.MaxLifetime}
 		claims, err := t.claims(ctx, namespace, name, request)
-		if err != nil || dryRun {
-			return request, err
+		if err != nil {
+			return nil, err
 		}
+		request.CreationTimestamp = metav1.NewTime(t.now.Truncate(time.Second))
 		token, err := issuer.Issue(claims)
 		if err != nil {
 			return nil, fmt.Errorf("failed to generate token: %w", err)
@@ -86,7 +91,7 @@ func (t *tokens) claims(ctx context.Context, namespace, name string, request *au
 		spec.ExpirationSeconds = &lifetime
 	}
 	if errs := validate(spec); len(errs) > 0 {
-		return Claims{}, apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), "", errs)
+		return Claims{}, apierrors.NewInvalid(requestKind, "", errs)
 	}
 	if most := int64(t.max / time.Second); most > 0 && *spec.ExpirationSeconds > most {
 		spec.ExpirationSeconds = &most
@@ -129,11 +134,13 @@ func (t *tokens) get(ctx context.Context, resource, namespace, name string) (api
 func completeMeta(request *authenticationv1.TokenRequest, account *corev1.ServiceAccount) error {
 	switch {
 	case request.Name != "" && request.Name != account.Name:
-		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", request.Name, account.Name))
+		return apierrors.NewInvalid(requestKind, account.Name, field.ErrorList{
+			field.Invalid(field.NewPath("metadata", "name"), request.Name, "must match the service account name if specified"),
+		})
 	case request.Namespace != "" && request.Namespace != account.Namespace:
 		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 	case request.UID != "" && request.UID != account.UID:
-		return apierrors.NewConflict(schema.GroupResource{Resource: "serviceaccounts"}, account.Name,
+		return apierrors.NewConflict(schema.GroupResource{Group: requestKind.Group, Resource: requestKind.Kind}, account.Name, // as upstream, which names the kind
 			fmt.Errorf("the UID in the token request (%s) does not match the UID of the service account (%s)", request.UID, account.UID))
 	}
 	request.Name, request.Namespace, request.UID = account.Name, account.Namespace, account.UID

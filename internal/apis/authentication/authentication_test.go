@@ -31,7 +31,7 @@ func TestTokenReview(t *testing.T) {
 		"expired": {Error: "token has expired"},
 	} {
 		in := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{"api"}}}
-		out, err := create(t.Context(), nil, "", in)
+		out, err := create(t.Context(), nil, "", in, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -43,11 +43,11 @@ func TestTokenReview(t *testing.T) {
 			t.Errorf("%s: got %+v", token, got)
 		}
 	}
-	if _, err := create(t.Context(), nil, "", &authenticationv1.TokenReview{}); !apierrors.IsBadRequest(err) {
+	if _, err := create(t.Context(), nil, "", &authenticationv1.TokenReview{}, false); !apierrors.IsBadRequest(err) {
 		t.Errorf("a review of no token gave %v", err)
 	}
 	without := checkstest.Find(t, Resources(nil), "tokenreviews").Virtual.Create
-	if _, err := without(t.Context(), nil, "", &authenticationv1.TokenReview{}); !apierrors.IsInternalError(err) {
+	if _, err := without(t.Context(), nil, "", &authenticationv1.TokenReview{}, false); !apierrors.IsInternalError(err) {
 		t.Errorf("a server without authenticator answered %v", err)
 	}
 }
@@ -55,11 +55,11 @@ func TestTokenReview(t *testing.T) {
 func TestSelfSubjectReview(t *testing.T) {
 	create := checkstest.Find(t, Resources(nil), "selfsubjectreviews").Virtual.Create
 	ctx := identity.NewContext(t.Context(), &identity.User{Name: "ann"})
-	out, err := create(ctx, nil, "", &authenticationv1.SelfSubjectReview{})
+	out, err := create(ctx, nil, "", &authenticationv1.SelfSubjectReview{}, false)
 	if err != nil || out.(*authenticationv1.SelfSubjectReview).Status.UserInfo.Username != "ann" {
 		t.Errorf("got %+v, %v", out, err)
 	}
-	if _, err := create(t.Context(), nil, "", &authenticationv1.SelfSubjectReview{}); !apierrors.IsBadRequest(err) {
+	if _, err := create(t.Context(), nil, "", &authenticationv1.SelfSubjectReview{}, false); !apierrors.IsBadRequest(err) {
 		t.Errorf("nobody got %v", err)
 	}
 }

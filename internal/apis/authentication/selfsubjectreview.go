@@ -20,7 +20,7 @@ func selfSubjectReview() *apis.Resource {
 		Version: "v1",
 		New:     func() *authenticationv1.SelfSubjectReview { return &authenticationv1.SelfSubjectReview{} },
 		Virtual: &apis.Virtual{
-			Create: func(ctx context.Context, _ apis.Storage, _ string, _ apis.Object) (runtime.Object, error) {
+			Create: func(ctx context.Context, _ apis.Storage, _ string, _ apis.Object, _ bool) (runtime.Object, error) {
 				return reviewSelf(ctx)
 			},
 		},

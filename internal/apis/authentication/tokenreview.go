@@ -20,7 +20,7 @@ func tokenReview(tokens TokenReviewer) *apis.Resource {
 		Version: "v1",
 		New:     func() *authenticationv1.TokenReview { return &authenticationv1.TokenReview{} },
 		Virtual: &apis.Virtual{
-			Create: func(ctx context.Context, _ apis.Storage, _ string, obj apis.Object) (runtime.Object, error) {
+			Create: func(ctx context.Context, _ apis.Storage, _ string, obj apis.Object, _ bool) (runtime.Object, error) {
 				return reviewToken(ctx, tokens, obj.(*authenticationv1.TokenReview))
 			},
 		},

@@ -38,7 +38,7 @@ func TestSubjectAccessReview(t *testing.T) {
 	authorizer := &annReads{}
 	create := checkstest.Find(t, Resources(authorizer, authorizer), "subjectaccessreviews").Virtual.Create
 	ask := func(spec authorizationv1.SubjectAccessReviewSpec) (authorizationv1.SubjectAccessReviewStatus, error) {
-		out, err := create(t.Context(), nil, "", &authorizationv1.SubjectAccessReview{Spec: spec})
+		out, err := create(t.Context(), nil, "", &authorizationv1.SubjectAccessReview{Spec: spec}, false)
 		if err != nil {
 			return authorizationv1.SubjectAccessReviewStatus{}, err
 		}
@@ -90,13 +90,13 @@ func TestOtherReviews(t *testing.T) {
 	self := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
 		ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "get", Resource: "pods"},
 	}}
-	out, err := checkstest.Find(t, all, "selfsubjectaccessreviews").Virtual.Create(ctx, nil, "", self)
+	out, err := checkstest.Find(t, all, "selfsubjectaccessreviews").Virtual.Create(ctx, nil, "", self, false)
 	if err != nil || !out.(*authorizationv1.SelfSubjectAccessReview).Status.Allowed {
 		t.Errorf("self: %+v, %v", out, err)
 	}
 
 	rules := &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: "default"}}
-	out, err = checkstest.Find(t, all, "selfsubjectrulesreviews").Virtual.Create(ctx, nil, "", rules)
+	out, err = checkstest.Find(t, all, "selfsubjectrulesreviews").Virtual.Create(ctx, nil, "", rules, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,12 +108,12 @@ func TestOtherReviews(t *testing.T) {
 		User: "ann", ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "get", Resource: "pods", Namespace: "default"},
 	}}
 	create := checkstest.Find(t, all, "localsubjectaccessreviews").Virtual.Create
-	out, err = create(ctx, nil, "default", local)
+	out, err = create(ctx, nil, "default", local, false)
 	if err != nil || !out.(*authorizationv1.LocalSubjectAccessReview).Status.Allowed {
 		t.Errorf("local: %+v, %v", out, err)
 	}
 	local.Spec.ResourceAttributes.Namespace = "other"
-	if _, err := create(ctx, nil, "default", local); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "must match metadata.namespace") {
+	if _, err := create(ctx, nil, "default", local, false); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "must match metadata.namespace") {
 		t.Errorf("local review of another namespace: %v", err)
 	}
 }
@@ -122,10 +122,10 @@ func TestWithoutAuthorizer(t *testing.T) {
 	ctx := identity.NewContext(t.Context(), &identity.User{Name: "ann"})
 	all := Resources(nil, nil)
 	spec := authorizationv1.SubjectAccessReviewSpec{User: "a", NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: "/"}}
-	if _, err := checkstest.Find(t, all, "subjectaccessreviews").Virtual.Create(ctx, nil, "", &authorizationv1.SubjectAccessReview{Spec: spec}); !apierrors.IsInternalError(err) {
+	if _, err := checkstest.Find(t, all, "subjectaccessreviews").Virtual.Create(ctx, nil, "", &authorizationv1.SubjectAccessReview{Spec: spec}, false); !apierrors.IsInternalError(err) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := checkstest.Find(t, all, "selfsubjectrulesreviews").Virtual.Create(ctx, nil, "", &authorizationv1.SelfSubjectRulesReview{}); !apierrors.IsInternalError(err) {
+	if _, err := checkstest.Find(t, all, "selfsubjectrulesreviews").Virtual.Create(ctx, nil, "", &authorizationv1.SelfSubjectRulesReview{}, false); !apierrors.IsInternalError(err) {
 		t.Errorf("got %v", err)
 	}
 }

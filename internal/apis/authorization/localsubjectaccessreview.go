@@ -22,7 +22,7 @@ func localSubjectAccessReview(authorizer authz.Authorizer) *apis.Resource {
 		Version: "v1",
 		New:     func() *authorizationv1.LocalSubjectAccessReview { return &authorizationv1.LocalSubjectAccessReview{} },
 		Virtual: &apis.Virtual{
-			Create: func(ctx context.Context, _ apis.Storage, namespace string, obj apis.Object) (runtime.Object, error) {
+			Create: func(ctx context.Context, _ apis.Storage, namespace string, obj apis.Object, _ bool) (runtime.Object, error) {
 				return reviewLocalSubject(ctx, authorizer, namespace, obj.(*authorizationv1.LocalSubjectAccessReview))
 			},
 		},

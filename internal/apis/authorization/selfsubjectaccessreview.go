@@ -20,7 +20,7 @@ func selfSubjectAccessReview(authorizer authz.Authorizer) *apis.Resource {
 		Version: "v1",
 		New:     func() *authorizationv1.SelfSubjectAccessReview { return &authorizationv1.SelfSubjectAccessReview{} },
 		Virtual: &apis.Virtual{
-			Create: func(ctx context.Context, _ apis.Storage, _ string, obj apis.Object) (runtime.Object, error) {
+			Create: func(ctx context.Context, _ apis.Storage, _ string, obj apis.Object, _ bool) (runtime.Object, error) {
 				return reviewSelf(ctx, authorizer, obj.(*authorizationv1.SelfSubjectAccessReview))
 			},
 		},

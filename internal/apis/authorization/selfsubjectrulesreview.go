@@ -21,7 +21,7 @@ func selfSubjectRulesReview(rules authz.RuleResolver) *apis.Resource {
 		Version: "v1",
 		New:     func() *authorizationv1.SelfSubjectRulesReview { return &authorizationv1.SelfSubjectRulesReview{} },
 		Virtual: &apis.Virtual{
-			Create: func(ctx context.Context, _ apis.Storage, _ string, obj apis.Object) (runtime.Object, error) {
+			Create: func(ctx context.Context, _ apis.Storage, _ string, obj apis.Object, _ bool) (runtime.Object, error) {
 				return reviewSelfRules(ctx, rules, obj.(*authorizationv1.SelfSubjectRulesReview))
 			},
 		},

@@ -18,7 +18,7 @@ func subjectAccessReview(authorizer authz.Authorizer) *apis.Resource {
 		Version: "v1",
 		New:     func() *authorizationv1.SubjectAccessReview { return &authorizationv1.SubjectAccessReview{} },
 		Virtual: &apis.Virtual{
-			Create: func(ctx context.Context, _ apis.Storage, _ string, obj apis.Object) (runtime.Object, error) {
+			Create: func(ctx context.Context, _ apis.Storage, _ string, obj apis.Object, _ bool) (runtime.Object, error) {
 				return reviewSubject(ctx, authorizer, obj.(*authorizationv1.SubjectAccessReview))
 			},
 		},

@@ -171,11 +171,8 @@ func TestApproval(t *testing.T) {
 		return body
 	}
 	edit := func(body *csr) *csr {
-		obj := stored.DeepCopy()
-		if err := approval.Edit(t.Context(), obj, body); err != nil {
-			t.Fatal(err)
-		}
-		return obj
+		approval.Prepare(t.Context(), body, stored)
+		return body
 	}
 	result := edit(approved(certificatesv1.CertificateApproved))
 	checkstest.Errors(t, approval.Validate(t.Context(), result, stored))

@@ -101,14 +101,10 @@ func approval() apis.Subresource {
 		Name:  "approval",
 		New:   func() runtime.Object { return &certificatesv1.CertificateSigningRequest{} },
 		Verbs: []string{"get", "patch", "update"},
-		Edit: func(_ context.Context, obj apis.Object, body runtime.Object) error {
-			r := obj.(*certificatesv1.CertificateSigningRequest)
-			wanted := body.(*certificatesv1.CertificateSigningRequest).DeepCopy()
-			old := r.Status.Conditions
-			r.ObjectMeta = wanted.ObjectMeta
-			r.Status.Conditions = wanted.Status.Conditions
-			stampConditions(r.Status.Conditions, old)
-			return nil
+		Prepare: func(_ context.Context, obj, old apis.Object) {
+			r, was := obj.(*certificatesv1.CertificateSigningRequest), old.(*certificatesv1.CertificateSigningRequest)
+			r.Spec, r.Status.Certificate = was.Spec, was.Status.Certificate
+			stampConditions(r.Status.Conditions, was.Status.Conditions)
 		},
 		Validate: func(_ context.Context, obj, old apis.Object) field.ErrorList {
 			r, was := obj.(*certificatesv1.CertificateSigningRequest), old.(*certificatesv1.CertificateSigningRequest)

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,8 +23,8 @@ func bindings() *apis.Resource {
 		Version: "v1",
 		New:     func() *corev1.Binding { return &corev1.Binding{} },
 		Virtual: &apis.Virtual{
-			Create: func(ctx context.Context, s apis.Storage, namespace string, obj apis.Object) (runtime.Object, error) {
-				return bind(ctx, s, namespace, obj.GetName(), obj.(*corev1.Binding), false)
+			Create: func(ctx context.Context, s apis.Storage, namespace string, obj apis.Object, dryRun bool) (runtime.Object, error) {
+				return bind(ctx, s, namespace, obj.GetName(), obj.(*corev1.Binding), dryRun)
 			},
 		},
 	}.Resource()
@@ -61,7 +62,14 @@ func bind(ctx context.Context, s apis.Storage, namespace, name string, b *corev1
 	}
 	_, err := s.Update(ctx, podResource(), namespace, name, dryRun, func(obj apis.Object) error {
 		pod := obj.(*corev1.Pod)
-		if err := mayBind(pod, b); err != nil {
+		if unmet := unmet(pod, b); unmet != "" {
+			key := "/registry/pods/" + namespace + "/" + name
+			if dryRun {
+				key = strings.TrimPrefix(key, "/registry")
+			}
+			return apierrors.NewConflict(podResource(), name, fmt.Errorf("StorageError: invalid object, Code: 4, Key: %s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: %s", key, unmet))
+		}
+		if err := mayBind(pod); err != nil {
 			return apierrors.NewConflict(schema.GroupResource{Resource: "pods/binding"}, name, err)
 		}
 		pod.Spec.NodeName = b.Target.Name
@@ -83,12 +91,19 @@ func bind(ctx context.Context, s apis.Storage, namespace, name string, b *corev1
 	return &metav1.Status{Status: metav1.StatusSuccess, Code: 201}, nil
 }
 
-func mayBind(pod *corev1.Pod, b *corev1.Binding) error {
+// unmet tells which pod, or which version of it, the binding is about instead.
+func unmet(pod *corev1.Pod, b *corev1.Binding) string {
 	switch {
 	case b.UID != "" && b.UID != pod.UID:
-		return fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", b.UID, pod.UID)
+		return fmt.Sprintf("UID in precondition: %v, UID in object meta: %v", b.UID, pod.UID)
 	case b.ResourceVersion != "" && b.ResourceVersion != pod.ResourceVersion:
-		return fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", b.ResourceVersion, pod.ResourceVersion)
+		return fmt.Sprintf("ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", b.ResourceVersion, pod.ResourceVersion)
+	}
+	return ""
+}
+
+func mayBind(pod *corev1.Pod) error {
+	switch {
 	case pod.DeletionTimestamp != nil:
 		return fmt.Errorf("pod %s is being deleted, cannot be assigned to a host", pod.Name)
 	case pod.Spec.NodeName != "":

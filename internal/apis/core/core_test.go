@@ -181,11 +181,12 @@ func TestRandomObjects(t *testing.T) {
 				field(obj)
 			}
 			for _, sub := range r.Subresources {
-				if sub.Edit == nil {
+				if sub.Prepare == nil {
 					continue
 				}
-				edited := old.DeepCopyObject().(apis.Object)
-				if sub.Edit(ctx, edited, obj.DeepCopyObject()) == nil && sub.Validate != nil {
+				edited := obj.DeepCopyObject().(apis.Object)
+				sub.Prepare(ctx, edited, old)
+				if sub.Validate != nil {
 					sub.Validate(ctx, edited, old)
 				}
 			}

@@ -41,6 +41,7 @@ func namespaces() *apis.Resource {
 		},
 		ValidateUpdate: func(context.Context, *corev1.Namespace, *corev1.Namespace) field.ErrorList { return nil },
 		HasStatus:      true,
+		Reset:          map[string][]string{"finalize": {"status"}},
 		ValidateStatusUpdate: func(_ context.Context, ns, _ *corev1.Namespace) field.ErrorList {
 			var p problems
 			at := field.NewPath("status", "Phase")
@@ -71,13 +72,8 @@ func namespaces() *apis.Resource {
 			Name:  "finalize",
 			New:   func() runtime.Object { return &corev1.Namespace{} },
 			Verbs: []string{"update"},
-			Edit: func(_ context.Context, obj apis.Object, body runtime.Object) error {
-				ns, written := obj.(*corev1.Namespace), body.(*corev1.Namespace)
-				ns.Labels, ns.Annotations = written.Labels, written.Annotations
-				ns.Finalizers, ns.OwnerReferences = written.Finalizers, written.OwnerReferences
-				ns.Spec.Finalizers = written.Spec.Finalizers
-				defaultNamespace(ns)
-				return nil
+			Prepare: func(_ context.Context, obj, old apis.Object) {
+				obj.(*corev1.Namespace).Status = old.(*corev1.Namespace).Status
 			},
 			Validate: func(_ context.Context, obj, _ apis.Object) field.ErrorList {
 				var p problems

@@ -146,13 +146,11 @@ func podEphemeralContainers() apis.Subresource {
 		Name:  "ephemeralcontainers",
 		New:   newPod,
 		Verbs: []string{"get", "patch", "update"},
-		Edit: func(_ context.Context, obj apis.Object, body runtime.Object) error {
-			spec := &obj.(*corev1.Pod).Spec
-			spec.EphemeralContainers = body.(*corev1.Pod).Spec.EphemeralContainers
-			for i := range spec.EphemeralContainers {
-				defaultContainer((*corev1.Container)(&spec.EphemeralContainers[i].EphemeralContainerCommon))
-			}
-			return nil
+		Prepare: func(_ context.Context, obj, old apis.Object) {
+			pod := obj.(*corev1.Pod)
+			added := pod.Spec.EphemeralContainers
+			takeBack(pod, old.(*corev1.Pod))
+			pod.Spec.EphemeralContainers = added
 		},
 		Validate: func(_ context.Context, obj, old apis.Object) field.ErrorList {
 			return validateEphemeralContainersUpdate(obj.(*corev1.Pod), old.(*corev1.Pod))

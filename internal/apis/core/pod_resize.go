@@ -6,7 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/runtime"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff/internal/apis"
@@ -18,9 +18,8 @@ func podResize() apis.Subresource {
 		Name:  "resize",
 		New:   newPod,
 		Verbs: []string{"get", "patch", "update"},
-		Edit: func(_ context.Context, obj apis.Object, body runtime.Object) error {
-			takeResources(obj.(*corev1.Pod), body.(*corev1.Pod))
-			return nil
+		Prepare: func(_ context.Context, obj, old apis.Object) {
+			keepResources(obj.(*corev1.Pod), old.(*corev1.Pod))
 		},
 		Validate: func(_ context.Context, obj, old apis.Object) field.ErrorList {
 			return validatePodResize(obj.(*corev1.Pod), old.(*corev1.Pod))
@@ -28,26 +27,33 @@ func podResize() apis.Subresource {
 	}
 }
 
-// takeResources copies what a resize may change, and nothing else, from want.
-// Where want has other containers than the pod, those are taken too, for
-// validation to refuse.
-func takeResources(pod, want *corev1.Pod) {
-	if len(pod.Spec.Containers) != len(want.Spec.Containers) || len(pod.Spec.InitContainers) != len(want.Spec.InitContainers) {
-		pod.Spec = want.Spec
+// keepResources takes back from a pod all but what a resize may change. Other
+// containers than there were stay, for validation to refuse.
+func keepResources(pod, old *corev1.Pod) {
+	wanted := pod.Spec
+	if len(wanted.Containers) != len(old.Spec.Containers) || len(wanted.InitContainers) != len(old.Spec.InitContainers) {
 		return
 	}
-	take := func(into, from []corev1.Container) []corev1.Container {
-		for i := range into {
-			if into[i].Name != from[i].Name {
-				return from
+	resized := func(wanted, old []corev1.Container) []corev1.Container {
+		out := slices.Clone(old)
+		for i := range out {
+			if out[i].Name != wanted[i].Name {
+				return wanted
 			}
-			into[i].Resources, into[i].ResizePolicy = from[i].Resources, from[i].ResizePolicy
+			out[i].Resources, out[i].ResizePolicy = wanted[i].Resources, wanted[i].ResizePolicy
 		}
-		return into
+		return out
 	}
-	pod.Spec.Resources = want.Spec.Resources
-	pod.Spec.InitContainers = take(pod.Spec.InitContainers, want.Spec.InitContainers)
-	pod.Spec.Containers = take(pod.Spec.Containers, want.Spec.Containers)
+	takeBack(pod, old)
+	pod.Spec.Resources = wanted.Resources
+	pod.Spec.InitContainers = resized(wanted.InitContainers, old.Spec.InitContainers)
+	pod.Spec.Containers = resized(wanted.Containers, old.Spec.Containers)
+}
+
+// takeBack makes a pod what it was, but for whose its fields are.
+func takeBack(pod, old *corev1.Pod) {
+	pod.Spec, pod.Status = old.Spec, old.Status
+	metav1.ResetObjectMetaForStatus(&pod.ObjectMeta, &old.ObjectMeta)
 }
 
 func validatePodResize(pod, old *corev1.Pod) field.ErrorList {
@@ -166,6 +172,7 @@ func onlyResized(now, old *corev1.Container) bool {
 // fixed are the resources that cannot be resized.
 func fixed(r *corev1.ResourceRequirements) *corev1.ResourceRequirements {
 	r = r.DeepCopy()
+	r.Claims = nil // which upstream does not compare
 	for _, list := range []corev1.ResourceList{r.Limits, r.Requests} {
 		delete(list, corev1.ResourceCPU)
 		delete(list, corev1.ResourceMemory)

@@ -519,9 +519,9 @@ func TestPodResize(t *testing.T) {
 		"image is ignored": {func(p *corev1.Pod) { p.Spec.Containers[0].Image = "other:1" }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want, pod := old.DeepCopy(), old.DeepCopy()
-			c.want(want)
-			takeResources(pod, want)
+			pod := old.DeepCopy()
+			c.want(pod)
+			keepResources(pod, old.DeepCopy())
 			if pod.Spec.Containers[0].Image != old.Spec.Containers[0].Image {
 				t.Error("a resize has changed an image")
 			}

@@ -384,7 +384,7 @@ func (s subject) addSubresource(one string, sub *apis.Subresource) {
 		s.kind = sub.Kind
 	}
 	switch p := one + "/" + sub.Name; {
-	case sub.Edit != nil:
+	case sub.Prepare != nil:
 		s.edit(one, sub.Verbs)
 	case sub.Create != nil:
 		s.object = s.generator.kind(sub.New(), sub.Kind)

@@ -28,7 +28,7 @@ func (s *Server) prepareFieldManagers(v *Version) {
 		paths = append(paths, "status")
 	}
 	for _, sub := range d.Subresources {
-		if sub.Edit != nil {
+		if sub.Prepare != nil {
 			paths = append(paths, sub.Name)
 		}
 	}

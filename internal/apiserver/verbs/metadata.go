@@ -160,6 +160,9 @@ func (s *Server) prepareUpdate(ctx context.Context, req *Request, obj, old apis.
 			r.Discard(ctx, obj, old)
 		}
 	default:
+		if sub := r.subresource(req.Subresource); sub != nil && sub.Prepare != nil {
+			sub.Prepare(ctx, obj, old)
+		}
 		s.countGeneration(req.Version, obj, old)
 	}
 	r.times().Round(obj)

@@ -127,13 +127,6 @@ func (s *Server) apply(ctx context.Context, req *Request, text []byte, o *metav1
 			if err != nil {
 				return nil, err
 			}
-			if sub := req.Resource().subresource(req.Subresource); sub != nil {
-				owners := obj.GetManagedFields()
-				if obj, err = edited(ctx, sub, obj, old); err != nil {
-					return nil, err
-				}
-				obj.SetManagedFields(owners)
-			}
 			return s.admitUpdate(ctx, req, obj, old, updateOptions(o), false)
 		})
 		if !apierrors.IsNotFound(err) || req.Subresource != "" {

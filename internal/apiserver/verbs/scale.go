@@ -7,6 +7,7 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -133,6 +134,9 @@ func (s *Server) PatchScale(ctx context.Context, req *Request, t types.PatchType
 			return out.(*autoscalingv1.Scale), nil
 		})
 	}
+	if t == types.StrategicMergePatchType && req.Resource().Custom != nil {
+		return nil, unsupportedMedia(patchesOfCustom)
+	}
 	p := &textPatch{t, patch, o.FieldValidation}
 	return s.changeScale(ctx, req, updateOptions(o), func(fm *managedfields.FieldManager, have *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
 		doc, err := EncodeJSON(scaleGVK, have)
@@ -211,12 +215,21 @@ func checkScale(req *Request, scale *autoscalingv1.Scale, old apis.Object) error
 	if scale.Name != "" && scale.Name != req.Name {
 		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", scale.Name, req.Name))
 	}
-	if n := scale.Spec.Replicas; n < 0 {
-		return apierrors.NewInvalid(scaleGVK.GroupKind(), req.Name, field.ErrorList{
-			field.Invalid(field.NewPath("spec", "replicas"), n, "must be greater than or equal to 0"),
-		})
+	if err := checkNamespace(req, scale); err != nil {
+		return err
 	}
-	if uid := scale.UID; uid != "" && uid != old.GetUID() {
+	custom := req.Resource().Custom != nil
+	var errs field.ErrorList
+	if !custom {
+		errs = validation.ValidateObjectMetaAccessor(scale, true, validation.NameIsDNSSubdomain, field.NewPath("metadata"))
+	}
+	if n := scale.Spec.Replicas; n < 0 {
+		errs = append(errs, field.Invalid(field.NewPath("spec", "replicas"), n, "must be greater than or equal to 0"))
+	}
+	if len(errs) > 0 {
+		return apierrors.NewInvalid(scaleGVK.GroupKind(), req.Name, errs)
+	}
+	if uid := scale.UID; !custom && uid != "" && uid != old.GetUID() {
 		r := req.qualified()
 		r.Resource += "/scale"
 		return apierrors.NewConflict(r, req.Name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))

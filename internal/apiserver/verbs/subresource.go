@@ -8,73 +8,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 
 	"skiff/internal/apis"
 	"skiff/internal/apiserver/admission"
-	"skiff/internal/store/cache"
 )
 
 // Subresource finds a declared subresource; status and scale are not among
 // them.
 func (r *Resource) Subresource(name string) *apis.Subresource { return r.subresource(name) }
-
-// Edit changes the parent through a subresource that is a view of it.
-func (s *Server) Edit(ctx context.Context, req *Request, body runtime.Object, o *metav1.UpdateOptions) (*cache.Entry, error) {
-	sub := req.Resource().subresource(req.Subresource)
-	if obj, ok := body.(apis.Object); ok {
-		if err := checkName(req, obj); err != nil {
-			return nil, err
-		}
-	}
-	return s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
-		if obj, ok := body.(apis.Object); ok {
-			if err := checkIdentity(req, obj, old, isDryRun(o.DryRun)); err != nil {
-				return nil, err
-			}
-		}
-		return s.admitEdit(ctx, req, sub, body, old, o)
-	})
-}
-
-func (s *Server) admitEdit(ctx context.Context, req *Request, sub *apis.Subresource, body runtime.Object, old apis.Object, o *metav1.UpdateOptions) (apis.Object, error) {
-	if obj, ok := body.(apis.Object); ok {
-		if err := checkVersion(req, obj, old); err != nil {
-			return nil, err
-		}
-	}
-	obj, err := edited(ctx, sub, body, old)
-	if err != nil {
-		return nil, err
-	}
-	return s.admitUpdate(ctx, req, obj, old, o, true)
-}
-
-// edited returns old as it is after the edit.
-func edited(ctx context.Context, sub *apis.Subresource, body runtime.Object, old apis.Object) (apis.Object, error) {
-	obj := old.DeepCopyObject().(apis.Object)
-	return obj, sub.Edit(ctx, obj, body.DeepCopyObject())
-}
-
-// PatchEdit patches the parent through such a view.
-func (s *Server) PatchEdit(ctx context.Context, req *Request, t types.PatchType, patch []byte, o *metav1.PatchOptions) (*cache.Entry, error) {
-	if err := validatePatchOptions(o, t); err != nil {
-		return nil, err
-	}
-	if t == types.ApplyYAMLPatchType {
-		e, _, err := s.apply(ctx, req, patch, o)
-		return e, err
-	}
-	sub := req.Resource().subresource(req.Subresource)
-	p := &textPatch{t, patch, o.FieldValidation}
-	return s.modify(ctx, req, isDryRun(o.DryRun), func(old apis.Object) (apis.Object, error) {
-		body, err := p.over(ctx, req, old)
-		if err != nil {
-			return nil, err
-		}
-		return s.admitEdit(ctx, req, sub, body, old, updateOptions(o))
-	})
-}
 
 // Act carries out an action subresource, or a virtual resource's create when
 // req has no subresource.
@@ -114,7 +55,7 @@ func (s *Server) Act(ctx context.Context, req *Request, body runtime.Object, o *
 			return nil, err
 		}
 	}
-	return r.Virtual.Create(ctx, storage{s}, req.Namespace, obj)
+	return r.Virtual.Create(ctx, storage{s}, req.Namespace, obj, dryRun)
 }
 
 // Connect asks admission whether a stream (exec, attach, port-forward, proxy)

@@ -22,6 +22,9 @@ import (
 	"skiff/internal/apis"
 )
 
+// patchesOfCustom are the media types of patches of custom resources.
+const patchesOfCustom = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+
 // maxPatchOperations bounds a JSON patch, as upstream does.
 const maxPatchOperations = 10000
 
@@ -195,7 +198,7 @@ func (p *textPatch) apply(doc []byte) ([]byte, error) {
 		}
 		return out, nil
 	case types.StrategicMergePatchType:
-		return nil, unsupportedMedia("application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml")
+		return nil, unsupportedMedia(patchesOfCustom)
 	}
 	return nil, fmt.Errorf("unknown patch type %s", p.kind)
 }

@@ -195,14 +195,9 @@ func (c *inProcess) update(ctx context.Context, subresource string, target, body
 		return err
 	}
 	if subresource != "" && subresource != "status" {
-		if sub := req.Resource().Subresource(subresource); sub == nil || sub.Edit == nil {
+		if sub := req.Resource().Subresource(subresource); sub == nil || sub.Prepare == nil {
 			return apierrors.NewMethodNotSupported(req.Resource().GroupResource(), "update of "+subresource)
 		}
-		e, err := c.server.Edit(ctx, req, in, o)
-		if err != nil {
-			return err
-		}
-		return give(ctx, e, req.Version, body, false)
 	}
 	e, _, err := c.server.Update(ctx, req, in, o)
 	if err != nil {
@@ -228,13 +223,6 @@ func (c *inProcess) patch(ctx context.Context, subresource string, obj client.Ob
 	defer func() { done(err, obj) }()
 	if patch.Type() == types.ApplyPatchType && o.FieldManager == "" {
 		o.FieldManager = c.agent
-	}
-	if subresource != "" && subresource != "status" {
-		e, err := c.server.PatchEdit(ctx, req, patch.Type(), data, o)
-		if err != nil {
-			return err
-		}
-		return give(ctx, e, req.Version, obj, false)
 	}
 	e, _, err := c.server.Patch(ctx, req, patch.Type(), data, o)
 	if err != nil {
