@@ -44,6 +44,8 @@ func (g *generator) containerStatus(c *v1.Container, kind plan.Kind) v1.Containe
 	out.State = g.stateOf(last)
 	if previous := g.Runtime.Previous(c.Name); previous != nil {
 		out.LastTerminationState = g.stateOf(previous)
+	} else if out.RestartCount > 0 {
+		out.LastTerminationState = g.told(&out, kind)
 	}
 	past := g.restart.Before(last) && !g.Terminating
 	if last.State == runtime.Exited {
@@ -68,6 +70,26 @@ func (g *generator) containerStatus(c *v1.Container, kind plan.Kind) v1.Containe
 	}
 	g.started(&out, c, kind, last)
 	return out
+}
+
+// told returns the last end of a container of which the runtime has forgotten the
+// one before, as the API was told of it.
+func (g *generator) told(now *v1.ContainerStatus, kind plan.Kind) v1.ContainerState {
+	list := g.Pod.Status.ContainerStatuses
+	if kind == plan.Init {
+		list = g.Pod.Status.InitContainerStatuses
+	}
+	for i := range list {
+		old := &list[i]
+		switch {
+		case old.Name != now.Name:
+		case old.ContainerID == now.ContainerID:
+			return old.LastTerminationState
+		case old.State.Terminated != nil:
+			return old.State
+		}
+	}
+	return v1.ContainerState{}
 }
 
 // unlocated marks a container of a pod that has ended as lost, if nothing is

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,6 +167,32 @@ func TestGenerate(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, test.want)
 			}
 		})
+	}
+}
+
+// TestForgottenEnds are ends of which the runtime knows no more, as of init
+// containers that have run again.
+func TestForgottenEnds(t *testing.T) {
+	end := func(code int32) v1.ContainerState {
+		return v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ExitCode: code}}
+	}
+	for _, test := range []struct {
+		name string
+		old  v1.ContainerStatus
+		want *v1.ContainerStateTerminated
+	}{
+		{"the same container", v1.ContainerStatus{Name: "i", ContainerID: "://i-1", LastTerminationState: end(3)}, end(3).Terminated},
+		{"the one before", v1.ContainerStatus{Name: "i", ContainerID: "://i-0", State: end(4), LastTerminationState: end(3)}, end(4).Terminated},
+		{"another", v1.ContainerStatus{Name: "j", ContainerID: "://i-1", LastTerminationState: end(3)}, nil},
+	} {
+		pod := &v1.Pod{Spec: v1.PodSpec{InitContainers: []v1.Container{{Name: "i"}}, Containers: []v1.Container{{Name: "a"}}}}
+		pod.Status.InitContainerStatuses = []v1.ContainerStatus{test.old}
+		known := state("i=0 i=0 a=running")
+		known.Containers = slices.DeleteFunc(known.Containers, func(c *runtime.Container) bool { return c.ID == "i-0" })
+		got := Generate(Input{Pod: pod, Runtime: known, Probes: probes{}, Now: now}).InitContainerStatuses[0]
+		if got.RestartCount != 1 || !reflect.DeepEqual(got.LastTerminationState.Terminated, test.want) {
+			t.Errorf("%s: restarted %d times, last %+v, want %+v", test.name, got.RestartCount, got.LastTerminationState.Terminated, test.want)
+		}
 	}
 }
 
