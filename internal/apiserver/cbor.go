@@ -108,7 +108,11 @@ func encodeCBORList(ctx context.Context, v *verbs.Version, list *verbs.ListResul
 	if err != nil {
 		return nil, err
 	}
-	meta, err := direct.Marshal(listMeta(list))
+	var shown any = listMeta(list)
+	if v.Resource().Custom != nil {
+		shown = customListMeta(list)
+	}
+	meta, err := direct.Marshal(shown)
 	if err != nil {
 		return nil, err
 	}

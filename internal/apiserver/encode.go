@@ -191,6 +191,9 @@ func encodeList(ctx context.Context, v *verbs.Version, list *verbs.ListResult) (
 	if err != nil {
 		return nil, err
 	}
+	if v.Resource().Custom != nil {
+		return encodeCustomList(v, list, items, size)
+	}
 	head, err := json.Marshal(listMeta(list))
 	if err != nil {
 		return nil, err
@@ -199,14 +202,41 @@ func encodeList(ctx context.Context, v *verbs.Version, list *verbs.ListResult) (
 	buf = append(buf, `,"metadata":`...)
 	buf = append(buf, head...)
 	buf = append(buf, `,"items":[`...)
+	buf = append(appendItems(buf, items), "]}\n"...)
+	return buf, nil
+}
+
+func appendItems(buf []byte, items [][]byte) []byte {
 	for i, item := range items {
 		if i > 0 {
 			buf = append(buf, ',')
 		}
 		buf = append(buf, item...)
 	}
-	buf = append(buf, "]}\n"...)
-	return buf, nil
+	return buf
+}
+
+// customMeta is the metadata of a list that has no Go type with upstream.
+type customMeta struct {
+	Continue        string `json:"continue"`
+	Remaining       *int64 `json:"remainingItemCount,omitempty"`
+	ResourceVersion string `json:"resourceVersion"`
+}
+
+func customListMeta(list *verbs.ListResult) customMeta {
+	meta := listMeta(list)
+	return customMeta{meta.Continue, meta.RemainingItemCount, meta.ResourceVersion}
+}
+
+// encodeCustomList returns such a list, which shows in its text:
+// keys are in order of their names, and whether there is more is told in any case.
+func encodeCustomList(v *verbs.Version, list *verbs.ListResult, items [][]byte, size int) ([]byte, error) {
+	head, err := json.Marshal(customListMeta(list))
+	if err != nil {
+		return nil, err
+	}
+	buf := fmt.Appendf(make([]byte, 0, size+len(head)+256), `{"apiVersion":%q,"items":[`, v.GroupVersion())
+	return fmt.Appendf(appendItems(buf, items), "],\"kind\":%q,\"metadata\":%s}\n", v.Resource().ListKind, head), nil
 }
 
 // encodeProtobufList returns a list of stored objects in upstream's envelope.

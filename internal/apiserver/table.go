@@ -112,6 +112,7 @@ func partialOf(obj apis.Object) *metav1.PartialObjectMetadata {
 	if data, err := json.Marshal(obj); err == nil {
 		_ = json.Unmarshal(data, p)
 	}
+	p.TypeMeta = metav1.TypeMeta{}
 	return p
 }
 

@@ -30,6 +30,9 @@ var patchTypes = map[types.PatchType]bool{
 // Patch changes the object that req names. created tells that an apply made
 // it.
 func (s *Server) Patch(ctx context.Context, req *Request, t types.PatchType, patch []byte, o *metav1.PatchOptions) (e *cache.Entry, created bool, err error) {
+	if !patchTypes[t] && req.Resource().Custom != nil {
+		return nil, false, unsupportedMedia(patchesOfCustom)
+	}
 	if !patchTypes[t] {
 		return nil, false, unsupportedMedia("application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml")
 	}
