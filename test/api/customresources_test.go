@@ -58,6 +58,12 @@ func TestKubectlKnowsCustomResources(t *testing.T) {
 	const head = "apiVersion: example.com/v1\nkind: Foo\nmetadata: {name: a}\nspec: "
 	k.ok(head+"{bars: [{name: x, age: 1}], free: {any: thing}, inner: {apiVersion: v1, kind: X, y: 1}}", "apply -f -", "foo.example.com/a created")
 	k.ok(head+"{bars: [{name: x, age: 2}]}", "apply -f -", "foo.example.com/a configured")
+
+	// The text is that of a list without a Go type.
+	text := string(s.ok(200, call{Method: "GET", Path: "/apis/example.com/v1/foos"}).Body)
+	if !strings.HasPrefix(text, `{"apiVersion":"example.com/v1","items":[{`) || !strings.Contains(text, `}],"kind":"FooList","metadata":{"continue":"","resourceVersion":"`) {
+		t.Errorf("the list: %s", text)
+	}
 	k.refused(head+"{bars: [{name: x, odd: 1}]}", "apply -f -", `unknown field "spec.bars[0].odd"`)
 	k.refused(head+"{bars: [{age: 1}]}", "apply -f -", "spec.bars[0].name: Required value")
 	k.refused(head+"{}", "apply -f -", "spec.bars: Required value")
