@@ -457,6 +457,9 @@ func (r *Resource) finished(obj apis.Object) bool {
 		return false
 	}
 	keep := r.BeforeDelete != nil && r.BeforeDelete(obj)
+	if keep {
+		r.times().Round(obj) // it may note when
+	}
 	if keep || len(obj.GetFinalizers()) > 0 {
 		return false
 	}
