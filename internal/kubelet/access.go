@@ -39,11 +39,7 @@ func AuthenticateByReview(c ctrl.Client) func(ctx context.Context, token string)
 		if !review.Status.Authenticated {
 			return nil, nil
 		}
-		found := review.Status.User
-		user := &identity.User{Name: found.Username, UID: found.UID, Groups: found.Groups, Extra: make(map[string][]string, len(found.Extra))}
-		for k, v := range found.Extra {
-			user.Extra[k] = v
-		}
+		user := identity.FromInfo(&review.Status.User)
 		known.Add(key, user, knownFor)
 		return user, nil
 	}

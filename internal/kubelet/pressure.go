@@ -112,7 +112,7 @@ func (s scarce) Usage(ctx context.Context, pods []*v1.Pod) (map[types.UID]evicti
 		u.Disk, u.Inodes = eviction.DiskUsage(s.volumes.PodDir(string(pod.UID)))
 		for i := range pod.Spec.Volumes {
 			v := &pod.Spec.Volumes[i]
-			if v.EmptyDir == nil || v.EmptyDir.SizeLimit == nil {
+			if eviction.SizeLimit(v) == nil {
 				continue
 			}
 			if path, err := s.volumes.Path(string(pod.UID), v.Name); err == nil {

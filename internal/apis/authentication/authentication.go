@@ -5,8 +5,6 @@ package authentication
 import (
 	"context"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
-
 	"skiff/internal/apis"
 	"skiff/internal/identity"
 )
@@ -27,16 +25,4 @@ func Resources(tokens TokenReviewer) []*apis.Resource {
 		selfSubjectReview(),
 		tokenReview(tokens),
 	}
-}
-
-// userInfo returns u in the form that reviews speak of users.
-func userInfo(u *identity.User) authenticationv1.UserInfo {
-	info := authenticationv1.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups}
-	if len(u.Extra) > 0 {
-		info.Extra = make(map[string]authenticationv1.ExtraValue, len(u.Extra))
-		for k, v := range u.Extra {
-			info.Extra[k] = v
-		}
-	}
-	return info
 }

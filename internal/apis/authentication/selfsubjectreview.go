@@ -34,6 +34,6 @@ func reviewSelf(ctx context.Context) (runtime.Object, error) {
 	}
 	return &authenticationv1.SelfSubjectReview{
 		ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.Now()},
-		Status:     authenticationv1.SelfSubjectReviewStatus{UserInfo: userInfo(user)},
+		Status:     authenticationv1.SelfSubjectReviewStatus{UserInfo: user.Info()},
 	}, nil
 }

@@ -49,7 +49,7 @@ func reviewToken(ctx context.Context, tokens TokenReviewer, in *authenticationv1
 	if user == nil {
 		return out, nil
 	}
-	out.Status.User = userInfo(user)
+	out.Status.User = user.Info()
 	out.Status.Audiences = audiences
 	return out, nil
 }

@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -107,7 +106,7 @@ func (a *Auditor) BeginFrom(id ID, from Source, attributes *authz.Attributes) (*
 	}
 	e.SetGroupVersionKind(auditv1.SchemeGroupVersion.WithKind("Event"))
 	if attributes.User != nil {
-		e.User = userInfo(attributes.User)
+		e.User = attributes.User.Info()
 	}
 	if attributes.IsResource() {
 		e.ObjectRef = &auditv1.ObjectReference{
@@ -124,17 +123,6 @@ func userAgent(r *http.Request) string {
 		return agent[:longest] + end
 	}
 	return r.UserAgent()
-}
-
-func userInfo(u *identity.User) authenticationv1.UserInfo {
-	info := authenticationv1.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups}
-	if len(u.Extra) > 0 {
-		info.Extra = make(map[string]authenticationv1.ExtraValue, len(u.Extra))
-		for k, v := range u.Extra {
-			info.Extra[k] = v
-		}
-	}
-	return info
 }
 
 // write hands the event as it is now to the sink.
@@ -186,7 +174,7 @@ func (r *Record) change(f func(*auditv1.Event)) {
 // rule of constrained impersonation, if by one.
 func (r *Record) Impersonated(u *identity.User, constraint string) {
 	r.change(func(e *auditv1.Event) {
-		info := userInfo(u)
+		info := u.Info()
 		e.ImpersonatedUser = &info
 		if constraint != "" {
 			e.AuthenticationMetadata = &auditv1.AuthenticationMetadata{ImpersonationConstraint: constraint}

@@ -2,6 +2,7 @@ package admit
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -27,7 +28,7 @@ type Sysctls struct {
 // end stands for any end. Parameters of the whole machine are an error.
 func AllowSysctls(unsafe []string) (*Sysctls, error) {
 	s := &Sysctls{map[string]sysctl.Namespace{}, map[string]sysctl.Namespace{}}
-	for _, name := range append(unsafe, safeSysctls...) {
+	for _, name := range slices.Concat(unsafe, safeSysctls) {
 		namespace, name, prefix := sysctl.GetNamespace(name)
 		switch {
 		case namespace == sysctl.UnknownNamespace:

@@ -28,28 +28,31 @@ func Asked(pod *v1.Pod) *Granted {
 // ran before this one has made.
 func Reported(pod *v1.Pod) *Granted {
 	g := Asked(pod)
-	if s := &pod.Status; g.pod != nil && s.AllocatedResources != nil {
-		g.pod = g.pod.DeepCopy()
-		g.pod.Requests = with(g.pod.Requests, s.AllocatedResources)
-		if s.Resources != nil {
-			g.pod.Limits = with(g.pod.Limits, s.Resources.Limits)
-		}
+	if g.pod != nil {
+		own := reported(*g.pod, pod.Status.AllocatedResources, pod.Status.Resources)
+		g.pod = &own
 	}
 	for _, list := range [][]v1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses} {
 		for i := range list {
 			s := &list[i]
-			asked, known := g.containers[s.Name]
-			if !known || s.AllocatedResources == nil {
-				continue
+			if asked, known := g.containers[s.Name]; known {
+				g.containers[s.Name] = reported(asked, s.AllocatedResources, s.Resources)
 			}
-			asked.Requests = with(asked.Requests, s.AllocatedResources)
-			if s.Resources != nil {
-				asked.Limits = with(asked.Limits, s.Resources.Limits)
-			}
-			g.containers[s.Name] = asked
 		}
 	}
 	return g
+}
+
+// reported returns asked as a status tells of it, if it does.
+func reported(asked v1.ResourceRequirements, allocated v1.ResourceList, has *v1.ResourceRequirements) v1.ResourceRequirements {
+	if allocated == nil {
+		return asked
+	}
+	asked.Requests = with(asked.Requests, allocated)
+	if has != nil {
+		asked.Limits = with(asked.Limits, has.Limits)
+	}
+	return asked
 }
 
 // Meets reports whether pod has been granted what it asks for.

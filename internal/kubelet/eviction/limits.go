@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
+	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/component-helpers/resource"
 )
 
@@ -28,10 +29,19 @@ func (m *Manager) enforce(ctx context.Context) {
 	}
 }
 
+// SizeLimit returns how many bytes an emptyDir may hold; nil if that is not
+// limited, or the volume is another one.
+func SizeLimit(v *v1.Volume) *apiresource.Quantity {
+	if d := v.EmptyDir; d != nil && d.SizeLimit != nil && d.SizeLimit.Sign() > 0 {
+		return d.SizeLimit
+	}
+	return nil
+}
+
 // limited reports whether there is a limit on the disk space that the pod uses.
 func limited(pod *v1.Pod) bool {
 	for i := range pod.Spec.Volumes {
-		if d := pod.Spec.Volumes[i].EmptyDir; d != nil && d.SizeLimit != nil && d.SizeLimit.Sign() > 0 {
+		if SizeLimit(&pod.Spec.Volumes[i]) != nil {
 			return true
 		}
 	}
@@ -44,8 +54,8 @@ func limited(pod *v1.Pod) bool {
 func exceeded(pod *v1.Pod, usage PodUsage) string {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if d := v.EmptyDir; d != nil && d.SizeLimit != nil && d.SizeLimit.Sign() > 0 && usage.EmptyDirs[v.Name] > d.SizeLimit.Value() {
-			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, d.SizeLimit.String())
+		if limit := SizeLimit(v); limit != nil && usage.EmptyDirs[v.Name] > limit.Value() {
+			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, limit.String())
 		}
 	}
 	limit, ok := resource.PodLimits(pod, resource.PodResourcesOptions{})[v1.ResourceEphemeralStorage]

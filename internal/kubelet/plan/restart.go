@@ -20,12 +20,11 @@ type Restart struct {
 // RestartOf returns the last restart of all of the pod's containers. The zero
 // value, before which nothing was, is that of a pod that had none.
 func RestartOf(pod *v1.Pod, state *runtime.Pod) Restart {
-	r := Restart{names: map[string]bool{}}
+	var r Restart
 	if state == nil {
 		return r
 	}
 	for c := range restartable(pod) {
-		r.names[c.Name] = true
 		for _, instance := range state.Containers {
 			if instance.Name != c.Name {
 				continue
@@ -34,6 +33,13 @@ func RestartOf(pod *v1.Pod, state *runtime.Pod) Restart {
 			if instance.State == runtime.Exited && restartsAll(ruleFor(c, instance.ExitCode)) {
 				r.life = max(r.life, instance.Life+1)
 			}
+		}
+	}
+	// Most pods have none, and need no names.
+	if r.life > 0 {
+		r.names = map[string]bool{}
+		for c := range restartable(pod) {
+			r.names[c.Name] = true
 		}
 	}
 	return r

@@ -10,7 +10,6 @@ import (
 	"fmt"
 
 	admissionv1 "k8s.io/api/admission/v1"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -170,13 +169,7 @@ func (v *View) Request() (*admissionv1.AdmissionRequest, error) {
 		Name: a.RequestName(), Namespace: a.RequestNamespace(), Operation: admissionv1.Operation(a.Operation), DryRun: &a.DryRun,
 	}
 	if u := a.User; u != nil {
-		r.UserInfo = authenticationv1.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups}
-		for key, values := range u.Extra {
-			if r.UserInfo.Extra == nil {
-				r.UserInfo.Extra = map[string]authenticationv1.ExtraValue{}
-			}
-			r.UserInfo.Extra[key] = values
-		}
+		r.UserInfo = u.Info()
 	}
 	options, err := optionsDocument(a.Options)
 	r.Options.Raw = options

@@ -107,13 +107,7 @@ func (a *Authenticator) user(s *authenticationv1.TokenReviewStatus) (*identity.U
 	if len(s.Audiences) > 0 && !slices.ContainsFunc(s.Audiences, func(got string) bool { return slices.Contains(a.o.Audiences, got) }) {
 		return nil, nil
 	}
-	u := &identity.User{Name: s.User.Username, UID: s.User.UID, Groups: slices.Clone(s.User.Groups)}
-	if len(s.User.Extra) > 0 {
-		u.Extra = map[string][]string{}
-		for k, v := range s.User.Extra {
-			u.Extra[k] = v
-		}
-	}
+	u := identity.FromInfo(&s.User)
 	if !u.InGroup(identity.GroupAuthenticated) {
 		u.Groups = append(u.Groups, identity.GroupAuthenticated)
 	}
